@@ -1,0 +1,49 @@
+"""The closed set of operations: for each its constants, its attributes, and what it computes.
+
+Adding one means a row here and a line in every executor, which is what makes agreement provable; no plugin brings one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Op:
+    """A row: how many inputs, which constants (optional ones end in ``?``), which attributes, what it computes."""
+
+    name: str
+    inputs: int
+    constants: tuple[str, ...]
+    attributes: tuple[str, ...]
+    meaning: str
+
+
+_ROWS = (
+    Op("conv", 1, ("weight", "bias?"), ("stride", "padding", "groups", "weight_bits?"),
+       "2-D convolution, cross-correlation as in ONNX. weight (out, in/groups, kernel_h, kernel_w); stride (h, w); "
+       "padding (top, left, bottom, right) with zeros. Float: + bias. Integer input: weight int8, no bias, int32 out."),
+    Op("linear", 1, ("weight", "bias?"), ("weight_bits?",),
+       "weight (out, in) times a (feature,) vector. Float: + bias. Integer input: weight int8, no bias, int32 out."),
+    Op("sum_pool", 1, (), (), "integers only: the sum over height and width, int32, shape (channel, 1, 1)."),
+    Op("average_pool", 1, (), (), "float only: the mean over height and width, shape (channel, 1, 1)."),
+    Op("requantize", 1, ("bias", "multiplier", "shift"), ("low", "high", "rounding", "bias_before_multiply"),
+       "int32 -> int8 or uint8, one bias (int32), multiplier (int32) and shift (int32) a channel: "
+       "clip(floor((acc + bias) * multiplier / 2^shift), low, high) for rounding 'floor'; "
+       "a negative shift is to the left."),
+    Op("quantize", 1, ("bias", "multiplier", "shift"), ("low", "high"),
+       "float32 -> int8, for each channel: clip(floor((x + bias) * multiplier) >> shift, low, high); bias float32, "
+       "multiplier int32 (signed), shift int32; sum and product are float32 operations in this order."),
+    Op("max_pool", 1, (), ("kernel", "stride", "padding"),
+       "the largest of each window; padding never wins. kernel, stride (h, w), padding (top, left, bottom, right)."),
+    Op("flatten", 1, (), (), "(channel, height, width) -> (feature,), C order."),
+    Op("relu", 1, (), (), "float only: max(x, 0)."),
+    Op("activation", 1, (), ("function",), "float only: 'sigmoid', 'tanh', 'silu', 'gelu', 'relu6', ... by name."),
+    Op("table", 1, ("entries",), (),
+       "int8 or uint8 -> int8 or uint8: entries[x - least(dtype)], 256 entries; runs on the CPU."),
+    Op("batch_norm", 1, ("weight", "bias", "mean", "variance"), ("epsilon",), "float only, inference form."),
+    Op("add", 2, (), (), "elementwise. Integers: both inputs of one scale, int32 out."),
+    Op("dequantize", 1, (), ("scale",), "integers -> float32: one float32 multiply by scale."),
+)
+
+OPS: dict[str, Op] = {row.name: row for row in _ROWS}

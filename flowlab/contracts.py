@@ -1,0 +1,428 @@
+"""What a plugin brings: the one file that a plugin author reads.
+
+A plugin is an *instance* of one of the classes below, returned by a hook of `flowlab.hookspecs`.
+Its options are the fields of one frozen dataclass, ``Options``; one job goes in, one result comes out.
+Heavy imports (numpy, torch, pyarrow) stand inside methods: this file and every plugin module load in milliseconds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from flowlab.compiler.ir import Graph
+    from flowlab.compiler.passes import Pass
+    from flowlab.compiler.rules import Rule
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a plugin that has none."""
+
+
+class Plugin(ABC):
+    """What every plugin has.
+
+    ``name`` chooses it in the YAML; ``libraries`` are the distributions whose version decides the result;
+    ``code`` are the import packages or modules whose source decides the result (hashed into fingerprints).
+    """
+
+    kind: ClassVar[str]
+    name: str
+    version: str = "1"  # for people; what counts for caching is the hash of `code`
+    summary: str = ""
+    Options: type = NoOptions
+    libraries: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording as a reader found it.
+
+    ``samples`` is float32, shape ``(time, column)``; ``columns`` names the columns (time columns already dropped).
+    ``label`` is the class, ``split`` is ``train``, ``val``, ``test`` or None when the reader does not decide it.
+    ``repairs`` are sentences about what was mended on the way.
+    """
+
+    id: str
+    label: str
+    samples: NDArray[np.float32]
+    columns: tuple[str, ...]
+    split: str | None = None
+    repairs: tuple[str, ...] = ()
+
+
+class Reader(Plugin):
+    """Reads one file format."""
+
+    kind = "reader"
+    suffixes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def read(self, path: Path, shown: str, options: Any) -> Recording:
+        """Read one file. ``shown`` is its name in messages. Raises `DataError` with file, line and column."""
+
+
+class Dataset(Plugin):
+    """A named dataset that can make its recordings by itself."""
+
+    kind = "dataset"
+    synthetic: bool = False  # True is said in the log and at the top of the report
+
+    @abstractmethod
+    def recordings(self, seed: int, options: Any) -> Iterator[Recording]:
+        """Yield recordings; the same seed gives the same bytes."""
+
+
+class FeatureExtractor(Plugin):
+    """A whole chain from windows to network inputs."""
+
+    kind = "feature_extractor"
+
+    @abstractmethod
+    def shape(self, window: tuple[int, int], options: Any) -> tuple[int, int, int]:
+        """(channel, length) of a raw window -> (channel, height, width) of a feature; light, no numpy.
+
+        Raises `OptionError` where the chain makes no sense.
+        """
+
+    @abstractmethod
+    def extract(self, windows: NDArray[np.float32], options: Any) -> NDArray[np.float32]:
+        """float32 (window, channel, length) -> float32 (window, channel, height, width)."""
+
+    def notes(self, options: Any) -> tuple[str, ...]:
+        """Sentences for the log about how the options were understood."""
+        return ()
+
+    def emit_c(self, shape: tuple[int, int], options: Any) -> str | None:
+        """C99 source of the chain for the device, or None where there is none."""
+        return None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values under a name: a feature preset, a compile preset, or a whole example config.
+
+    ``kind`` is ``feature_extraction``, ``compile`` or ``example``; ``values`` are config keys with their values
+    (for ``feature_extraction`` keys of that section; for ``example`` sections with keys).
+    ``when`` restricts it: ``{"target_device": (...), "task_type": (...)}``; empty means always.
+    """
+
+    kind: Literal["feature_extraction", "compile", "example"]
+    name: str
+    values: Mapping[str, Any]
+    summary: str = ""
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+# --- models and numbers -------------------------------------------------------------------------
+
+
+class Model(Plugin):
+    """Builds an untrained network."""
+
+    kind = "model"
+    problems: tuple[str, ...] = ("classification",)
+    defaults: Mapping[str, Any] = {}  # training keys that this model sets: learning_rate, batch_size, ...
+
+    @abstractmethod
+    def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:
+        """An ``nn.Module`` for float32 (batch, channel, height, width) -> (batch, outputs), traceable by torch.fx."""
+
+
+Rounding = Literal["floor", "half_up", "single", "double"]  # single, double: TFLite's names
+
+
+@dataclass(frozen=True)
+class Requantize:
+    """How a machine turns accumulators into activations for one width of weights.
+
+    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left.
+    """
+
+    multiplier_bits: int
+    shift: tuple[int, int]
+    bias_bits: int
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """A machine's integers and requantization, as data (npu-arithmetic, sections 1 and 2)."""
+
+    name: str
+    by_weight_bits: Mapping[int, Requantize]
+    activation_bits: tuple[int, ...] = (8,)
+    per: Literal["channel", "layer"] = "channel"  # one weight scale, multiplier and shift for each
+    power_of_two_scales: Mapping[int, bool] = field(default_factory=lambda: {8: True})
+    zero_point: bool = False
+    unsigned_after_relu: bool = True
+    accumulator_bits: int = 32
+    saturation: Literal["clip", "wrap"] = "clip"
+    bias_before_multiply: bool = True
+    rounding: Rounding = "floor"
+
+
+@dataclass(frozen=True)
+class QuantizeJob:
+    """What a quantizer gets: all of it is the quantizer's own to use up.
+
+    ``model`` is a private copy in eval mode; ``graph`` its float graph (same names as the module's);
+    ``calibration`` float32 (window, channel, height, width), from the training split;
+    ``fit(module)`` is the one training loop: trains the module in place on the training split, keeps its best
+    epoch by validation (ties to the later), and returns the history; it owns checkpoints and random states.
+    ``output_int`` False ends the graph in one float32 multiply by the output's scale.
+    """
+
+    model: torch.nn.Module
+    graph: Graph
+    format: NumberFormat
+    weight_bits: int
+    activation_bits: int
+    calibration: NDArray[np.float32]
+    fit: Callable[[torch.nn.Module], Mapping[str, Any]]
+    output_int: bool
+    scratch: Path
+    seed: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What a quantizer returns: the integer graph, and optionally the converted torch module (one more execution).
+
+    ``module`` maps float32 features (batch, channel, height, width) to the integers of the graph's output.
+    """
+
+    graph: Graph
+    module: torch.nn.Module | None = None
+    history: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Quantizer(Plugin):
+    """Turns a trained float model into an integer graph that obeys a number format."""
+
+    kind = "quantizer"
+    trains: bool = False  # QAT: asks for job.fit
+    format: str = "npu"  # which of the target's formats it asks for
+
+    def check(self, graph: Graph, format: NumberFormat, options: Any) -> Sequence[str]:
+        """Problems of a float graph that can be said before training, one sentence each. No data, no training."""
+        return ()
+
+    @abstractmethod
+    def quantize(self, job: QuantizeJob, options: Any) -> Quantized:
+        """Raises `QuantizationError` naming layer, value and limit where no scales exist."""
+
+
+# --- devices ------------------------------------------------------------------------------------
+
+
+class Core(Plugin):
+    """A processor core as data; no code."""
+
+    kind = "core"
+    triple: str = ""
+    compiler_flags: tuple[str, ...] = ()
+    has_dsp: bool = False
+    char_bits: int = 8
+    clock_hz: int = 0
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Vectors that every execution must reproduce.
+
+    ``features`` float32 (vector, channel, height, width); ``inputs`` the quantized inputs (same shape, int8);
+    ``outputs`` integers by output name, from ONNX Runtime; ``layer_crc`` CRC-32 of each layer's output bytes
+    (little-endian, least-width type, unpadded channels, C order (channel, height, width)) by node and vector;
+    ``windows`` the raw windows behind the features, float32 (vector, channel, length).
+    """
+
+    features: NDArray[np.float32]
+    inputs: NDArray[np.int8]
+    outputs: Mapping[str, NDArray[np.int32]]
+    layer_crc: Mapping[str, Sequence[int]]
+    windows: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One row of the layer table."""
+
+    name: str
+    layer: str  # FCONV, GCONV, ..., or the operation's name
+    unit: str  # "npu" or "cpu"
+    shape: str  # "1 -> 8 channels, kernel 5x1, stride 2x1"
+    output: tuple[int, ...]
+    reason: str = ""
+    cure: str = ""
+    weight_bytes: int = 0
+    macs: int = 0
+    padding: str = ""  # what a padding pass added, and what it cost
+
+
+@dataclass(frozen=True)
+class LowerJob:
+    """What a target lowers: the placed graph, and vectors to ship with it."""
+
+    graph: Graph
+    golden: Golden
+    compress: bool
+    skip_normalize: bool
+    core: Core
+    feature_c: str | None
+    classes: tuple[str, ...]
+    source_sha256: str  # of the quantized ONNX
+    out: Path  # write files here
+
+
+@dataclass(frozen=True)
+class Program:
+    """The files that ship, by name; bytes of memory by region and what lies there; rows of the layer table."""
+
+    files: Mapping[str, Path]
+    memory: Mapping[str, Mapping[str, int]]
+    layers: tuple[LayerRow, ...]
+    packed_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one execution computed.
+
+    ``outputs``: integers by output name, shape (vector, ...). ``trace``: by node, uint32 CRC of each vector's
+    layer output as in `Golden.layer_crc`. ``cycles``: total, or None where nothing counts them.
+    """
+
+    outputs: Mapping[str, NDArray[np.int32]]
+    trace: Mapping[str, NDArray[np.uint32]]
+    cycles: int | None = None
+
+
+class Execution(ABC):
+    """One way to run a program here."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """Why it cannot run here, or None. Light: it counts in the fingerprint."""
+        return None
+
+    def version(self) -> str:
+        """The version of the outside tool that it uses, or an empty text."""
+        return ""
+
+    @abstractmethod
+    def run(self, program: Mapping[str, Path], features: NDArray[np.float32], scratch: Path) -> Outcome:
+        """Run the program's bytes on float32 (vector, channel, height, width), in a fresh process."""
+
+
+class Target(Plugin):
+    """A device: its number formats, rules, memory and costs, and how a program for it is built and run here."""
+
+    kind = "target"
+    formats: Mapping[str, NumberFormat] = {}
+    quantizers: Mapping[str, str] = {}  # {"QAT": name, "PTQ": name}: what `quantization: 2` means here
+    core: str = ""  # a name, never an import
+    memory: Mapping[str, int] = {}  # bytes by region: flash, ram
+    unit_name: str = "NPU"
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules of the accelerator; none means that every layer runs on the CPU."""
+        return ()
+
+    def passes(self) -> tuple[Pass, ...]:
+        """Passes up to placement, in order."""
+        return ()
+
+    @abstractmethod
+    def lower(self, job: LowerJob) -> Program:
+        """Placed graph -> files that ship. Raises `ProgramError` where it does not fit."""
+
+    def executions(self) -> tuple[Execution, ...]:
+        """The ways to run a program of this target here."""
+        return ()
+
+
+# --- stages -------------------------------------------------------------------------------------
+
+Progress = Callable[[str, float], None]  # (what is being done, fraction done 0..1)
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """All that a stage sees: its options, its input files, and the plugins that it declared.
+
+    ``inputs[role][name]`` is a path, read-only by agreement; ``out`` is an empty folder for results;
+    ``scratch`` survives a kill and is keyed by the fingerprint (checkpoints).
+    """
+
+    inputs: Mapping[str, Mapping[str, Path]]
+    options: Any
+    plugins: Mapping[str, Plugin]  # by kind
+    plugin_options: Mapping[str, Any]  # by kind: an instance of that plugin's Options
+    out: Path
+    scratch: Path
+    progress: Progress
+
+    def input(self, role: str) -> Path:
+        """The only file of a role."""
+        (path,) = self.inputs[role].values()
+        return path
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Files by role and name, small JSON metrics, and warnings for people."""
+
+    files: Mapping[str, Mapping[str, Path]]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the plan; its declaration is light, ``run`` names the function that does the work.
+
+    Args:
+        name: as in the CLI and in records.
+        run: ``"package.module:function"``, ``StageJob -> StageResult``.
+        needs: roles that it reads. A role in ``optional`` is read only where the plan makes it.
+        makes: roles that it writes.
+        options: ``(config, catalogue) -> frozen dataclass of JSON values``; it sees all of the config and copies
+            what the stage may see. The result is in the fingerprint by value.
+        plugins: ``(config, catalogue) -> {kind: (plugin, options)}``: hashed by name, options and code.
+        code: modules or packages of the core whose source decides the result.
+        libraries: distributions whose version decides the result.
+        tools: ``(config, catalogue) -> {name: version or "absent"}``, found without importing them.
+        after: stages that must have finished, without data.
+        torch: True for stages that must not share a process with another one at the same time.
+        section: the config section whose presence puts a plugin's stage into the plan.
+    """
+
+    name: str
+    run: str
+    needs: tuple[str, ...]
+    makes: tuple[str, ...]
+    options: Callable[[Any, Any], Any]
+    plugins: Callable[[Any, Any], Mapping[str, tuple[Plugin, Any]]] = lambda config, catalogue: {}
+    optional: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    tools: Callable[[Any, Any], Mapping[str, str]] = lambda config, catalogue: {}
+    after: tuple[str, ...] = ()
+    torch: bool = False
+    section: str = ""

@@ -1,0 +1,1 @@
+"""What flowlab_tinpu brings."""
