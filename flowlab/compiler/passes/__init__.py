@@ -11,7 +11,9 @@ class Pass(Protocol):
     """A frozen dataclass with a name; its docstring shows the graph Before and After."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How errors and `explain` call this pass."""
+        ...
 
     def apply(self, graph: Graph) -> Graph:
         """The rewritten graph; the given one is never changed."""
