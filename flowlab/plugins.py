@@ -1,0 +1,373 @@
+"""Find, load and look up what packages bring; report what is broken.
+
+`load` reads the entry points of one group, imports each announced module and calls each of its hooks on its own:
+a package that raises is reported in `Catalogue.broken` and hurts nobody else.
+The result is an object, never a global; loading one imports no numpy, torch or pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from flowlab.contracts import (
+    Core,
+    Dataset,
+    FeatureExtractor,
+    Model,
+    Plugin,
+    Preset,
+    Quantizer,
+    Reader,
+    Target,
+)
+from flowlab.errors import OptionError, PluginError, did_you_mean, unknown_name
+
+if TYPE_CHECKING:
+    import pluggy
+
+OWN = "flowlab"  # the distribution whose names stay bare
+
+HOOKS: Mapping[str, type] = {
+    "flowlab_readers": Reader,
+    "flowlab_datasets": Dataset,
+    "flowlab_feature_extractors": FeatureExtractor,
+    "flowlab_models": Model,
+    "flowlab_quantizers": Quantizer,
+    "flowlab_cores": Core,
+    "flowlab_targets": Target,
+    "flowlab_presets": Preset,
+}
+"""Which hook brings which contract."""
+
+KINDS: tuple[str, ...] = tuple(contract.kind for contract in HOOKS.values() if issubclass(contract, Plugin))
+"""What can be asked for by kind and name."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """One entry point: the module that a distribution announces, under a name."""
+
+    name: str
+    module: str
+    distribution: str
+
+
+@dataclass(frozen=True)
+class Brought:
+    """One plugin or preset, and the distribution that brought it."""
+
+    item: Plugin | Preset
+    distribution: str
+
+    @property
+    def full_name(self) -> str:
+        """The name that is never ambiguous: ``distribution:name``."""
+        return f"{self.distribution}:{self.item.name}"
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a user who writes ``name`` can mean this one."""
+        return name in (self.item.name, self.full_name)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Everything that the installed packages bring.
+
+    ``broken`` says, by package, why something of it is missing here.
+    """
+
+    brought: tuple[Brought, ...] = ()
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    def get(self, kind: str, name: str) -> Plugin:
+        """The plugin of this kind and name.
+
+        A bundled name is bare; a stranger's equal name is ``distribution:name``.
+
+        Raises:
+            PluginError: if nobody brings it (with a suggestion, and the packages that are broken),
+                or if two strangers do.
+        """
+        plugin = self.find(kind, name)
+        if plugin is None:
+            text = unknown_name(kind.replace("_", " "), name, self.names(kind))
+            raise PluginError(text + self._broken_text())
+        return plugin
+
+    def find(self, kind: str, name: str) -> Plugin | None:
+        """Like `get`, but None for a name that nobody brings."""
+        found = self._one(kind, name)
+        return None if found is None else cast(Plugin, found.item)
+
+    def names(self, kind: str) -> tuple[str, ...]:
+        """The names of a kind, sorted, each as a user writes it."""
+        of_kind = list(self.of_kind(kind))
+        return tuple(sorted(self.shown_name(kind, one) for one in of_kind))
+
+    def origin(self, kind: str, name: str) -> str:
+        """The distribution that brings a plugin. Raises `PluginError` like `get`."""
+        self.get(kind, name)
+        return cast(Brought, self._one(kind, name)).distribution
+
+    def of_kind(self, kind: str) -> Iterator[Brought]:
+        """All plugins of a kind, bundled ones first, in the order in which they were brought."""
+        if kind not in KINDS:
+            raise PluginError(unknown_name("kind of plugin", kind, KINDS))
+        for one in self.brought:
+            if isinstance(one.item, Plugin) and one.item.kind == kind:
+                yield one
+
+    def shown_name(self, kind: str, one: Brought) -> str:
+        """The bare name where it is enough, else ``distribution:name``."""
+        if one.distribution == OWN:
+            return one.item.name
+        rivals = [other for other in self.of_kind(kind) if other.item.name == one.item.name]
+        return one.item.name if len(rivals) == 1 else one.full_name
+
+    def reader_for(self, suffix: str) -> Reader | None:
+        """The reader of files that end so (``.csv``; upper or lower case), a bundled one first, or None."""
+        wanted = suffix.lower()
+        for one in self.of_kind("reader"):
+            reader = cast(Reader, one.item)
+            if wanted in (known.lower() for known in reader.suffixes):
+                return reader
+        return None
+
+    def preset(self, kind: str, name: str, **when: str) -> Preset | None:
+        """The preset of this kind and name that holds here, or None.
+
+        Args:
+            kind: ``feature_extraction``, ``compile`` or ``example``.
+            name: bare, or ``distribution:name``.
+            when: what is known of the config, such as ``target_device="..."``; a preset that is restricted by a key
+                which is not given, or to other values, does not hold. Among several the most restricted one wins.
+
+        Raises:
+            PluginError: if two packages bring equally restricted presets of this name.
+        """
+        holding = [
+            one for one in self._presets(kind) if one.answers_to(name) and _holds(cast(Preset, one.item).when, when)
+        ]
+        if not holding:
+            return None
+        most = max(len(cast(Preset, one.item).when) for one in holding)
+        best = [one for one in holding if len(cast(Preset, one.item).when) == most]
+        return cast(Preset, _choose(f"{kind.replace('_', ' ')} preset", name, best).item)
+
+    def preset_names(self, kind: str) -> tuple[str, ...]:
+        """The names of all presets of a kind, restricted ones too, sorted."""
+        bundled = {one.item.name for one in self._presets(kind) if one.distribution == OWN}
+        bringers: dict[str, set[str]] = {}
+        for one in self._presets(kind):
+            bringers.setdefault(one.item.name, set()).add(one.distribution)
+        names = set(bundled)
+        for one in self._presets(kind):
+            if one.distribution != OWN:
+                alone = len(bringers[one.item.name]) == 1
+                names.add(one.item.name if alone else one.full_name)
+        return tuple(sorted(names))
+
+    def options(self, plugin: Plugin, mapping: Mapping[str, Any]) -> Any:
+        """An instance of the plugin's ``Options``: keys are checked first, then types (by pydantic).
+
+        Raises:
+            OptionError: naming plugin, option, what was found and what is known.
+        """
+        return read_options(plugin, mapping)
+
+    def _one(self, kind: str, name: str) -> Brought | None:
+        answering = [one for one in self.of_kind(kind) if one.answers_to(name)]
+        return _choose(kind.replace("_", " "), name, answering) if answering else None
+
+    def _presets(self, kind: str) -> Iterator[Brought]:
+        return (one for one in self.brought if isinstance(one.item, Preset) and one.item.kind == kind)
+
+    def _broken_text(self) -> str:
+        if not self.broken:
+            return ""
+        reasons = "; ".join(f"{package}: {reason}" for package, reason in sorted(self.broken.items()))
+        return f". Packages that could not be loaded fully: {reasons}"
+
+
+def load(group: str = "flowlab") -> Catalogue:
+    """Load what every installed package announces under an entry-point group."""
+    return load_announced(installed(group))
+
+
+def installed(group: str) -> list[Announced]:
+    """The entry points of a group, flowlab's own first, then by distribution and name."""
+    from importlib.metadata import entry_points
+
+    found = []
+    names: dict[int, str] = {}  # reading a distribution's name parses its metadata: once each
+    for point in entry_points(group=group):
+        dist = point.dist
+        if dist is not None and id(dist) not in names:
+            names[id(dist)] = dist.name
+        found.append(Announced(point.name, point.value, names.get(id(dist), point.name)))
+    unique = dict.fromkeys(found)  # the same package twice on the path announces itself twice
+    return sorted(unique, key=lambda one: (one.distribution != OWN, one.distribution, one.name))
+
+
+def load_announced(announced: Iterable[Announced]) -> Catalogue:
+    """Import each announced module, call each of its hooks on its own, keep what is sound."""
+    import pluggy
+
+    from flowlab import hookspecs
+
+    broken: dict[str, list[str]] = {}
+    brought: list[Brought] = []
+    manager = pluggy.PluginManager("flowlab")
+    manager.add_hookspecs(hookspecs)
+    for one in announced:
+        reasons: list[str] = []
+        for item in _from_package(manager, one, reasons):
+            if _is_repeated(item, one.distribution, brought):
+                reasons.append(f"brings a second {_kind(item)} named '{item.name}'")
+            else:
+                brought.append(Brought(item, one.distribution))
+        if reasons:
+            broken.setdefault(_package(one), []).extend(reasons)
+    return Catalogue(tuple(brought), {package: "; ".join(reasons) for package, reasons in broken.items()})
+
+
+def read_options(plugin: Plugin, mapping: Mapping[str, Any]) -> Any:
+    """Turn a mapping from the config into an instance of ``plugin.Options``. Raises `OptionError`."""
+    known = [one.name for one in dataclasses.fields(plugin.Options) if one.init]
+    place = f"{plugin.kind.replace('_', ' ')} '{plugin.name}'"
+    for key in mapping:
+        if key not in known:
+            raise OptionError(
+                f"{place}: no option '{key}'.{did_you_mean(str(key), known)} Known: {', '.join(known) or 'none'}"
+            )
+    if not mapping:
+        return _default_options(plugin, place)
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(plugin.Options).validate_python(dict(mapping))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"option '{'.'.join(str(part) for part in one['loc'])}': {one['msg']}, found {one['input']!r}"
+            for one in error.errors()
+        )
+        raise OptionError(f"{place}: {problems}") from None
+
+
+def _default_options(plugin: Plugin, place: str) -> Any:
+    try:
+        return plugin.Options()
+    except TypeError as error:
+        raise OptionError(f"{place}: {error}") from None
+
+
+def _from_package(manager: pluggy.PluginManager, one: Announced, reasons: list[str]) -> list[Plugin | Preset]:
+    """What one announced module brings; whatever goes wrong ends as a sentence in ``reasons``."""
+    name = f"{one.distribution}:{one.name}"
+    try:
+        module = import_module(one.module)
+        manager.register(module, name)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything
+        reasons.append(f"cannot be loaded: {_said(error)}")
+        return []
+    _unmarked(module, manager, name, reasons)
+    items: list[Plugin | Preset] = []
+    for hook in manager.get_hookcallers(module) or ():
+        contract = HOOKS.get(hook.name)
+        if contract is None:
+            reasons.append(f"there is no hook '{hook.name}'.{did_you_mean(hook.name, HOOKS)}")
+            continue
+        for implementation in hook.get_hookimpls():
+            if implementation.plugin_name == name:
+                items.extend(_sound(hook.name, contract, implementation.function, reasons))
+    return items
+
+
+def _sound(hook: str, contract: type, function: Any, reasons: list[str]) -> list[Plugin | Preset]:
+    """The items of one hook implementation that obey the contract."""
+    try:
+        items: Sequence[object] = list(function())
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything
+        reasons.append(f"{hook} raises {_said(error)}")
+        return []
+    sound: list[Plugin | Preset] = []
+    for item in items:
+        problem = _problem(contract, item)
+        if problem:
+            reasons.append(f"{hook}: {problem}")
+        else:
+            sound.append(cast("Plugin | Preset", item))
+    return sound
+
+
+def _problem(contract: type, item: object) -> str:
+    """Why an item cannot be used, or an empty text."""
+    if isinstance(item, type):
+        return f"brings the class {item.__name__}; return an instance, {item.__name__}()"
+    if not isinstance(item, contract):
+        abstract: Iterable[str] = getattr(contract, "__abstractmethods__", ())
+        missing = sorted(name for name in abstract if not hasattr(item, name))
+        lacks = f", and has no {', '.join(missing)}" if missing else ""
+        return f"{type(item).__name__} is not a {contract.__name__} of flowlab.contracts{lacks}"
+    name = getattr(item, "name", None)
+    if not isinstance(name, str) or not name or ":" in name:
+        return f"{type(item).__name__} has no usable name (found {name!r}; a text without ':')"
+    if isinstance(item, Plugin) and not _is_frozen_dataclass(item.Options):
+        return f"the Options of '{name}' are not a frozen dataclass"
+    return ""
+
+
+def _is_frozen_dataclass(options: type) -> bool:
+    parameters = getattr(options, "__dataclass_params__", None)
+    return parameters is not None and parameters.frozen
+
+
+def _unmarked(module: ModuleType, manager: pluggy.PluginManager, name: str, reasons: list[str]) -> None:
+    """A function that is called like a hook but carries no mark would be ignored in silence."""
+    for attribute in vars(module):
+        if attribute.startswith("flowlab_") and callable(getattr(module, attribute)):
+            marked = manager.parse_hookimpl_opts(module, attribute) is not None
+            if not marked:
+                reasons.append(f"{attribute} is not marked with @hookimpl and is not called")
+
+
+def _is_repeated(item: Plugin | Preset, distribution: str, brought: Sequence[Brought]) -> bool:
+    if isinstance(item, Preset):
+        return False  # one name may hold for several devices or tasks
+    return any(
+        isinstance(one.item, Plugin)
+        and (one.item.kind, one.item.name, one.distribution) == (item.kind, item.name, distribution)
+        for one in brought
+    )
+
+
+def _choose(kind: str, name: str, answering: Sequence[Brought]) -> Brought:
+    """The one that is meant: the bundled one, or the only one."""
+    bundled = [one for one in answering if one.distribution == OWN]
+    candidates = bundled or list(answering)
+    if len(candidates) > 1:
+        who = " and ".join(sorted({one.distribution for one in candidates}))
+        full = " or ".join(sorted({f"'{one.full_name}'" for one in candidates}))
+        raise PluginError(f"two packages bring a {kind} named '{name}': {who}. Write {full}")
+    return candidates[0]
+
+
+def _holds(restricted: Mapping[str, tuple[str, ...]], given: Mapping[str, str]) -> bool:
+    return all(key in given and given[key] in values for key, values in restricted.items())
+
+
+def _kind(item: Plugin | Preset) -> str:
+    return item.kind.replace("_", " ")
+
+
+def _package(one: Announced) -> str:
+    return one.module.partition(".")[0] if one.distribution == OWN else one.distribution
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
