@@ -1,0 +1,104 @@
+"""The Prefect flow that `flowlab run` starts and that a deployment serves.
+
+What crosses Prefect is small JSON: the config as a mapping, names of stages, records.
+Every stage is a task run; the futures of its inputs are its parameters, which gives the edges.
+Prefect only shows: the store decides what is cached (`NO_CACHE`, no persisted results).
+Importing this module imports Prefect: call `flowlab.engine.server.prepare_environment` before.
+"""
+
+# No ``from __future__ import annotations`` here: Prefect reads the parameters' types.
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
+
+from flowlab.errors import FlowlabError
+
+FLOW_NAME = "flowlab"
+
+Record = dict[str, Any]
+Perform = Callable[[str, Mapping[str, Record]], tuple[Record, bool]]
+"""``(stage, records of the stages that it reads) -> (record, cached)``."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage as the flow sees it: its name, the stages whose records it reads, those that it only waits for."""
+
+    name: str
+    reads: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a flow run does, in order: its steps, and the function that does one."""
+
+    steps: Sequence[Step]
+    perform: Perform
+
+
+_WORK: ContextVar[Work | None] = ContextVar("flowlab_work", default=None)
+
+
+@contextmanager
+def offered(work: Work) -> Iterator[None]:
+    """Let flow and tasks of this process use a plan that is already made, with its progress bars."""
+    token = _WORK.set(work)
+    try:
+        yield
+    finally:
+        _WORK.reset(token)
+
+
+@task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def stage(name: str, config: dict[str, Any], upstream: dict[str, Any]) -> Any:
+    """Do one stage; a hit in the store is shown as the state Cached."""
+    record, cached = _work(config).perform(name, upstream)
+    return Completed(name="Cached", message="found in the store", data=record) if cached else record
+
+
+@flow(name=FLOW_NAME, flow_run_name="{run}", persist_result=False, validate_parameters=False)
+def pipeline(config: dict[str, Any], run: str = "flowlab") -> dict[str, Any]:
+    """From recordings to a report: the stages of the plan as tasks; returns their records by name.
+
+    Args:
+        config: the sections of the YAML file.
+        run: the run's name, shown as the flow run's name.
+
+    Raises:
+        FlowlabError: of the first stage that failed; the flow run is then Failed.
+    """
+    futures: dict[str, Any] = {}
+    for step in _work(config).steps:
+        futures[step.name] = stage.with_options(name=step.name, task_run_name=step.name).submit(
+            step.name,
+            config,
+            {name: futures[name] for name in step.reads},
+            wait_for=[futures[name] for name in step.after],
+        )
+    for future in futures.values():
+        future.wait()
+    for name, future in futures.items():
+        if future.state.is_failed() and future.state.name == "Failed":
+            raise _reason(name, future.state)
+    return {name: future.result() for name, future in futures.items()}
+
+
+def _reason(name: str, state: Any) -> BaseException:
+    found = state.result(raise_on_failure=False)
+    return found if isinstance(found, BaseException) else FlowlabError(f"{name}: {state.message}")
+
+
+def _work(config: dict[str, Any]) -> Work:
+    offer = _WORK.get()
+    if offer is not None:
+        return offer
+    from flowlab.engine.run import work_of
+
+    return work_of(config)
