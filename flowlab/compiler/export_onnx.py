@@ -1,0 +1,386 @@
+"""Write a graph, float or integer, as ONNX that is exact in float32 and has the form that vendors' compilers match.
+
+A layer becomes ``Conv``/``Gemm`` without bias -> ``Add`` (B) -> ``Mul`` (M) -> ``Div`` (2^R) -> ``Floor`` -> ``Clip``.
+The last ONNX node of each of the graph's nodes has that node's name, and so has its tensor, unless it is an output of
+the graph: then the tensor has the output's name. What lies between has a suffix (``fc.bnorm/add``).
+The metadata carry what integers in float tensors cannot say: types, scales, widths of weights.
+
+Where float32 is not proven exact, the layer's sums are computed by several convolutions over parts of the fan-in (each
+proven), cast to double and added there; the tail (Add ... Clip) is then in double as well, and a last Cast returns.
+
+Metadata keys: ``flowlab.format`` ("1"), ``flowlab.graph`` (the graph's metadata), ``flowlab.values``
+(name -> dtype, shape, scale, zero_point), ``flowlab.weight_bits`` (node -> bits); all but the first are JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from flowlab.compiler import exact_float
+from flowlab.compiler.ir import Graph, Node, TensorType
+from flowlab.errors import GraphError
+
+OPSET = 18
+IR_VERSION = 8  # the one that came with opset 18
+FORMAT = "1"
+LEAST = {"int8": -128, "uint8": 0}
+
+Array = NDArray[Any]
+
+
+def export_onnx(graph: Graph, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The graph as the bytes of an ONNX model; equal graphs give equal bytes.
+
+    Args:
+        graph: a float graph, or an integer graph that a quantizer made; the batch is the first, dynamic dimension.
+        metadata: further texts for the model's metadata, besides those of the module's docstring.
+
+    Raises:
+        GraphError: if an operation cannot be written, or no exact form exists for a layer; it names the node.
+    """
+    made = {node.name for node in graph.nodes}
+    writer = _Writer(graph, {value: name for name, value in reversed(graph.outputs.items()) if value in made})
+    for node in graph.nodes:
+        writer.write(node)
+    inputs = [_value_info(value.name, value.type) for value in graph.inputs]
+    outputs = []
+    for name, value in graph.outputs.items():
+        if writer.tensors.get(value) != name:  # a value with two names, or an input that is an output
+            writer.op("Identity", [value], name)
+        outputs.append(_value_info(name, graph.type_of(value)))
+    body = helper.make_graph(writer.nodes, "flowlab", inputs, outputs, initializer=writer.initializers)
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="flowlab"
+    )
+    helper.set_model_props(model, {**_metadata(graph), **(metadata or {})})
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _metadata(graph: Graph) -> dict[str, str]:
+    values = {value.name: value.type for value in graph.inputs} | {node.name: node.type for node in graph.nodes}
+    types = {
+        name: {"dtype": t.dtype, "shape": list(t.shape), "scale": t.scale, "zero_point": t.zero_point}
+        for name, t in values.items()
+    }
+    bits = {node.name: node.attributes["weight_bits"] for node in graph.nodes if "weight_bits" in node.attributes}
+    return {
+        "flowlab.format": FORMAT,
+        "flowlab.graph": json.dumps(dict(graph.metadata), sort_keys=True),
+        "flowlab.values": json.dumps(types, sort_keys=True),
+        "flowlab.weight_bits": json.dumps(bits, sort_keys=True),
+    }
+
+
+def _value_info(name: str, type_: TensorType) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *type_.shape])
+
+
+def _is_integer(type_: TensorType) -> bool:
+    return type_.dtype != "float32"
+
+
+def _per_channel(values: Array, rank: int) -> Array:
+    """One value a channel, shaped to broadcast over a batch of values of this rank (without batch)."""
+    return values.reshape((1, -1) + (1,) * (rank - 1))
+
+
+@dataclass
+class _Writer:
+    graph: Graph
+    tensors: dict[str, str]  # the graph's outputs: value -> name of the tensor
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    forms: dict[str, exact_float.Form] = field(default_factory=dict)  # by name of the accumulator
+
+    def op(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        names = [self.tensors.get(value, value) for value in inputs]
+        self.nodes.append(
+            helper.make_node(op_type, names, [self.tensors.get(output, output)], name=output, **attributes)
+        )
+        return output
+
+    def constant(self, name: str, value: Array) -> str:
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def write(self, node: Node) -> None:
+        write = _WRITERS.get(node.op)
+        if write is None:
+            raise GraphError(
+                f"{node.name}: operation '{node.op}' has no ONNX form. Known: {', '.join(sorted(_WRITERS))}"
+            )
+        write(self, node)
+
+    def input_type(self, node: Node) -> TensorType:
+        return self.graph.type_of(node.inputs[0])
+
+    def form_of(self, node: Node, bounds: NDArray[np.int64], parts: int) -> exact_float.Form:
+        """The exact form of an accumulating node, chosen with the requantization that reads it."""
+        users = self.graph.users(node.name)
+        if len(users) != 1 or users[0].op != "requantize" or node.name in self.graph.outputs.values():
+            raise GraphError(f"{node.name}: an accumulator needs exactly one requantize behind it to be exported")
+        form = exact_float.choose_form(bounds, parts, users[0])
+        self.forms[node.name] = form
+        return form
+
+
+# --- layers: sums ---------------------------------------------------------------------------------
+
+
+def _conv_attributes(node: Node) -> dict[str, Any]:
+    weight = node.constants["weight"]
+    return {
+        "kernel_shape": list(weight.shape[2:]),
+        "strides": list(_ints(node, "stride")),
+        "pads": list(_ints(node, "padding")),
+        "group": int(str(node.attributes["groups"])),
+        "dilations": [1, 1],
+    }
+
+
+def _ints(node: Node, attribute: str) -> tuple[int, ...]:
+    value = node.attributes[attribute]
+    if not isinstance(value, tuple):
+        raise GraphError(f"{node.name}: attribute '{attribute}' is {value!r}, not a tuple of whole numbers")
+    return value
+
+
+def _write_conv(writer: _Writer, node: Node) -> None:
+    _write_sum(writer, node, "Conv", _conv_attributes(node))
+
+
+def _write_linear(writer: _Writer, node: Node) -> None:
+    _write_sum(writer, node, "Gemm", {"transB": 1})
+
+
+def _write_sum(writer: _Writer, node: Node, op_type: str, attributes: Mapping[str, Any]) -> None:
+    weight = node.constants["weight"]
+    source = node.inputs[0]
+    if not _is_integer(writer.input_type(node)):
+        names = [source, writer.constant(f"{node.name}.weight", weight.astype(np.float32))]
+        if "bias" in node.constants:
+            names.append(writer.constant(f"{node.name}.bias", node.constants["bias"].astype(np.float32)))
+        writer.op(op_type, names, node.name, **attributes)
+        return
+    largest = exact_float.largest_magnitude(writer.input_type(node))
+    parts = exact_float.parts_needed(weight, largest)
+    if parts == 0:
+        raise GraphError(
+            f"{node.name}: sums of up to {exact_float.magnitude_sums(weight, largest).max()} are not exact in float32, "
+            f"not even in {exact_float.MAX_PARTS} parts. Use fewer input channels or a smaller kernel."
+        )
+    form = writer.form_of(node, exact_float.magnitude_sums(weight, largest), parts)
+    if form.parts == 1:
+        target = f"{node.name}/single" if form.double else node.name
+        writer.op(
+            op_type, [source, writer.constant(f"{node.name}.weight", weight.astype(np.float32))], target, **attributes
+        )
+        if form.double:
+            writer.op("Cast", [target], node.name, to=TensorProto.DOUBLE)
+        return
+    total = ""
+    for index, piece in enumerate(exact_float.split_weight(weight, form.parts)):
+        name = writer.constant(f"{node.name}.weight.part{index}", piece.astype(np.float32))
+        single = writer.op(op_type, [source, name], f"{node.name}/part{index}", **attributes)
+        double = writer.op("Cast", [single], f"{node.name}/double{index}", to=TensorProto.DOUBLE)
+        last = index == form.parts - 1
+        total = writer.op("Add", [total, double], node.name if last else f"{node.name}/sum{index}") if total else double
+
+
+def _write_sum_pool(writer: _Writer, node: Node) -> None:
+    type_ = writer.input_type(node)
+    channels, height, width = type_.shape
+    bound = np.full(channels, height * width * exact_float.largest_magnitude(type_), np.int64)
+    if bound[0] >= exact_float.LIMIT:
+        raise GraphError(f"{node.name}: a sum over {height} x {width} values is not exact in float32")
+    form = writer.form_of(node, bound, 1)
+    axes = writer.constant(f"{node.name}.axes", np.array([2, 3], np.int64))
+    target = f"{node.name}/single" if form.double else node.name
+    writer.op("ReduceSum", [node.inputs[0], axes], target, keepdims=1)
+    if form.double:
+        writer.op("Cast", [target], node.name, to=TensorProto.DOUBLE)
+
+
+def _write_add(writer: _Writer, node: Node) -> None:
+    if not _is_integer(node.type):
+        writer.op("Add", list(node.inputs), node.name)
+        return
+    bound = np.full(
+        node.type.shape[0],
+        sum(exact_float.largest_magnitude(writer.graph.type_of(value)) for value in node.inputs),
+        np.int64,
+    )
+    form = writer.form_of(node, bound, 1)
+    target = f"{node.name}/single" if form.double else node.name
+    writer.op("Add", list(node.inputs), target)
+    if form.double:
+        writer.op("Cast", [target], node.name, to=TensorProto.DOUBLE)
+
+
+# --- layers: what follows the sums ----------------------------------------------------------------
+
+
+def _write_requantize(writer: _Writer, node: Node) -> None:
+    if node.attributes["rounding"] != "floor" or node.attributes["bias_before_multiply"] is not True:
+        raise GraphError(f"{node.name}: only floor, with the bias before the multiplier, has an ONNX form here")
+    form = writer.forms[node.inputs[0]]
+    real = np.float64 if form.double else np.float32
+    rank = len(node.type.shape)
+
+    def constant(key: str, values: Array) -> str:
+        return writer.constant(f"{node.name}.{key}", _per_channel(values.astype(real), rank))
+
+    value = writer.op("Add", [node.inputs[0], constant("bias", node.constants["bias"])], f"{node.name}/add")
+    if form.stop_fusion:  # changes nothing: every sum is below 2^24
+        bounds = [writer.constant(f"{node.name}.{key}", np.array(limit, real)) for key, limit in _FUSION_STOP]
+        value = writer.op("Clip", [value, *bounds], f"{node.name}/stop")
+    value = writer.op("Mul", [value, constant("multiplier", node.constants["multiplier"])], f"{node.name}/mul")
+    divisor = np.exp2(node.constants["shift"].astype(np.float64))
+    value = writer.op("Div", [value, constant("divisor", divisor)], f"{node.name}/div")
+    value = writer.op("Floor", [value], f"{node.name}/floor")
+    bounds = [writer.constant(f"{node.name}.{key}", np.array(node.attributes[key], real)) for key in ("low", "high")]
+    target = f"{node.name}/clip" if form.double else node.name
+    writer.op("Clip", [value, *bounds], target)
+    if form.double:
+        writer.op("Cast", [target], node.name, to=TensorProto.FLOAT)
+
+
+_FUSION_STOP = (("least", -exact_float.LIMIT), ("most", exact_float.LIMIT))
+
+
+def _write_quantize(writer: _Writer, node: Node) -> None:
+    rank = len(node.type.shape)
+
+    def constant(key: str, values: Array) -> str:
+        return writer.constant(f"{node.name}.{key}", _per_channel(values.astype(np.float32), rank))
+
+    value = writer.op("Add", [node.inputs[0], constant("bias", node.constants["bias"])], f"{node.name}/add")
+    value = writer.op("Mul", [value, constant("multiplier", node.constants["multiplier"])], f"{node.name}/mul")
+    value = writer.op("Floor", [value], f"{node.name}/whole")
+    divisor = np.exp2(node.constants["shift"].astype(np.float64))
+    value = writer.op("Div", [value, constant("divisor", divisor)], f"{node.name}/div")
+    value = writer.op("Floor", [value], f"{node.name}/floor")
+    bounds = [
+        writer.constant(f"{node.name}.{key}", np.array(node.attributes[key], np.float32)) for key in ("low", "high")
+    ]
+    writer.op("Clip", [value, *bounds], node.name)
+
+
+def _write_table(writer: _Writer, node: Node) -> None:
+    least = LEAST[writer.input_type(node).dtype]
+    entries = writer.constant(f"{node.name}.entries", node.constants["entries"].astype(np.float32))
+    offset = writer.constant(f"{node.name}.offset", np.array(-least, np.float32))
+    value = writer.op("Add", [node.inputs[0], offset], f"{node.name}/shifted")
+    index = writer.op("Cast", [value], f"{node.name}/index", to=TensorProto.INT64)
+    writer.op("Gather", [entries, index], node.name, axis=0)
+
+
+def _write_dequantize(writer: _Writer, node: Node) -> None:
+    scale = writer.constant(f"{node.name}.scale", np.array(node.attributes["scale"], np.float32))
+    writer.op("Mul", [node.inputs[0], scale], node.name)
+
+
+def _write_max_pool(writer: _Writer, node: Node) -> None:
+    writer.op(
+        "MaxPool",
+        [node.inputs[0]],
+        node.name,
+        kernel_shape=list(_ints(node, "kernel")),
+        strides=list(_ints(node, "stride")),
+        pads=list(_ints(node, "padding")),
+    )
+
+
+def _write_flatten(writer: _Writer, node: Node) -> None:
+    writer.op("Flatten", [node.inputs[0]], node.name, axis=1)
+
+
+# --- float only -----------------------------------------------------------------------------------
+
+
+def _write_average_pool(writer: _Writer, node: Node) -> None:
+    writer.op("GlobalAveragePool", [node.inputs[0]], node.name)
+
+
+def _write_relu(writer: _Writer, node: Node) -> None:
+    writer.op("Relu", [node.inputs[0]], node.name)
+
+
+def _write_batch_norm(writer: _Writer, node: Node) -> None:
+    names = [
+        writer.constant(f"{node.name}.{key}", node.constants[key].astype(np.float32))
+        for key in ("weight", "bias", "mean", "variance")
+    ]
+    writer.op("BatchNormalization", [node.inputs[0], *names], node.name, epsilon=float(str(node.attributes["epsilon"])))
+
+
+_SIMPLE = {
+    "sigmoid": "Sigmoid", "tanh": "Tanh", "softplus": "Softplus", "softsign": "Softsign", "mish": "Mish",
+    "hardswish": "HardSwish",
+}  # fmt: skip
+_WITH_ALPHA = {"leaky_relu": ("LeakyRelu", 0.01), "elu": ("Elu", 1.0)}
+_CLIPS = {"relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0)}
+
+
+def _write_activation(writer: _Writer, node: Node) -> None:
+    function = str(node.attributes["function"])
+    source = node.inputs[0]
+    if function in _SIMPLE:
+        writer.op(_SIMPLE[function], [source], node.name)
+    elif function in _WITH_ALPHA:
+        op_type, default = _WITH_ALPHA[function]
+        writer.op(op_type, [source], node.name, alpha=float(str(node.attributes.get("alpha", default))))
+    elif function in _CLIPS:
+        bounds = [
+            writer.constant(f"{node.name}.{key}", np.array(limit, np.float32))
+            for key, limit in zip(("low", "high"), _CLIPS[function], strict=True)
+        ]
+        writer.op("Clip", [source, *bounds], node.name)
+    elif function == "hardsigmoid":
+        writer.op("HardSigmoid", [source], node.name, alpha=1.0 / 6.0, beta=0.5)
+    elif function == "silu":
+        writer.op("Mul", [source, writer.op("Sigmoid", [source], f"{node.name}/sigmoid")], node.name)
+    elif function == "gelu":
+        _write_gelu(writer, node)
+    else:
+        raise GraphError(f"{node.name}: activation '{function}' has no ONNX form here")
+
+
+def _write_gelu(writer: _Writer, node: Node) -> None:
+    """x * (1 + erf(x / sqrt 2)) / 2: opset 18 has no Gelu."""
+    name = node.name
+    root = writer.constant(f"{name}.root", np.array(np.sqrt(2.0), np.float32))
+    one = writer.constant(f"{name}.one", np.array(1.0, np.float32))
+    half = writer.constant(f"{name}.half", np.array(0.5, np.float32))
+    value = writer.op("Div", [node.inputs[0], root], f"{name}/div")
+    value = writer.op("Erf", [value], f"{name}/erf")
+    value = writer.op("Add", [value, one], f"{name}/add")
+    value = writer.op("Mul", [node.inputs[0], value], f"{name}/mul")
+    writer.op("Mul", [value, half], name)
+
+
+_WRITERS: dict[str, Callable[[_Writer, Node], None]] = {
+    "conv": _write_conv,
+    "linear": _write_linear,
+    "sum_pool": _write_sum_pool,
+    "average_pool": _write_average_pool,
+    "requantize": _write_requantize,
+    "quantize": _write_quantize,
+    "max_pool": _write_max_pool,
+    "flatten": _write_flatten,
+    "relu": _write_relu,
+    "activation": _write_activation,
+    "table": _write_table,
+    "batch_norm": _write_batch_norm,
+    "add": _write_add,
+    "dequantize": _write_dequantize,
+}
