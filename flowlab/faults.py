@@ -1,0 +1,26 @@
+"""Points at which a test can kill the process, to prove that the next run resumes.
+
+``FLOWLAB_FAULT=<point>`` kills at the first time that the point is reached, ``FLOWLAB_FAULT=<point>:<n>`` at the n-th.
+Points: ``epoch`` (after the checkpoint of an epoch), ``object-record`` (objects are stored, their record is not),
+``record-write`` (a record's temporary file is half written).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+_reached: dict[str, int] = {}
+
+
+def fault_point(name: str) -> None:
+    """Die here with SIGKILL if the environment asks for it; otherwise cost nothing."""
+    asked = os.environ.get("FLOWLAB_FAULT")
+    if not asked:
+        return
+    point, _, count = asked.partition(":")
+    if point != name:
+        return
+    _reached[name] = _reached.get(name, 0) + 1
+    if _reached[name] == int(count or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
