@@ -29,11 +29,16 @@ _ROWS = (
     Op("average_pool", 1, (), (), "float only: the mean over height and width, shape (channel, 1, 1)."),
     Op("requantize", 1, ("bias", "multiplier", "shift"), ("low", "high", "rounding", "bias_before_multiply"),
        "int32 -> int8 or uint8, one bias (int32), multiplier (int32) and shift (int32) a channel: "
-       "clip(floor((acc + bias) * multiplier / 2^shift), low, high) for rounding 'floor'; "
-       "a negative shift is to the left."),
+       "clip(floor((acc + bias) * multiplier / 2^shift) + zero_point, low, high) for rounding 'floor'; "
+       "a negative shift is to the left. acc + bias fits int32 (verified); the product is exact, so it may need 64 "
+       "bits. Other roundings, and the bias behind the multiplication: `flowlab.compiler.number_format`."),
     Op("quantize", 1, ("bias", "multiplier", "shift"), ("low", "high"),
        "float32 -> int8, for each channel: clip(floor((x + bias) * multiplier) >> shift, low, high); bias float32, "
-       "multiplier int32 (signed), shift int32; sum and product are float32 operations in this order."),
+       "multiplier int32 (signed), shift int32 (0..31); sum and product are float32 operations in this order. The "
+       "floor is an unbounded integer, so an executor either floors again after a float32 multiply by 2^-shift (exact) "
+       "and clips before it converts, or saturates the floor to the integers that it has, of at least 48 bits (with 32 "
+       "bits only where shift <= 24: there saturation cannot be seen). NaN is an error. There may be more channels "
+       "than the input has (padding): those are 0 whatever the input."),
     Op("max_pool", 1, (), ("kernel", "stride", "padding"),
        "the largest of each window; padding never wins. kernel, stride (h, w), padding (top, left, bottom, right)."),
     Op("flatten", 1, (), (), "(channel, height, width) -> (feature,), C order."),

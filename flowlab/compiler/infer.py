@@ -1,0 +1,140 @@
+"""Shape inference: what an operation makes of the shapes that it reads. One function an operation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from flowlab.compiler.ir import Attribute, Node, TensorType
+from flowlab.errors import GraphError
+
+Shape = tuple[int, ...]
+
+
+def infer_shape(node: Node, inputs: tuple[TensorType, ...]) -> Shape:
+    """The shape of a node's value, without the batch, from its inputs' types, constants and attributes.
+
+    Raises:
+        GraphError: naming the node, where operation, constants and inputs do not fit together.
+    """
+    return _SHAPES[node.op](node, *(value.shape for value in inputs))
+
+
+def integers(node: Node, attribute: str, count: int) -> tuple[int, ...]:
+    """An attribute that is a tuple of ``count`` integers.
+
+    Raises:
+        GraphError: naming the node, where it is something else.
+    """
+    value: Attribute | None = node.attributes.get(attribute)
+    if isinstance(value, tuple) and len(value) == count and all(type(each) is int for each in value):
+        return value
+    raise GraphError(f"node '{node.name}': attribute '{attribute}' is {value!r}; {count} integers are needed")
+
+
+def integer(node: Node, attribute: str, default: int | None = None) -> int:
+    """An attribute that is an integer.
+
+    Raises:
+        GraphError: naming the node, where it is missing without a default, or something else.
+    """
+    value = node.attributes.get(attribute, default)
+    if type(value) is int:
+        return value
+    raise GraphError(f"node '{node.name}': attribute '{attribute}' is {value!r}; an integer is needed")
+
+
+def _planes(node: Node, shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise GraphError(f"node '{node.name}': {node.op} reads (channel, height, width), and its input is {shape}")
+    return shape[0], shape[1], shape[2]
+
+
+def _slide(node: Node, extent: tuple[int, int], kernel: tuple[int, int]) -> tuple[int, int]:
+    stride = integers(node, "stride", 2)
+    padding = integers(node, "padding", 4)
+    if min(stride) < 1 or min(padding) < 0 or min(kernel) < 1:
+        raise GraphError(f"node '{node.name}': stride {stride} and kernel {kernel} are at least 1, padding at least 0")
+    out = []
+    for axis in (0, 1):
+        room = extent[axis] + padding[axis] + padding[axis + 2] - kernel[axis]
+        if room < 0:
+            raise GraphError(
+                f"node '{node.name}': a kernel of {kernel} does not fit into {extent} with padding {padding}"
+            )
+        out.append(room // stride[axis] + 1)
+    return out[0], out[1]
+
+
+def _conv(node: Node, shape: Shape) -> Shape:
+    channels, height, width = _planes(node, shape)
+    weight = node.constants["weight"].shape
+    groups = integer(node, "groups")
+    if len(weight) != 4:
+        raise GraphError(f"node '{node.name}': the weight of a conv has 4 axes, found shape {weight}")
+    if groups < 1 or channels % groups or weight[0] % groups or weight[1] != channels // groups:
+        raise GraphError(
+            f"node '{node.name}': a weight of shape {weight} with {groups} groups does not read {channels} channels"
+        )
+    return (weight[0], *_slide(node, (height, width), (weight[2], weight[3])))
+
+
+def _linear(node: Node, shape: Shape) -> Shape:
+    weight = node.constants["weight"].shape
+    if len(shape) != 1 or len(weight) != 2 or weight[1] != shape[0]:
+        raise GraphError(
+            f"node '{node.name}': a weight of shape {weight} (out, in) does not read an input of shape {shape}"
+        )
+    return (weight[0],)
+
+
+def _max_pool(node: Node, shape: Shape) -> Shape:
+    channels, height, width = _planes(node, shape)
+    kernel = integers(node, "kernel", 2)
+    padding = integers(node, "padding", 4)
+    if any(padding[side] >= kernel[side % 2] for side in range(4)):
+        raise GraphError(f"node '{node.name}': padding {padding} is not smaller than the kernel {kernel}")
+    return (channels, *_slide(node, (height, width), (kernel[0], kernel[1])))
+
+
+def _global_pool(node: Node, shape: Shape) -> Shape:
+    return (_planes(node, shape)[0], 1, 1)
+
+
+def _quantize(node: Node, shape: Shape) -> Shape:
+    channels = node.constants["bias"].shape[0] if node.constants["bias"].ndim == 1 else -1
+    if channels < shape[0]:
+        raise GraphError(f"node '{node.name}': {channels} biases for {shape[0]} channels")
+    return (channels, *shape[1:])
+
+
+def _flatten(node: Node, shape: Shape) -> Shape:
+    return (math.prod(shape),)
+
+
+def _keep(node: Node, shape: Shape) -> Shape:
+    return shape
+
+
+def _add(node: Node, left: Shape, right: Shape) -> Shape:
+    if left != right:
+        raise GraphError(f"node '{node.name}': add reads two equal shapes, found {left} and {right}")
+    return left
+
+
+_SHAPES: dict[str, Callable[..., Shape]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "sum_pool": _global_pool,
+    "average_pool": _global_pool,
+    "requantize": _keep,
+    "quantize": _quantize,
+    "max_pool": _max_pool,
+    "flatten": _flatten,
+    "relu": _keep,
+    "activation": _keep,
+    "table": _keep,
+    "batch_norm": _keep,
+    "add": _add,
+    "dequantize": _keep,
+}
