@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowlab.contracts import Core, Model, Plugin, Preset, Reader
+from flowlab.errors import OptionError, PluginError
+from flowlab.hookspecs import hookimpl
+from flowlab.plugins import HOOKS, KINDS, Announced, Brought, Catalogue, load, load_announced
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+
+Bring = Callable[..., Announced]
+
+
+class Box(Core):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@pytest.fixture
+def bring(monkeypatch: pytest.MonkeyPatch) -> Bring:
+    """Announce a module made of hook implementations: ``bring("dist", flowlab_cores=lambda: [...])``."""
+
+    def announce(distribution: str, **hooks: Callable[..., Any]) -> Announced:
+        name = f"{distribution.replace('-', '_')}_module"
+        module = types.ModuleType(name)
+        for hook, function in hooks.items():
+            setattr(module, hook, hookimpl(function))
+        monkeypatch.setitem(sys.modules, name, module)
+        return Announced(distribution, name, distribution)
+
+    return announce
+
+
+@pytest.fixture
+def strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Announced]]:
+    for name in ("gearbox", "broken", "rival"):
+        monkeypatch.syspath_prepend(str(THIRD_PARTY / name))
+    yield {
+        name: Announced(name, f"flowlab_{name}.plugin", f"flowlab-{name}") for name in ("gearbox", "broken", "rival")
+    }
+    for module in [
+        name
+        for name in sys.modules
+        if name.partition(".")[0] in {f"flowlab_{n}" for n in ("gearbox", "broken", "rival")}
+    ]:
+        del sys.modules[module]
+
+
+def test_every_kind_can_be_asked_for() -> None:
+    assert set(KINDS) == {"reader", "dataset", "feature_extractor", "model", "quantizer", "core", "target"}
+
+
+def test_a_package_that_raises_on_import_is_reported_and_hurts_nobody(strangers: Mapping[str, Announced]) -> None:
+    catalogue = load_announced([strangers["broken"], strangers["gearbox"]])
+    assert catalogue.names("model") == ("gear_net",)
+    assert list(catalogue.broken) == ["flowlab-broken"]
+    assert "the licence server does not answer" in catalogue.broken["flowlab-broken"]
+
+
+def test_a_hook_that_raises_takes_only_itself_away(strangers: Mapping[str, Announced]) -> None:
+    catalogue = load_announced([strangers["rival"]])
+    assert catalogue.names("core") == ("rival-m0",)
+    assert catalogue.names("dataset") == ()
+    assert catalogue.broken == {"flowlab-rival": "flowlab_datasets raises OSError: no recordings on this machine"}
+
+
+def test_a_package_that_exits_on_import_is_reported(bring: Bring) -> None:
+    def leave() -> list[Core]:
+        raise SystemExit(3)
+
+    catalogue = load_announced(
+        [bring("leaver", flowlab_cores=leave), bring("stayer", flowlab_cores=lambda: [Box("a")])]
+    )
+    assert catalogue.names("core") == ("a",)
+    assert "SystemExit" in catalogue.broken["leaver"]
+
+
+def test_bundled_names_stay_bare_and_a_strangers_equal_name_has_its_distribution(bring: Bring) -> None:
+    own, other = Box("m0"), Box("m0")
+    catalogue = load_announced(
+        [bring("flowlab", flowlab_cores=lambda: [own]), bring("other", flowlab_cores=lambda: [other])]
+    )
+    assert catalogue.get("core", "m0") is own
+    assert catalogue.get("core", "other:m0") is other
+    assert catalogue.names("core") == ("m0", "other:m0")
+    assert catalogue.origin("core", "m0") == "flowlab"
+    assert catalogue.origin("core", "other:m0") == "other"
+
+
+def test_an_equal_name_of_two_strangers_is_an_error_when_it_is_asked_for(bring: Bring) -> None:
+    announced = [bring(name, flowlab_cores=lambda: [Box("m9")]) for name in ("first", "second")]
+    catalogue = load_announced(announced)
+    assert catalogue.names("core") == ("first:m9", "second:m9")
+    with pytest.raises(PluginError, match=r"two packages bring a core named 'm9': first and second.*'first:m9'"):
+        catalogue.get("core", "m9")
+    assert catalogue.get("core", "second:m9").name == "m9"
+
+
+def test_a_strangers_only_name_needs_no_distribution(strangers: Mapping[str, Announced]) -> None:
+    catalogue = load_announced([strangers["gearbox"]])
+    assert catalogue.get("dataset", "gearbox") is catalogue.get("dataset", "flowlab-gearbox:gearbox")
+
+
+def test_an_unknown_name_gets_a_suggestion_and_the_broken_packages(strangers: Mapping[str, Announced]) -> None:
+    catalogue = load_announced(list(strangers.values())[:2])
+    with pytest.raises(PluginError) as raised:
+        catalogue.get("model", "gear_nett")
+    text = str(raised.value)
+    assert "no model named 'gear_nett'. Did you mean 'gear_net'? Known: gear_net" in text
+    assert "flowlab-broken: cannot be loaded" in text
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(PluginError, match=r"no kind of plugin named 'modle'. Did you mean 'model'"):
+        Catalogue().get("modle", "x")
+
+
+def test_find_gives_none_for_a_name_that_nobody_brings() -> None:
+    assert Catalogue().find("core", "x") is None
+
+
+def test_a_missing_abstract_method_is_named(bring: Bring) -> None:
+    class Silent(Reader):
+        name = "silent"
+
+    catalogue = load_announced([bring("half", flowlab_readers=lambda: [Silent()])])
+    assert "abstract method" in catalogue.broken["half"]
+    assert "read" in catalogue.broken["half"]
+
+
+def test_an_object_of_a_strange_class_is_refused_with_what_it_lacks(bring: Bring) -> None:
+    class Duck:
+        name = "duck"
+
+    catalogue = load_announced([bring("pond", flowlab_models=lambda: [Duck()])])
+    assert catalogue.broken == {"pond": "flowlab_models: Duck is not a Model of flowlab.contracts, and has no build"}
+
+
+def test_a_class_instead_of_an_instance_is_refused(bring: Bring) -> None:
+    catalogue = load_announced([bring("classy", flowlab_cores=lambda: [Box])])
+    assert "brings the class Box; return an instance, Box()" in catalogue.broken["classy"]
+
+
+@pytest.mark.parametrize("name", ["", "a:b", None, 3])
+def test_a_plugin_without_a_usable_name_is_refused(bring: Bring, name: Any) -> None:
+    catalogue = load_announced([bring("anon", flowlab_cores=lambda: [Box(name), Box("sound")])])
+    assert "no usable name" in catalogue.broken["anon"]
+    assert catalogue.names("core") == ("sound",)
+
+
+def test_options_must_be_a_frozen_dataclass(bring: Bring) -> None:
+    class Loose(Core):
+        name = "loose"
+        Options = dict
+
+    catalogue = load_announced([bring("lax", flowlab_cores=lambda: [Loose()])])
+    assert "not a frozen dataclass" in catalogue.broken["lax"]
+
+
+def test_a_hook_with_arguments_is_reported(bring: Bring) -> None:
+    def flowlab_cores(register: Any) -> Sequence[Core]:
+        return [register]
+
+    catalogue = load_announced([bring("older", flowlab_cores=flowlab_cores)])
+    assert "register" in catalogue.broken["older"]
+
+
+def test_a_misspelt_hook_is_reported_and_the_others_are_called(bring: Bring) -> None:
+    announced = bring("typo", flowlab_core=lambda: [Box("x")], flowlab_cores=lambda: [Box("y")])
+    catalogue = load_announced([announced])
+    assert "there is no hook 'flowlab_core'. Did you mean 'flowlab_cores'?" in catalogue.broken["typo"]
+    assert catalogue.names("core") == ("y",)
+
+
+def test_an_unmarked_hook_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("unmarked_module")
+    module.flowlab_cores = lambda: [Box("x")]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "unmarked_module", module)
+    catalogue = load_announced([Announced("u", "unmarked_module", "unmarked")])
+    assert catalogue.broken == {"unmarked": "flowlab_cores is not marked with @hookimpl and is not called"}
+
+
+def test_the_same_name_twice_in_one_package_is_reported(bring: Bring) -> None:
+    catalogue = load_announced([bring("twice", flowlab_cores=lambda: [Box("a"), Box("a")])])
+    assert catalogue.broken == {"twice": "brings a second core named 'a'"}
+    assert catalogue.get("core", "a").name == "a"
+
+
+def test_a_name_is_looked_up_within_its_kind(bring: Bring) -> None:
+    class Net(Model):
+        name = "a"
+
+        def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> Any: ...
+
+    catalogue = load_announced([bring("d", flowlab_cores=lambda: [Box("a")], flowlab_models=lambda: [Net()])])
+    assert isinstance(catalogue.get("model", "a"), Net)
+    assert isinstance(catalogue.get("core", "a"), Box)
+
+
+class Csv(Reader):
+    def __init__(self, name: str, *suffixes: str) -> None:
+        self.name = name
+        self.suffixes = suffixes
+
+    def read(self, path: Path, shown: str, options: Any) -> Any: ...
+
+
+def test_a_reader_is_found_by_suffix_and_the_bundled_one_goes_first() -> None:
+    own, other = Csv("csv", ".csv"), Csv("their_csv", ".csv", ".tsv")
+    catalogue = Catalogue((Brought(own, "flowlab"), Brought(other, "other")))
+    assert catalogue.reader_for(".CSV") is own
+    assert catalogue.reader_for(".tsv") is other
+    assert catalogue.reader_for(".wav") is None
+
+
+def presets(*items: tuple[Preset, str]) -> Catalogue:
+    return Catalogue(tuple(Brought(item, distribution) for item, distribution in items))
+
+
+def test_the_most_restricted_preset_that_holds_wins() -> None:
+    wide = Preset("compile", "small", {"a": 1})
+    narrow = Preset("compile", "small", {"a": 2}, when={"target_device": ("X1", "X2")})
+    catalogue = presets((wide, "flowlab"), (narrow, "flowlab"))
+    assert catalogue.preset("compile", "small", target_device="X2") is narrow
+    assert catalogue.preset("compile", "small", target_device="Y") is wide
+    assert catalogue.preset("compile", "small") is wide
+    assert catalogue.preset("feature_extraction", "small") is None
+    assert catalogue.preset_names("compile") == ("small",)
+
+
+def test_a_preset_restricted_to_other_values_does_not_hold() -> None:
+    catalogue = presets((Preset("compile", "small", {}, when={"target_device": ("X1",)}), "flowlab"))
+    assert catalogue.preset("compile", "small", target_device="Y") is None
+
+
+def test_presets_of_two_strangers_are_told_apart_by_distribution() -> None:
+    one, two = Preset("example", "demo", {"a": 1}), Preset("example", "demo", {"a": 2})
+    catalogue = presets((one, "a"), (two, "b"))
+    assert catalogue.preset_names("example") == ("a:demo", "b:demo")
+    assert catalogue.preset("example", "b:demo") is two
+    with pytest.raises(PluginError, match="two packages bring a example preset named 'demo'"):
+        catalogue.preset("example", "demo")
+
+
+@dataclass(frozen=True)
+class Knobs:
+    rate: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+
+
+class Knobbed(Core):
+    name = "knobbed"
+    Options = Knobs
+
+
+def test_options_become_an_instance_of_the_frozen_class() -> None:
+    assert Catalogue().options(Knobbed(), {"rate": 1, "sizes": [3, 4]}) == Knobs(1.0, (3, 4))
+    assert Catalogue().options(Knobbed(), {}) == Knobs()
+
+
+def test_an_unknown_option_gets_a_suggestion_before_types_are_looked_at() -> None:
+    with pytest.raises(OptionError, match=r"core 'knobbed': no option 'rat'. Did you mean 'rate'\? Known: rate, sizes"):
+        Catalogue().options(Knobbed(), {"rat": 1, "sizes": "no list"})
+
+
+def test_an_option_of_the_wrong_type_is_named_with_what_was_found() -> None:
+    with pytest.raises(OptionError, match=r"core 'knobbed': option 'rate': .*number.*found 'fast'"):
+        Catalogue().options(Knobbed(), {"rate": "fast"})
+
+
+def test_every_bundled_plugin_package_loads_without_a_complaint() -> None:
+    assert load().broken == {}
+
+
+def test_a_group_that_nobody_announces_gives_an_empty_catalogue_and_a_clear_error() -> None:
+    catalogue = load("flowlab_of_nobody")
+    with pytest.raises(PluginError, match=r"no target named 'x'\. Known: none"):
+        catalogue.get("target", "x")
+
+
+def test_every_hook_has_its_contract() -> None:
+    from flowlab import hookspecs
+
+    hooks = {name for name in vars(hookspecs) if name.startswith("flowlab_")}
+    assert hooks == set(HOOKS)
+    assert all(issubclass(contract, Plugin) or contract is Preset for contract in HOOKS.values())
