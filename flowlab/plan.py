@@ -110,7 +110,9 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         needs = (*stage.needs, *(role for role in stage.optional if role in made_by or role in sources))
         options = stage.options(config, catalogue)
         plugins = dict(stage.plugins(config, catalogue))
-        asked = _document(stage, options, plugins, config, catalogue, facts)
+        asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
+        if stage.torch:
+            asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
         recipe = digest({**asked, "recipes": {role: recipes[role] for role in needs}})
         recipes.update({role: digest([recipe, role]) for role in stage.makes})
         nodes.append(Node(stage, options, plugins, needs, asked, recipe))
@@ -121,12 +123,11 @@ def _document(
     stage: Stage,
     options: Any,
     plugins: Mapping[str, tuple[Plugin, Any]],
-    config: Any,
-    catalogue: Any,
+    tools: Mapping[str, str],
     facts: Facts,
 ) -> dict[str, Any]:
     """All that decides a stage's result but its inputs."""
-    document: dict[str, Any] = {
+    return {
         "schema": SCHEMA,
         "stage": stage.name,
         "options": _plain(options, stage, "options"),
@@ -141,18 +142,15 @@ def _document(
         },
         "code": dict(facts.code((stage.run.partition(":")[0], *stage.code))),
         "libraries": {name: facts.version(name) for name in stage.libraries},
-        "tools": dict(stage.tools(config, catalogue)),
+        "tools": dict(tools),
     }
-    if stage.torch:
-        document["threads"] = getattr(getattr(config, "training", None), "threads", 1)
-    return document
 
 
 def _plain(value: Any, stage: Stage, where: str) -> Any:
     try:
         return plain(value, where)
     except TypeError as error:
-        raise StageError(f"stage {stage.name}: {error}; options must be JSON values, they are in the fingerprint") from None
+        raise StageError(f"stage {stage.name}: {error}; the fingerprint holds JSON values only") from None
 
 
 def _asked_for(stages: Sequence[Stage], config: Any) -> list[Stage]:

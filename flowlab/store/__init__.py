@@ -1,1 +1,1 @@
-"""flowlab.store"""
+"""Objects and records: the truth about what has been done. `flowlab.store.store.Store` is the door."""

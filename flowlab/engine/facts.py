@@ -1,0 +1,156 @@
+"""Facts for fingerprints: hashes of the code that decides, and versions of libraries. Nothing is imported for it.
+
+The code of a stage is what its module imports, found in the sources: so a declaration cannot forget a module.
+Only the packages that a stage or plugin names, and flowlab itself, count as code; all others are libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata, util
+from pathlib import Path
+
+from flowlab.errors import PluginError
+from flowlab.store.store import Store
+
+# They carry the other modules and decide nothing: a new version number or a reworded error repeats no training.
+UNCOUNTED = frozenset({"flowlab", "flowlab.stages", "flowlab.errors", "flowlab.faults"})
+
+
+class DiskFacts:
+    """Answers from disk, through a store's stat cache. One instance a command: it remembers within it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sha: dict[Path, str] = {}
+        self._places: dict[str, Path | None] = {}
+        self._found: dict[tuple[str, ...], dict[str, str]] = {}
+        self._versions: dict[str, str] = {}
+        self._imports: dict[str, list[str]] | None = None
+        self._learnt = False
+
+    def code(self, names: Iterable[str]) -> Mapping[str, str]:
+        """sha256 by module of these modules and of all that they import from the same packages or from flowlab.
+
+        A package counts with every file in it (``package/file`` for what is no module), a module with itself.
+
+        Raises:
+            PluginError: when a name is neither a module nor a package.
+        """
+        key = tuple(sorted(set(names)))
+        if key not in self._found:
+            self._found[key] = self._closure(key)
+        return self._found[key]
+
+    def version(self, distribution: str) -> str:
+        """The installed version of a distribution, or ``absent``."""
+        if distribution not in self._versions:
+            try:
+                self._versions[distribution] = metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                self._versions[distribution] = "absent"
+        return self._versions[distribution]
+
+    def save(self) -> None:
+        """Keep what was learnt about imports, in the store."""
+        if self._learnt and self._imports is not None:
+            self._store.files.replace("imports.json", json.dumps(self._imports).encode())
+            self._learnt = False
+
+    def _closure(self, roots: Iterable[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        tops = {"flowlab"}
+        waiting: list[str] = []
+        for root in roots:
+            tops.add(root.partition(".")[0])
+            place = self._place(root)
+            if place is None:
+                raise PluginError(f"code '{root}' is neither an importable module nor a package")
+            waiting.append(root)
+            if place.name == "__init__.py":
+                waiting += self._package(root, place.parent, found)
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name in UNCOUNTED or name.partition(".")[0] not in tops:
+                continue
+            seen.add(name)
+            waiting.append(name.rpartition(".")[0])
+            path = self._place(name)
+            if path is not None:
+                found[name] = self._hash(path)
+                waiting += self._imported(name, path)
+        return dict(sorted(found.items()))
+
+    def _package(self, name: str, folder: Path, found: dict[str, str]) -> list[str]:
+        """The modules of a package; its other files are hashed at once."""
+        modules = []
+        for path in sorted(folder.rglob("*")):
+            relative = path.relative_to(folder)
+            if not path.is_file() or "__pycache__" in relative.parts or path.name.startswith("."):
+                continue
+            if path.suffix == ".py" and path.name != "__init__.py":
+                modules.append(".".join((name, *relative.with_suffix("").parts)))
+            elif path.suffix == ".py":
+                modules.append(".".join((name, *relative.parts[:-1])))
+            else:
+                found[f"{name}/{relative.as_posix()}"] = self._hash(path)
+        return modules
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._sha:
+            self._sha[path] = self._store.stats.sha256(path)
+        return self._sha[path]
+
+    def _place(self, name: str) -> Path | None:
+        """The source file of a module or package, or None; only the top package may get imported."""
+        if name not in self._places:
+            self._places[name] = _locate(name)
+        return self._places[name]
+
+    def _imported(self, name: str, path: Path) -> list[str]:
+        """Names that a module's source imports, remembered by the source's hash."""
+        if self._imports is None:
+            self._imports = self._read_imports()
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        key = f"{package}:{self._hash(path)}"
+        if key not in self._imports:
+            from flowlab.engine.imports import imports_of
+
+            self._imports[key] = imports_of(path.read_text(encoding="utf-8"), package)
+            self._learnt = True
+        return self._imports[key]
+
+    def _read_imports(self) -> dict[str, list[str]]:
+        try:
+            read = json.loads(self._store.files.read("imports.json"))
+        except (OSError, ValueError):
+            return {}
+        return read if isinstance(read, dict) else {}
+
+
+def _locate(name: str) -> Path | None:
+    top, _, rest = name.partition(".")
+    loaded = sys.modules.get(name)
+    file = getattr(loaded, "__file__", None)
+    if file is None and not rest:
+        try:
+            spec = util.find_spec(top)
+        except (ImportError, ValueError):
+            return None
+        file = spec.origin if spec is not None else None
+    if file is not None:
+        path = Path(file)
+        return path if path.suffix == ".py" else None
+    if not rest:
+        return None
+    above = _locate(name.rpartition(".")[0])
+    if above is None or above.name != "__init__.py":
+        return None
+    last = name.rpartition(".")[2]
+    for path in (above.parent / last / "__init__.py", above.parent / f"{last}.py"):
+        if path.is_file():
+            return path
+    return None

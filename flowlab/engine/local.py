@@ -1,0 +1,105 @@
+"""The engine without a server: stages one after the other in this process, and what every engine needs for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowlab.contracts import Progress, Stage
+from flowlab.engine.execute import execute, gather, lookup
+from flowlab.engine.facts import DiskFacts
+from flowlab.engine.source import RoleFiles, files_digest, sources
+from flowlab.plan import Node, Plan, plan
+from flowlab.store.objects import DamagedObject
+from flowlab.store.records import Record
+from flowlab.store.store import Store
+
+ATTEMPTS = 3  # a damaged input is made again at most this often
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with the files that it starts from, ready for any engine."""
+
+    plan: Plan
+    sources: Mapping[str, RoleFiles]
+    store: Store
+
+    def perform(self, stage: str, records: Mapping[str, Record], progress: Progress) -> tuple[Record, bool]:
+        """Do one stage, or find it in the store. ``records`` are those of (at least) the stages that it reads."""
+        node = self.plan.node(stage)
+        return execute(node, gather(node, records, self.sources), self.store, progress)
+
+    def cached(self) -> dict[str, Record]:
+        """The records of the stages that need not run, by stage, in order.
+
+        A stage whose inputs are not known yet is not among them. All are cached when the lengths are equal.
+        """
+        records: dict[str, Record] = {}
+        for node in self.plan:
+            if any((maker := self.plan.maker(role)) and maker.name not in records for role in node.needs):
+                continue
+            record = lookup(node, gather(node, records, self.sources), self.store)
+            if record is not None:
+                records[node.name] = record
+        return records
+
+
+@dataclass(frozen=True)
+class Done:
+    """One finished stage: its record, whether the store had it, and the seconds that it took now."""
+
+    record: Record
+    cached: bool
+    seconds: float
+
+
+def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store) -> Prepared:
+    """Hash what the run starts from and make its plan. Reads files, writes only the notes and the stat cache."""
+    found = sources(config, store)
+    facts = DiskFacts(store)
+    digests = {role: files_digest(files) for role, files in found.items()}
+    made = plan(stages, config, catalogue, sources=digests, facts=facts)
+    facts.save()
+    store.stats.save()
+    return Prepared(made, found, store)
+
+
+def run_local(
+    prepared: Prepared,
+    progress: Callable[[Node], Progress],
+    finished: Callable[[Node, Done], None] = lambda node, done: None,
+) -> dict[str, Done]:
+    """Run the plan; returns what was done by stage, in order.
+
+    Args:
+        prepared: what to do.
+        progress: called when a stage starts or is found, for the function that shows how far it is.
+        finished: called after each stage.
+
+    Raises:
+        FlowlabError: of the stage that failed; what finished before it stays in the store.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _run_once(prepared, progress, finished)
+        except DamagedObject:  # moved aside: the stage that makes it is not cached any more
+            if attempt == ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _run_once(
+    prepared: Prepared, progress: Callable[[Node], Progress], finished: Callable[[Node, Done], None]
+) -> dict[str, Done]:
+    done: dict[str, Done] = {}
+    for node in prepared.plan:
+        clock = time.monotonic()
+        records = {name: item.record for name, item in done.items()}
+        record, cached = prepared.perform(node.name, records, progress(node))
+        done[node.name] = Done(record, cached, round(time.monotonic() - clock, 3))
+        finished(node, done[node.name])
+    prepared.store.close()
+    return done

@@ -1,0 +1,106 @@
+"""The file system under a store: the few operations that a store asks of it.
+
+`LocalFiles` is the only one so far; a remote file system has the same four verbs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from flowlab.faults import fault_point
+
+
+class Files(Protocol):
+    """What a store asks of a file system. Paths are relative to the store's root, with ``/``."""
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file. Raises FileNotFoundError."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
+        ...
+
+    def create(self, path: str, data: bytes, fault: str = "") -> bool:
+        """Write a file, whole or not at all, unless it exists; False if it does. ``fault`` is met half-way."""
+        ...
+
+    def move_aside(self, path: str) -> None:
+        """Take a file that cannot be trusted out of the way, and keep it for people to look at."""
+        ...
+
+
+class LocalFiles:
+    """A folder: a temporary name, fsync, then rename or link."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, path: str) -> bytes:
+        """See `Files.read`."""
+        return (self.root / path).read_bytes()
+
+    def replace(self, path: str, data: bytes) -> None:
+        """See `Files.replace`."""
+        target = self.root / path
+        temporary = self._write(target, data, "")
+        temporary.replace(target)
+        sync_folder(target.parent)
+
+    def create(self, path: str, data: bytes, fault: str = "") -> bool:
+        """See `Files.create`; a hard link to the temporary file fails where the name is taken."""
+        target = self.root / path
+        temporary = self._write(target, data, fault)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        sync_folder(target.parent)
+        return True
+
+    def move_aside(self, path: str) -> None:
+        """See `Files.move_aside`; it ends in ``aside/`` under a name of its own."""
+        source = self.root / path
+        aside = self.root / "aside" / f"{source.name}.{secrets.token_hex(4)}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source.replace(aside)
+        except FileNotFoundError:
+            return
+        sync_folder(source.parent)
+
+    def _write(self, target: Path, data: bytes, fault: str) -> Path:
+        """Write and sync a temporary file; target's folder exists afterwards."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.root / "tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / temporary_name()
+        with temporary.open("xb") as file:
+            half = len(data) // 2
+            file.write(data[:half])
+            if fault:
+                file.flush()
+                fault_point(fault)
+            file.write(data[half:])
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+
+def temporary_name() -> str:
+    """A name in ``tmp/`` that says whose it is: host, process, and a random part."""
+    return f"{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

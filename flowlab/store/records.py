@@ -1,0 +1,144 @@
+"""Records: what the store says of one fingerprint. Created, never overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowlab.canonical import canonical_json, digest
+from flowlab.roles import role_digest
+from flowlab.store.files import LocalFiles
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One file of a role in the store: its content's sha256, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """The result of one stage for one fingerprint.
+
+    ``document`` is what the fingerprint is the hash of. ``aside`` (seconds, host, started) decides nothing.
+    """
+
+    stage: str
+    fingerprint: str
+    document: Mapping[str, Any]
+    outputs: Mapping[str, Mapping[str, Stored]]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    aside: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self, role: str) -> str:
+        """The digest of one of its roles. Raises KeyError."""
+        return role_digest({name: stored.sha256 for name, stored in self.outputs[role].items()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; `from_json` gives an equal record."""
+        outputs = {
+            role: {name: {"sha256": stored.sha256, "size": stored.size} for name, stored in files.items()}
+            for role, files in self.outputs.items()
+        }
+        return {
+            "schema": FORMAT,
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "document": dict(self.document),
+            "outputs": outputs,
+            "metrics": dict(self.metrics),
+            "warnings": list(self.warnings),
+            "aside": dict(self.aside),
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Record:
+        """The record that `to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        if value["schema"] != FORMAT:
+            raise ValueError(f"record format {value['schema']}, known: {FORMAT}")
+        outputs = {
+            role: {name: Stored(stored["sha256"], stored["size"]) for name, stored in files.items()}
+            for role, files in value["outputs"].items()
+        }
+        return Record(
+            value["stage"],
+            value["fingerprint"],
+            value["document"],
+            outputs,
+            value["metrics"],
+            tuple(value["warnings"]),
+            value["aside"],
+        )
+
+
+class Records:
+    """The folder ``records/<stage>/`` of a store; a record's file is named by its fingerprint."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._files = LocalFiles(root)
+
+    def read(self, stage: str, fingerprint: str) -> Record | None:
+        """The record, or None where there is none. One that does not verify is moved aside."""
+        key = self._key(stage, fingerprint)
+        try:
+            data = self._files.read(key)
+        except OSError:
+            return None
+        record = _parsed(data)
+        if record is None or record.stage != stage or record.fingerprint != fingerprint:
+            self._files.move_aside(key)
+            return None
+        return record
+
+    def create(self, record: Record) -> Record:
+        """Write a record; who loses a race gets the winner's, which is the one that counts."""
+        body = record.to_json()
+        data = canonical_json({**body, "check": digest(body)})
+        key = self._key(record.stage, record.fingerprint)
+        while not self._files.create(key, data, fault="record-write"):
+            winner = self.read(record.stage, record.fingerprint)
+            if winner is not None:
+                return winner
+        return record
+
+    def replace(self, record: Record) -> Record:
+        """Move the record of this fingerprint aside and create this one: its objects came back otherwise."""
+        self._files.move_aside(self._key(record.stage, record.fingerprint))
+        return self.create(record)
+
+    def latest(self, stage: str) -> Record | None:
+        """The record of a stage that was written last, or None."""
+        folder = self._root / "records" / stage
+        try:
+            paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        except OSError:
+            return None
+        for path in paths:
+            record = self.read(stage, path.stem)
+            if record is not None:
+                return record
+        return None
+
+    def _key(self, stage: str, fingerprint: str) -> str:
+        return f"records/{stage}/{fingerprint}.json"
+
+
+def _parsed(data: bytes) -> Record | None:
+    """The record, if every bit of it is as it was written and its name is the hash of its document."""
+    try:
+        value = json.loads(data)
+        check = value.pop("check")
+        if check != digest(value) or value["fingerprint"] != digest(value["document"]):
+            return None
+        return Record.from_json(value)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

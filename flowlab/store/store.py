@@ -1,0 +1,119 @@
+"""A store: objects, records, locks, scratch folders, and what was remembered about files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from flowlab.errors import NotBuiltYet
+from flowlab.store.files import LocalFiles, temporary_name
+from flowlab.store.locks import held
+from flowlab.store.objects import Objects
+from flowlab.store.records import Records
+from flowlab.store.stat_cache import StatCache
+
+STALE_S = 86_400  # a temporary folder of another host is taken for dead after a day
+
+
+def store_root(chosen: str | None, artifacts: Path) -> Path:
+    """Where the store is: ``--store``, else ``FLOWLAB_STORE``, else ``<artifacts>/.store``.
+
+    Raises:
+        NotBuiltYet: for a URL.
+    """
+    asked = chosen or os.environ.get("FLOWLAB_STORE") or ""
+    if "://" in asked:
+        raise NotBuiltYet(f"store {asked}: stores on remote file systems are not built yet; name a folder")
+    return Path(asked).expanduser().absolute() if asked else artifacts.absolute() / ".store"
+
+
+class Store:
+    """One store in a local folder. Opening it touches nothing; writing creates what is missing.
+
+    Attributes:
+        root: its folder.
+        files: the file system under it.
+        stats: the stat cache; `close` saves it.
+        objects: files by content.
+        records: results by fingerprint.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.files = LocalFiles(self.root)
+        self.stats = StatCache(self.root)
+        self.objects = Objects(self.root, self.stats)
+        self.records = Records(self.root)
+
+    def close(self) -> None:
+        """Save the stat cache. Nothing is lost but time if it is never called."""
+        self.stats.save()
+
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold the lock of this name (a fingerprint)."""
+        return held(self.root / "locks" / f"{name}.lock")
+
+    def scratch(self, fingerprint: str) -> Path:
+        """The folder of a fingerprint's checkpoints; it survives a kill, and is dropped with `drop_scratch`."""
+        path = self.root / "scratch" / fingerprint
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def drop_scratch(self, fingerprint: str) -> None:
+        """Remove the checkpoints of a result that is now in the store."""
+        shutil.rmtree(self.root / "scratch" / fingerprint, ignore_errors=True)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """An empty folder on the store's file system, removed at the end."""
+        path = self.root / "tmp" / temporary_name()
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left in ``tmp/``."""
+        try:
+            entries = list((self.root / "tmp").iterdir())
+        except FileNotFoundError:
+            return
+        for path in entries:
+            if _is_stale(path):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def links(self, folder: Path, files: Mapping[str, str]) -> dict[str, Path]:
+        """Verify objects (sha256 by name) and give them their names, as links in ``folder``.
+
+        Raises:
+            DamagedObject: when one is lost or wrong.
+        """
+        linked = {}
+        for name, sha in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(self.objects.verified(sha))
+            linked[name] = path
+        return linked
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether the process that made a temporary name has ended."""
+    host, _, rest = path.name.rpartition(".")[0].rpartition(".")
+    try:
+        if host == os.uname().nodename and rest.isdigit():
+            os.kill(int(rest), 0)
+            return False
+        return time.time() - path.stat().st_mtime > STALE_S
+    except ProcessLookupError:
+        return True
+    except (PermissionError, FileNotFoundError):
+        return False
