@@ -73,7 +73,9 @@ def _check_type(name: str, type_: TensorType) -> None:
     if not 1 <= len(type_.shape) <= MAX_RANK or any(type(extent) is not int or extent < 1 for extent in type_.shape):
         raise GraphError(f"value '{name}': shape {type_.shape} is not one to three positive integers")
     if not (math.isfinite(type_.scale) and type_.scale >= 0):
-        raise GraphError(f"value '{name}': scale {type_.scale} is not finite and positive (0 where it differs by channel)")
+        raise GraphError(
+            f"value '{name}': scale {type_.scale} is not finite and positive (0 where it differs by channel)"
+        )
     if type_.scale == 0 and type_.dtype != "int32":
         raise GraphError(f"value '{name}': scale 0 is for accumulators (int32), and this is {type_.dtype}")
     if type_.dtype == "float32" and (type_.scale, type_.zero_point) != (1.0, 0):

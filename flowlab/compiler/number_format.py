@@ -1,0 +1,168 @@
+"""Requantization by a machine's number format, exactly: one function for every machine, and inputs that tell two apart.
+
+``floor``: ``(acc * M) >> R``. ``half_up``: half a step is added before the shift. ``single`` and ``double`` are TFLite's:
+a multiplier of 31 bits, one rounding of the whole shift, or one after the upper 31 bits (half away from zero, as
+``SaturatingRoundingDoublingHighMul``) and another after the rest (``RoundingDivideByPOT``). In all of them the result
+is about ``acc * M / 2^R``, and a negative R shifts to the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowlab.contracts import NumberFormat, Rounding
+from flowlab.errors import GraphError
+
+IntArray = NDArray[np.int64]
+HIGH_BITS = 31  # of TFLite's doubling high multiply
+WORD = 2**31
+
+
+def scale_down(acc: IntArray, multiplier: IntArray, shift: IntArray, rounding: Rounding | str) -> IntArray:
+    """``acc * multiplier / 2^shift``, rounded.
+
+    Args:
+        acc: int64 that holds 32-bit integers; the other two broadcast against it.
+        multiplier: 0 .. 2^31 - 1.
+        shift: -31 .. 62; negative is to the left.
+        rounding: one of `Rounding`.
+
+    Raises:
+        GraphError: if the rounding is not known.
+    """
+    if rounding == "double":
+        return _double(acc, multiplier, shift)
+    right = np.maximum(shift, 0)
+    product = acc * multiplier
+    if rounding in ("half_up", "single"):
+        product = product + np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
+    elif rounding != "floor":
+        raise GraphError(f"no rounding named '{rounding}'. Known: floor, half_up, single, double")
+    left = np.maximum(-shift, 0)
+    return np.where(left > 0, np.clip(product, -WORD, WORD) << left, product >> right)  # saturated before and after
+
+
+def _double(acc: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
+    left, right = np.maximum(HIGH_BITS - shift, 0), np.maximum(shift - HIGH_BITS, 0)
+    wide = np.clip(np.clip(acc, -WORD, WORD - 1) << np.minimum(left, HIGH_BITS), -WORD, WORD - 1)
+    product = wide * multiplier
+    product = product + np.where(product >= 0, 1 << (HIGH_BITS - 1), 1 - (1 << (HIGH_BITS - 1)))
+    high = np.where(product >= 0, product >> HIGH_BITS, -(-product >> HIGH_BITS))  # division towards zero
+    mask = (np.int64(1) << right) - 1
+    threshold = (mask >> 1) + (high < 0)
+    return (high >> right) + ((high & mask) > threshold)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One accumulator with the parameters of its requantization, and what kind of input it is."""
+
+    kind: str
+    acc: int
+    bias: int
+    multiplier: int
+    shift: int
+    unsigned: bool
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A case on which two formats differ; a result is None where the format cannot say these parameters."""
+
+    case: Case
+    left: int | None
+    right: int | None
+
+
+def limits(format: NumberFormat, unsigned: bool, bits: int = 8) -> tuple[int, int]:
+    """The least and the most activation; ``unsigned`` says that it comes after a ReLU."""
+    if unsigned and format.unsigned_after_relu:
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+
+
+def requantize_by(format: NumberFormat, case: Case, weight_bits: int = 8) -> int:
+    """What a machine of this format makes of one accumulator.
+
+    A format without zero points cannot take one; a format that is signed after a ReLU clips at 0 all the same.
+
+    Raises:
+        GraphError: where the format has no such width, or a parameter does not fit it.
+    """
+    if weight_bits not in format.by_weight_bits:
+        raise GraphError(f"number format '{format.name}' has no {weight_bits}-bit weights")
+    _check_fits(format, case, weight_bits)
+    acc = np.array([case.acc + (case.bias if format.bias_before_multiply else 0)], np.int64)
+    acc = _into(acc, -(2 ** (format.accumulator_bits - 1)), 2 ** (format.accumulator_bits - 1) - 1, "wrap")
+    scaled = scale_down(acc, np.array([case.multiplier]), np.array([case.shift]), format.rounding)
+    scaled = scaled + case.zero_point + (0 if format.bias_before_multiply else case.bias)
+    low, high = limits(format, case.unsigned)
+    value = int(_into(scaled, low, high, format.saturation)[0])
+    return max(value, case.zero_point) if case.unsigned else value
+
+
+def _check_fits(format: NumberFormat, case: Case, weight_bits: int) -> None:
+    width = format.by_weight_bits[weight_bits]
+    checks = (
+        ("multiplier", case.multiplier, 1 if width.multiplier_bits == 0 else 0, max(1, 2**width.multiplier_bits - 1)),
+        ("shift", case.shift, *width.shift),
+        ("bias", case.bias, -(2 ** (width.bias_bits - 1)), 2 ** (width.bias_bits - 1) - 1),
+        ("zero point", case.zero_point, *((-128, 127) if format.zero_point else (0, 0))),
+    )
+    for what, value, least, most in checks:
+        if not least <= value <= most:
+            raise GraphError(f"number format '{format.name}': {what} {value} is not in {least} .. {most}")
+
+
+def _into(values: IntArray, low: int, high: int, saturation: str) -> IntArray:
+    if saturation == "clip":
+        return np.clip(values, low, high)
+    return (values - low) % (high - low + 1) + low
+
+
+def tell_apart(left: NumberFormat, right: NumberFormat, weight_bits: int = 8) -> tuple[Difference, ...]:
+    """The first distinguishing input of each kind: tie, negative tie, saturation, parameters that only one can say.
+
+    Empty means that no case among those tried tells the formats apart: they are equal in the numbers.
+    """
+    found: dict[str, Difference] = {}
+    for case in _cases(left, right, weight_bits):
+        results = [_result(format, case, weight_bits) for format in (left, right)]
+        if case.kind not in found and results[0] != results[1]:
+            found[case.kind] = Difference(case, *results)
+    return tuple(found.values())
+
+
+def _result(format: NumberFormat, case: Case, weight_bits: int) -> int | None:
+    try:
+        return requantize_by(format, case, weight_bits)
+    except GraphError:
+        return None
+
+
+def _cases(left: NumberFormat, right: NumberFormat, weight_bits: int) -> Iterator[Case]:
+    """Ties and saturations in parameters of both formats, then what only one of them can say."""
+    widths = [format.by_weight_bits[weight_bits] for format in (left, right) if weight_bits in format.by_weight_bits]
+    multipliers = sorted({1 if width.multiplier_bits == 0 else 2 ** (width.multiplier_bits - 1) for width in widths})
+    for multiplier in multipliers:
+        top = multiplier.bit_length() - 1  # a power of two: its ties are where a plain shift has them
+        for shift in (top + 1, top + 4):
+            half = 2 ** (shift - top - 1)
+            for unsigned in (False, True):
+                yield Case("tie", 3 * half, 0, multiplier, shift, unsigned)
+                yield Case("negative tie", -3 * half, 0, multiplier, shift, unsigned)
+                yield Case("near a tie", 3 * half - 1, 0, multiplier, shift, unsigned)
+                for acc in (300 * half, -300 * half, 1000 * half):
+                    yield Case("saturation", acc, 0, multiplier, shift, unsigned)
+                yield Case("bias", half, half, multiplier, shift, unsigned)
+        yield Case("left shift", 1, 0, multiplier, -1, False)
+        yield Case("large shift", 2**20, 0, multiplier, 31, False)
+        yield Case("zero point", 8, 0, multiplier, top + 1, False, zero_point=-3)
+        for bits in sorted({width.bias_bits for width in widths}):
+            yield Case("wide bias", 0, 2 ** (bits - 1) - 1, multiplier, top + min(bits, 8), False)
+    yield Case("multiplier", 100, 0, 3, 4, False)
