@@ -14,6 +14,7 @@ from flowlab.store.files import LocalFiles, temporary_name
 from flowlab.store.locks import held
 from flowlab.store.objects import Objects
 from flowlab.store.records import Records
+from flowlab.store.runs import Runs
 from flowlab.store.stat_cache import StatCache
 
 STALE_S = 86_400  # a temporary folder of another host is taken for dead after a day
@@ -40,6 +41,7 @@ class Store:
         stats: the stat cache; `close` saves it.
         objects: files by content.
         records: results by fingerprint.
+        runs: what was asked for.
     """
 
     def __init__(self, root: Path) -> None:
@@ -48,6 +50,7 @@ class Store:
         self.stats = StatCache(self.root)
         self.objects = Objects(self.root, self.stats)
         self.records = Records(self.root)
+        self.runs = Runs(self.root)
 
     def close(self) -> None:
         """Save the stat cache. Nothing is lost but time if it is never called."""

@@ -1,0 +1,98 @@
+"""What flowlab itself costs: a command in which everything is cached, against a bare interpreter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from flowlab.errors import FlowlabError
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over some starts of one command.
+
+    ``instructions`` (in user mode) is None where ``perf`` is missing or may not count here.
+    """
+
+    wall_s: float
+    cpu_s: float
+    instructions: int | None
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """A cached run beside ``python -c pass``."""
+
+    bare: Cost
+    run: Cost
+
+    def lines(self) -> list[str]:
+        """For people."""
+        rows = [
+            f"bare interpreter: {self.bare.wall_s:.3f} s wall, {self.bare.cpu_s:.3f} s CPU",
+            f"cached run:       {self.run.wall_s:.3f} s wall, {self.run.cpu_s:.3f} s CPU",
+            f"ratio:            {self.run.wall_s / self.bare.wall_s:.2f} wall",
+        ]
+        if self.bare.instructions and self.run.instructions:
+            ratio = self.run.instructions / self.bare.instructions
+            rows.append(f"instructions:     {self.run.instructions:,} against {self.bare.instructions:,}, {ratio:.2f}")
+        else:
+            rows.append("instructions:     not counted (perf is missing or not permitted)")
+        return rows
+
+
+def overhead(arguments: Sequence[str], repeat: int = 7) -> Overhead:
+    """Measure ``flowlab run <arguments>``. It is run once before, so that everything is cached.
+
+    Args:
+        arguments: as behind ``flowlab run``: files, ``--set``, ``--store``.
+        repeat: starts of each command; they take turns.
+
+    Raises:
+        FlowlabError: when the run itself fails, with its last lines.
+    """
+    bare = [sys.executable, "-c", "pass"]
+    run = [sys.executable, "-m", "flowlab.cli", "run", *arguments]
+    first = subprocess.run(run, check=False, capture_output=True, text=True)
+    if first.returncode:
+        raise FlowlabError(f"the run to measure failed: {first.stderr.strip()[-500:]}")
+    pairs = [(_measured(bare), _measured(run)) for _ in range(repeat)]
+    costs = [
+        Cost(median(wall for wall, _ in taken), median(cpu for _, cpu in taken), _instructions(command))
+        for command, taken in ((bare, [pair[0] for pair in pairs]), (run, [pair[1] for pair in pairs]))
+    ]
+    return Overhead(costs[0], costs[1])
+
+
+def _measured(command: Sequence[str]) -> tuple[float, float]:
+    """Wall and CPU seconds of one start."""
+    clock = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return time.perf_counter() - clock, usage.ru_utime + usage.ru_stime
+
+
+def _instructions(command: Sequence[str]) -> int | None:
+    perf = shutil.which("perf")
+    if perf is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        counted = Path(folder, "perf.csv")
+        asked = [perf, "stat", "-x", ",", "-e", "instructions:u", "-o", str(counted), "--", *command]
+        if subprocess.run(asked, check=False, capture_output=True).returncode or not counted.exists():
+            return None
+        for line in counted.read_text().splitlines():
+            number = line.partition(",")[0]
+            if number.isdigit():
+                return int(number)
+    return None

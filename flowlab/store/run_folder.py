@@ -1,0 +1,68 @@
+"""The run folder: copies for people, ``<artifacts>/<dataset>/<run>/``, and ``latest`` beside it."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowlab.errors import StoreError
+from flowlab.roles import ROLES
+from flowlab.store.objects import Objects
+from flowlab.store.records import Record
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file of a role, as a run offers it: its copy in the run folder, or its object in the store."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        artifacts: the folder of all datasets' runs.
+        dataset: the dataset's name.
+        run: the run's name.
+
+    Raises:
+        StoreError: when a name is no plain folder name.
+    """
+
+    def __init__(self, artifacts: Path, dataset: str, run: str) -> None:
+        for name in (dataset, run):
+            if not name or "/" in name or name.startswith(".") or name == "latest":
+                raise StoreError(f"'{name}' cannot name a folder under {artifacts}; choose a plain name")
+        self.path = artifacts.absolute() / dataset / run
+
+    def fill(self, records: Iterable[Record], objects: Objects) -> dict[str, list[Artifact]]:
+        """Copy what people look at; returns every file of every role, by role."""
+        artifacts: dict[str, list[Artifact]] = {}
+        for record in records:
+            for role, files in record.outputs.items():
+                tree = ROLES[role].tree
+                for name, stored in sorted(files.items()):
+                    path = objects.path(stored.sha256)
+                    if tree is not None:
+                        path = _copied(path, self.path / tree / name)
+                    artifacts.setdefault(role, []).append(Artifact(name, path, stored.sha256))
+        return artifacts
+
+    def becomes_latest(self) -> None:
+        """Let ``latest`` lead here; called only when the run is complete."""
+        link = self.path.parent / f".latest.{secrets.token_hex(4)}"
+        link.symlink_to(self.path.name)
+        link.replace(self.path.parent / "latest")
+
+
+def _copied(source: Path, target: Path) -> Path:
+    """A copy of its own, never a hard link: people may change it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
