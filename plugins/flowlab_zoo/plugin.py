@@ -1,1 +1,32 @@
-"""What flowlab_zoo brings."""
+"""What flowlab_zoo brings: networks, named datasets and example configs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowlab.contracts import Dataset, Model, Preset
+from flowlab.hookspecs import hookimpl
+
+
+@hookimpl
+def flowlab_models() -> Sequence[Model]:
+    """The networks of the zoo's tables."""
+    from flowlab_zoo.models import MODELS
+
+    return MODELS
+
+
+@hookimpl
+def flowlab_datasets() -> Sequence[Dataset]:
+    """The named datasets that make themselves."""
+    from flowlab_zoo.datasets import DATASETS
+
+    return DATASETS
+
+
+@hookimpl
+def flowlab_presets() -> Sequence[Preset]:
+    """Example configs."""
+    from flowlab_zoo.examples import DEMO
+
+    return (DEMO,)
