@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +64,14 @@ class Recording:
     repairs: tuple[str, ...] = ()
 
 
+class Readable(Protocol):
+    """A file on disk (any `pathlib.Path`), or one in an archive."""
+
+    def read_bytes(self) -> bytes:
+        """All of it."""
+        ...
+
+
 class Reader(Plugin):
     """Reads one file format."""
 
@@ -71,8 +79,11 @@ class Reader(Plugin):
     suffixes: tuple[str, ...] = ()
 
     @abstractmethod
-    def read(self, path: Path, shown: str, options: Any) -> Recording:
-        """Read one file. ``shown`` is its name in messages. Raises `DataError` with file, line and column."""
+    def read(self, path: Readable, shown: str, options: Any) -> Recording:
+        """Read one file. ``shown`` is its name in messages. Raises `DataError` with file, line and column.
+
+        ``id`` of the recording is ``shown``; ``label`` and ``split`` are set by who asks: the layout decides them.
+        """
 
 
 class Dataset(Plugin):
@@ -276,17 +287,21 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LowerJob:
-    """What a target lowers: the placed graph, and vectors to ship with it."""
+    """What a target lowers: the placed graph, and vectors to ship with it.
+
+    ``skip_normalize`` True: the device's entry point takes the quantized input, else float features.
+    """
 
     graph: Graph
     golden: Golden
-    compress: bool
     skip_normalize: bool
     core: Core
     feature_c: str | None
     classes: tuple[str, ...]
     source_sha256: str  # of the quantized ONNX
     out: Path  # write files here
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the config's `compilation` keys, presets applied
+    feature_spec: Mapping[str, Any] = field(default_factory=dict)  # the role of this name, for generated headers
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,502 @@
+"""Program -> C99: one file a person can read, no heap, no libraries but ``floorf``.
+
+It assumes nothing about ``char``: every array has a least-width type, and an arena byte holds 0 .. 255 even where the
+smallest addressable unit has 16 bits; a signed value v lies in it as v + 256 where it is negative.
+Layout is (channel, height, width). ``FLOWLAB_TRACE(node, values, count)`` compiles to nothing unless it is defined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Tensor
+from flowlab.errors import ProgramError
+
+LINE = 116  # characters of a line of numbers
+
+_HELPERS = {
+    "signed8": """\
+/* An arena byte (0 .. 255) as the signed value that it stands for. */
+static int signed8(uint_least8_t byte)
+{
+    return byte < 128 ? (int)byte : (int)byte - 256;
+}
+""",
+    "to_byte": """\
+/* A value in -128 .. 255 as an arena byte. */
+static uint_least8_t to_byte(long value)
+{
+    return (uint_least8_t)(value < 0 ? value + 256 : value);
+}
+""",
+    "clip": """\
+static long clip(long value, long low, long high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+""",
+    "floor_shift": """\
+/* floor(value / 2^shift), whatever the machine does when it shifts a negative number. */
+static int_least32_t floor_shift(int_least32_t value, int shift)
+{
+    return value >= 0 ? value >> shift : -1 - ((-1 - value) >> shift);
+}
+""",
+    "floor_shift_wide": """\
+/* floor(value / 2^shift) for layers whose products pass 32 bits; clipped to 32 bits, which the clip behind it allows. */
+static int_least32_t floor_shift_wide(int_least64_t value, int shift)
+{
+    const int_least64_t shifted = value >= 0 ? value >> shift : -1 - ((-1 - value) >> shift);
+    return (int_least32_t)(shifted < -65536 ? -65536 : shifted > 65536 ? 65536 : shifted);
+}
+""",
+}
+
+
+def identifier(name: str) -> str:
+    """A name as a C identifier."""
+    plain = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return f"_{plain}" if not plain or plain[0].isdigit() else plain
+
+
+def text_literal(name: str) -> str:
+    """A name as a C string literal."""
+    parts = [chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in name.encode()]
+    return '"' + "".join(parts) + '"'
+
+
+def float_literal(value: float) -> str:
+    """A float32 as a C99 literal without loss."""
+    exact = float(np.float32(value))
+    if not np.isfinite(exact):
+        raise ProgramError(f"{value} is no number that C can hold")
+    return f"{exact.hex()}F"
+
+
+def array(type_: str, name: str, values: Iterable[int | str], *, shape: str = "") -> str:
+    """A constant array over as many lines as it takes."""
+    lines, line = [], "   "
+    for value in values:
+        item = f" {value},"
+        if len(line) + len(item) > LINE:
+            lines.append(line)
+            line = "   "
+        line += item
+    return f"static const {type_} {name}[{shape}] = {{\n" + "\n".join([*lines, line.rstrip(",")]) + "\n};\n"
+
+
+class _Source:
+    """Collects constants, functions and the calls of ``model_run``; helpers come in when they are used."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.constants: list[str] = []
+        self.functions: list[str] = []
+        self.calls: list[str] = []
+        self.helpers: set[str] = set()
+
+    def use(self, *names: str) -> None:
+        self.helpers.update(names)
+
+    def is_input(self, tensor: Tensor) -> bool:
+        """Whether a tensor is the quantized input (or it under another shape), which lies with the caller."""
+        return tensor.offset == OUTSIDE and tensor.dtype != "float32"
+
+    def pointer(self, tensor: Tensor) -> str:
+        return "input" if self.is_input(tensor) else f"arena + {tensor.offset}"
+
+    def pointer_type(self, tensor: Tensor) -> str:
+        return "int_least8_t" if self.is_input(tensor) else "uint_least8_t"
+
+    def read(self, tensor: Tensor, array_: str, index: str) -> str:
+        element = f"{array_}[{index}]"
+        if tensor.dtype == "int8" and not self.is_input(tensor):
+            self.use("signed8")
+            return f"signed8({element})"
+        return element
+
+    def store(self, tensor: Tensor, index: str, value: str) -> str:
+        if tensor.dtype == "int8":
+            self.use("to_byte")
+            return f"out[{index}] = to_byte({value});"
+        return f"out[{index}] = (uint_least8_t){value};"
+
+
+def emit_c(container: Container, *, skip_normalize: bool) -> dict[str, str]:
+    """``model.c`` and ``model.h`` of a program, by file name.
+
+    Args:
+        container: the program.
+        skip_normalize: True where the device's entry point takes the quantized input, False where it takes features.
+
+    Raises:
+        ProgramError: where an accumulator could leave 32 bits, or a product 64.
+    """
+    source = _Source(container)
+    for number, layer in enumerate(container.layers):
+        _EMITTERS[layer.op](source, number, layer)
+    _copy_outputs(source)
+    return {"model.h": _header(container, skip_normalize), "model.c": _body(source, skip_normalize)}
+
+
+# --- files --------------------------------------------------------------------------------------
+
+
+def output_fields(container: Container) -> dict[str, tuple[str, Tensor]]:
+    """For each output name its field in ``model_outputs`` and its tensor."""
+    fields: dict[str, tuple[str, Tensor]] = {}
+    for name, at in container.outputs.items():
+        field = identifier(name)
+        if field in {known for known, _ in fields.values()}:
+            raise ProgramError(f"outputs '{name}' and another one have one name in C: {field}")
+        fields[name] = (field, container.tensors[at])
+    return fields
+
+
+def _c_type(tensor: Tensor) -> str:
+    return {"float32": "float", "int8": "int_least8_t", "uint8": "uint_least8_t"}[tensor.dtype]
+
+
+def _header(container: Container, skip_normalize: bool) -> str:
+    features, quantized = container.tensors[container.first().inputs[0]], container.tensors[container.first().output]
+    fields = "\n".join(
+        f"    {_c_type(tensor)} {field}[{tensor.size}]; /* {_shape(tensor)}, scale {tensor.scale!r} */"
+        for field, tensor in output_fields(container).values()
+    )
+    entry = "const int_least8_t *input" if skip_normalize else "const float *features"
+    takes = "the quantized input" if skip_normalize else "float features"
+    return f"""\
+/* Made by flowlab from the network with SHA-256 {container.source_sha256}. */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include <stdint.h>
+
+#define MODEL_FEATURES {features.size} /* float {_shape(features)} */
+#define MODEL_INPUTS {quantized.size} /* int8 {_shape(quantized)} */
+#define MODEL_ARENA {max(1, container.arena)} /* bytes of activations */
+
+typedef struct {{
+{fields}
+}} model_outputs;
+
+/* The input step: leading batch norm and first quantization. */
+void model_quantize_input(const float *features, int_least8_t *input);
+
+/* The network, from {takes} to outputs. Not reentrant: activations are static. */
+void model_run({entry}, model_outputs *outputs);
+
+#endif
+"""
+
+
+def _shape(tensor: Tensor) -> str:
+    return "(" + ", ".join(map(str, tensor.shape)) + ")"
+
+
+def _body(source: _Source, skip_normalize: bool) -> str:
+    container = source.container
+    helpers = "\n".join(text for name, text in _HELPERS.items() if name in source.helpers)
+    arena = f"static uint_least8_t arena[MODEL_ARENA];\n\n" if container.arena else ""
+    calls = "\n".join(f"    {call}" for call in source.calls)
+    start = (
+        "void model_run(const int_least8_t *input, model_outputs *outputs)\n{"
+        if skip_normalize
+        else "void model_run(const float *features, model_outputs *outputs)\n{\n"
+        "    static int_least8_t input[MODEL_INPUTS];\n\n"
+        "    model_quantize_input(features, input);"
+    )
+    pieces = [*source.constants, helpers, "\n".join(source.functions)]
+    return (
+        '#include "model.h"\n\n#include <math.h>\n\n'
+        "#ifndef FLOWLAB_TRACE\n#define FLOWLAB_TRACE(node, values, count) ((void)0)\n#endif\n\n"
+        + arena
+        + "\n".join(piece for piece in pieces if piece)
+        + f"\n{start}\n{calls}\n}}\n"
+    )
+
+
+# --- layers -------------------------------------------------------------------------------------
+
+
+def _title(source: _Source, layer: Layer) -> str:
+    tensors = source.container.tensors
+    shapes = f"{_shape(tensors[layer.inputs[0]])} -> {_shape(tensors[layer.output])}"
+    name = layer.name.replace("*/", "* /")
+    return f"/* {name}: {layer.kind.replace('*/', '')} on the {layer.unit.upper()}, {shapes} */"
+
+
+def _trace(tensor: Tensor, layer: Layer, pointer: str) -> str:
+    count = tensor.size // tensor.shape[0] * tensor.channels
+    return f"FLOWLAB_TRACE({text_literal(layer.name)}, {pointer}, {count});"
+
+
+def _emit_quantize(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    features = tensors[layer.inputs[0]]
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    variables, each = features.shape[0], features.size // features.shape[0]
+    if np.asarray(layer.shift).min() < 0:
+        raise ProgramError(f"layer '{layer.name}': an input step shifts to the right")
+    source.constants += [
+        array("float", "input_bias", [float_literal(float(x)) for x in np.asarray(layer.bias, np.float32)]),
+        array("float", "input_multiplier", [float_literal(float(x)) for x in layer.multiplier]),
+        array("float", "input_step", [float_literal(2.0 ** -int(x)) for x in layer.shift]),
+    ]
+    source.functions.append(f"""\
+{_title(source, layer)}
+void model_quantize_input(const float *features, int_least8_t *input)
+{{
+    for (long v = 0; v < {variables}; v++) {{
+        for (long i = v * {each}; i < (v + 1) * {each}; i++) {{
+            const float sum = features[i] + input_bias[v];
+            const float product = sum * input_multiplier[v];
+            const float level = floorf(floorf(product) * input_step[v]); /* a power of two: exact */
+            if (level >= {layer.high}.0F) {{
+                input[i] = {layer.high};
+            }} else if (level > {layer.low}.0F) {{
+                input[i] = (int_least8_t)level;
+            }} else {{
+                input[i] = {layer.low};
+            }}
+        }}
+    }}
+    {_trace(tensors[layer.output], layer, "input")}
+}}
+""")
+
+
+def _values(array_: NDArray[np.generic] | None) -> list[int]:
+    assert array_ is not None
+    return [int(value) for value in np.asarray(array_).ravel()]
+
+
+def bounds(layer: Layer, source: Tensor) -> tuple[int, int]:
+    """The largest magnitudes that an accumulator, and its product behind bias and multiplier, can have.
+
+    Any order of summation stays within the first; the second is ``(|acc| + |bias|) * |multiplier| * 2^left shift``.
+    """
+    most = 128 if source.dtype == "int8" else 255
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    if layer.weight is not None:
+        weights = np.abs(layer.weight.astype(np.int64))
+        sums = weights.reshape(len(weights), -1).sum(axis=1) * most
+    else:
+        fan_in = 2 if layer.op == "add" else source.size // source.shape[0]
+        sums = np.full(layer.bias.size, fan_in * most, np.int64)
+    left = np.maximum(-layer.shift.astype(np.int64), 0)
+    factor = np.abs(layer.multiplier.astype(object)) * (1 << left.astype(object))
+    products = (sums.astype(object) + np.abs(layer.bias.astype(object))) * factor
+    return int(sums.max()), int(max(products))
+
+
+def _requantize(source: _Source, number: int, layer: Layer, channel: str) -> str:
+    """The C expression that turns ``acc`` into the layer's output; declares its constants."""
+    tensor = source.container.tensors[layer.inputs[0]]
+    sums, products = bounds(layer, tensor)
+    if sums >= 1 << 31 or products >= 1 << 62:
+        raise ProgramError(f"layer '{layer.name}': accumulator up to {sums}, product up to {products}: too wide for C")
+    assert layer.multiplier is not None and layer.shift is not None
+    left = np.maximum(-layer.shift.astype(np.int64), 0)
+    multiplier = [m << s for m, s in zip(_values(layer.multiplier), left.tolist(), strict=True)]
+    shift = np.maximum(layer.shift, 0)
+    wide = products >= 1 << 31
+    number_type = "int_least64_t" if wide else "int_least32_t"
+    source.use("clip", "floor_shift_wide" if wide else "floor_shift")
+    source.constants.append(array("int_least32_t", f"bias_{number}", _values(layer.bias)))
+    value = f"{'(int_least64_t)' if wide else ''}acc + bias_{number}[{channel}]"
+    if any(m != 1 for m in multiplier):
+        small = min(multiplier) >= 0 and max(multiplier) <= 255
+        source.constants.append(array("uint_least8_t" if small else number_type, f"multiplier_{number}", multiplier))
+        value = f"({value}) * multiplier_{number}[{channel}]"
+    source.constants.append(array("uint_least8_t", f"shift_{number}", _values(shift)))
+    call = f"floor_shift{'_wide' if wide else ''}({value}, shift_{number}[{channel}])"
+    return f"clip({call}, {layer.low}, {layer.high})"
+
+
+def _function(source: _Source, number: int, layer: Layer, body: str) -> None:
+    tensors = source.container.tensors
+    inputs, output = [tensors[at] for at in layer.inputs], tensors[layer.output]
+    names = ("in",) if len(inputs) == 1 else ("left", "right")
+    types = [f"const {source.pointer_type(item)} *{name}" for item, name in zip(inputs, names, strict=True)]
+    source.functions.append(
+        f"{_title(source, layer)}\nstatic void layer_{number}({', '.join(types)}, uint_least8_t *out)\n{{\n{body}}}\n"
+    )
+    arguments = [source.pointer(item) for item in (*inputs, output)]
+    source.calls.append(f"layer_{number}({', '.join(arguments)});")
+    source.calls.append(_trace(output, layer, f"(arena + {output.offset})"))
+
+
+def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    given, made = tensors[layer.inputs[0]], tensors[layer.output]
+    assert layer.weight is not None
+    out, inner, kernel_h, kernel_w = layer.weight.shape
+    _, height, width = given.shape
+    top, left, _, _ = layer.padding
+    source.constants.append(array("int_least8_t", f"weight_{number}", _values(layer.weight)))
+    result = source.store(made, "(o * %d + y) * %d + x" % made.shape[1:], _requantize(source, number, layer, "o"))
+    first = f"o / {out // layer.groups} * {inner} + i" if layer.groups > 1 else "i"
+    read = source.read(given, "in", f"(({first}) * {height} + iy) * {width} + ix")
+    _function(source, number, layer, f"""\
+    for (long o = 0; o < {out}; o++) {{
+        for (long y = 0; y < {made.shape[1]}; y++) {{
+            for (long x = 0; x < {made.shape[2]}; x++) {{
+                int_least32_t acc = 0;
+                for (long i = 0; i < {inner}; i++) {{
+                    for (long ky = 0; ky < {kernel_h}; ky++) {{
+                        const long iy = y * {layer.stride[0]} + ky - {top};
+                        if (iy < 0 || iy >= {height}) {{
+                            continue;
+                        }}
+                        for (long kx = 0; kx < {kernel_w}; kx++) {{
+                            const long ix = x * {layer.stride[1]} + kx - {left};
+                            if (ix < 0 || ix >= {width}) {{
+                                continue;
+                            }}
+                            acc += (int_least32_t)weight_{number}[((o * {inner} + i) * {kernel_h} + ky) * {kernel_w} + kx]
+                                   * {read};
+                        }}
+                    }}
+                }}
+                {result}
+            }}
+        }}
+    }}
+""")  # fmt: skip
+
+
+def _emit_linear(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    given, made = tensors[layer.inputs[0]], tensors[layer.output]
+    source.constants.append(array("int_least8_t", f"weight_{number}", _values(layer.weight)))
+    result = source.store(made, "o", _requantize(source, number, layer, "o"))
+    _function(source, number, layer, f"""\
+    for (long o = 0; o < {made.size}; o++) {{
+        int_least32_t acc = 0;
+        for (long i = 0; i < {given.size}; i++) {{
+            acc += (int_least32_t)weight_{number}[o * {given.size} + i] * {source.read(given, "in", "i")};
+        }}
+        {result}
+    }}
+""")  # fmt: skip
+
+
+def _emit_sum_pool(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    given, made = tensors[layer.inputs[0]], tensors[layer.output]
+    area = given.size // given.shape[0]
+    result = source.store(made, "c", _requantize(source, number, layer, "c"))
+    _function(source, number, layer, f"""\
+    for (long c = 0; c < {made.size}; c++) {{
+        int_least32_t acc = 0;
+        for (long i = c * {area}; i < (c + 1) * {area}; i++) {{
+            acc += {source.read(given, "in", "i")};
+        }}
+        {result}
+    }}
+""")  # fmt: skip
+
+
+def _emit_add(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    left, right = (tensors[at] for at in layer.inputs)
+    made = tensors[layer.output]
+    area = made.size // made.shape[0]
+    result = source.store(made, "i", _requantize(source, number, layer, "c"))
+    _function(source, number, layer, f"""\
+    for (long c = 0; c < {made.shape[0]}; c++) {{
+        for (long i = c * {area}; i < (c + 1) * {area}; i++) {{
+            const int_least32_t acc = (int_least32_t){source.read(left, "left", "i")} + {source.read(right, "right", "i")};
+            {result}
+        }}
+    }}
+""")  # fmt: skip
+
+
+def _emit_max_pool(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    given, made = tensors[layer.inputs[0]], tensors[layer.output]
+    channels, height, width = given.shape
+    top, left, _, _ = layer.padding
+    read = source.read(given, "in", f"(c * {height} + iy) * {width} + ix")
+    result = source.store(made, "(c * %d + y) * %d + x" % made.shape[1:], "best")
+    _function(source, number, layer, f"""\
+    for (long c = 0; c < {channels}; c++) {{
+        for (long y = 0; y < {made.shape[1]}; y++) {{
+            for (long x = 0; x < {made.shape[2]}; x++) {{
+                int best = {-128 if given.dtype == "int8" else 0};
+                for (long ky = 0; ky < {layer.kernel[0]}; ky++) {{
+                    for (long kx = 0; kx < {layer.kernel[1]}; kx++) {{
+                        const long iy = y * {layer.stride[0]} + ky - {top};
+                        const long ix = x * {layer.stride[1]} + kx - {left};
+                        if (iy >= 0 && iy < {height} && ix >= 0 && ix < {width}) {{
+                            const int value = {read};
+                            best = value > best ? value : best;
+                        }}
+                    }}
+                }}
+                {result}
+            }}
+        }}
+    }}
+""")  # fmt: skip
+
+
+def _emit_table(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    given, made = tensors[layer.inputs[0]], tensors[layer.output]
+    source.constants.append(array("int_least16_t", f"table_{number}", _values(layer.entries)))
+    index = source.read(given, "in", "i") + (" + 128" if given.dtype == "int8" else "")
+    _function(source, number, layer, f"""\
+    for (long i = 0; i < {made.size}; i++) {{
+        {source.store(made, "i", f"table_{number}[{index}]")}
+    }}
+""")  # fmt: skip
+
+
+def _emit_flatten(source: _Source, number: int, layer: Layer) -> None:
+    source.calls.append(f"{_title(source, layer)[:-3]}: the same bytes */")
+
+
+def _emit_dequantize(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    given = tensors[layer.inputs[0]]
+    for field, tensor in output_fields(source.container).values():
+        if tensor is tensors[layer.output]:
+            read = source.read(given, f"({source.pointer(given)})", "i")
+            source.calls += [
+                _title(source, layer),
+                f"for (long i = 0; i < {given.size}; i++) {{",
+                f"    outputs->{field}[i] = (float){read} * {float_literal(layer.scale)};",
+                "}",
+            ]
+
+
+def _copy_outputs(source: _Source) -> None:
+    for field, tensor in output_fields(source.container).values():
+        if tensor.dtype != "float32":
+            read = source.read(tensor, f"({source.pointer(tensor)})", "i")
+            source.calls += [
+                f"for (long i = 0; i < {tensor.size}; i++) {{",
+                f"    outputs->{field}[i] = ({_c_type(tensor)}){read};",
+                "}",
+            ]
+
+
+_EMITTERS = {
+    "quantize": _emit_quantize,
+    "conv": _emit_conv,
+    "linear": _emit_linear,
+    "sum_pool": _emit_sum_pool,
+    "add": _emit_add,
+    "max_pool": _emit_max_pool,
+    "table": _emit_table,
+    "flatten": _emit_flatten,
+    "dequantize": _emit_dequantize,
+}
+assert set(REQUANTIZED) <= set(_EMITTERS)

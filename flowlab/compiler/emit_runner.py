@@ -1,0 +1,176 @@
+"""Program -> the C files around it: vectors with a known-answer test for the device, and a runner for the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowlab.compiler.emit_c import array, float_literal, output_fields, text_literal
+from flowlab.compiler.program import Container
+
+_CRC = """\
+static uint_least32_t crc;
+
+static void crc_byte(unsigned value)
+{
+    crc ^= value & 255u;
+    for (int bit = 0; bit < 8; bit++) {
+        crc = (crc & 1u) ? (crc >> 1) ^ 0xEDB88320u : crc >> 1;
+    }
+}
+"""
+
+
+def emit_vectors(container: Container, windows: NDArray[np.float32]) -> dict[str, str]:
+    """``test_vector.c`` and ``test_vector.h``: the golden vectors of a program, with the raw windows behind them.
+
+    Args:
+        container: a program with golden vectors.
+        windows: float32 (vector, channel, length).
+    """
+    golden = container.golden
+    assert golden is not None
+    count = len(golden.features)
+    raw = windows.reshape(count, -1)
+    tables = [("float", "raw_input_test", raw.shape[1]), ("float", "model_features_test", golden.features.shape[1])]
+    tables.append(("int_least8_t", "model_input_test", golden.inputs.shape[1]))
+    bodies: list[Iterable[int | str]] = [
+        [float_literal(float(x)) for x in raw.ravel()],
+        [float_literal(float(x)) for x in golden.features.ravel()],
+        golden.inputs.ravel().tolist(),
+    ]
+    for (field, tensor), words in zip(output_fields(container).values(), golden.outputs, strict=True):
+        is_float = tensor.dtype == "float32"
+        tables.append(("float" if is_float else "int_least16_t", f"golden_{field}", tensor.size))
+        values = words.astype(np.int32)
+        bodies.append([float_literal(float(x)) for x in values.view(np.float32).ravel()] if is_float else
+                      values.ravel().tolist())  # fmt: skip
+    declared = "\n".join(f"extern const {kind} {name}[{count} * {size}];" for kind, name, size in tables)
+    header = (
+        f"#ifndef TEST_VECTOR_H\n#define TEST_VECTOR_H\n\n#include <stdint.h>\n\n#define TEST_VECTORS {count}\n\n"
+        f"{declared}\n\n#endif\n"
+    )
+    arrays = [
+        array(kind, name, body, shape=f"{count} * {size}").removeprefix("static ")
+        for (kind, name, size), body in zip(tables, bodies, strict=True)
+    ]
+    return {"test_vector.h": header, "test_vector.c": '#include "test_vector.h"\n\n' + "\n".join(arrays)}
+
+
+def emit_main(container: Container, *, skip_normalize: bool) -> dict[str, str]:
+    """``main.c``: runs every golden vector, prints pass or fail, returns 0 or 1."""
+    checks = "\n".join(
+        f"        for (long i = 0; i < {tensor.size}; i++) {{\n"
+        f"            wrong += outputs.{field}[i] != golden_{field}[v * {tensor.size} + i];\n        }}"
+        for field, tensor in output_fields(container).values()
+    )
+    run = "model_run(input, &outputs);" if skip_normalize else "model_run(features, &outputs);"
+    return {"main.c": f"""\
+/* Known-answer test: the program must give the golden outputs, integer by integer. */
+#include "model.h"
+#include "test_vector.h"
+
+#include <stdio.h>
+
+int main(void)
+{{
+    static int_least8_t input[MODEL_INPUTS];
+    static model_outputs outputs;
+    long failed = 0;
+
+    for (long v = 0; v < TEST_VECTORS; v++) {{
+        const float *features = model_features_test + v * MODEL_FEATURES;
+        long wrong = 0;
+        model_quantize_input(features, input);
+        for (long i = 0; i < MODEL_INPUTS; i++) {{
+            wrong += input[i] != model_input_test[v * MODEL_INPUTS + i];
+        }}
+        {run}
+{checks}
+        failed += wrong != 0;
+    }}
+    printf("%s: %ld of %ld vectors\\n", failed ? "fail" : "pass", TEST_VECTORS - failed, (long)TEST_VECTORS);
+    return failed ? 1 : 0;
+}}
+"""}  # fmt: skip
+
+
+def emit_runner(container: Container, *, skip_normalize: bool) -> dict[str, str]:
+    """``host_runner.c``: float features from a file, outputs and layer CRCs to a file; includes ``model.c``.
+
+    ``host_runner`` alone prints the layout: a line ``output NAME TYPE AXIS...`` or ``layer NAME``, names quoted as C
+    strings. ``host_runner FEATURES RESULTS`` reads float32 vectors and writes, for each, the outputs (int32 or
+    float32) and then one uint32 CRC a layer, all in the machine's byte order.
+    """
+    layout = [
+        f'    puts("output {tensor.dtype} {",".join(map(str, tensor.shape))} " {text_literal(name)});'
+        for name, (_, tensor) in output_fields(container).items()
+    ]
+    layout += [f'    puts("layer " {text_literal(layer.name)});' for layer in container.traced()]
+    writes = "\n".join(
+        f"        for (long i = 0; i < {tensor.size}; i++) {{\n"
+        f"            const {'float' if tensor.dtype == 'float32' else 'int32_t'} value = outputs.{field}[i];\n"
+        "            fwrite(&value, sizeof value, 1, results);\n        }"
+        for field, tensor in output_fields(container).values()
+    )
+    run = "model_run(input, &outputs);" if skip_normalize else "model_run(features, &outputs);"
+    quantize = "        model_quantize_input(features, input);\n" if skip_normalize else ""
+    buffer = "    static int_least8_t input[MODEL_INPUTS];\n" if skip_normalize else ""
+    traced = max(1, len(container.traced()))
+    return {"host_runner.c": f"""\
+/* Runs the program on the host: features from a file, outputs and a CRC-32 of each layer's output to a file. */
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+{_CRC}
+static uint32_t layer_crc[{traced}];
+static int layers;
+
+#define FLOWLAB_TRACE(node, values, count) \\
+    do {{ \\
+        crc = 0xFFFFFFFFu; \\
+        for (long t = 0; t < (count); t++) {{ \\
+            crc_byte((unsigned)(values)[t]); \\
+        }} \\
+        if (layers < {traced}) {{ \\
+            layer_crc[layers++] = crc ^ 0xFFFFFFFFu; \\
+        }} \\
+    }} while (0)
+
+#include "model.c"
+
+static void print_layout(void)
+{{
+{chr(10).join(layout)}
+}}
+
+int main(int argc, char **argv)
+{{
+    static float features[MODEL_FEATURES];
+{buffer}    static model_outputs outputs;
+    FILE *given, *results;
+
+    if (argc != 3) {{
+        print_layout();
+        return 0;
+    }}
+    given = fopen(argv[1], "rb");
+    results = given ? fopen(argv[2], "wb") : NULL;
+    if (!given || !results) {{
+        fputs("cannot open the files\\n", stderr);
+        return 2;
+    }}
+    while (fread(features, sizeof(float), MODEL_FEATURES, given) == MODEL_FEATURES) {{
+        layers = 0;
+        memset(&outputs, 0, sizeof outputs);
+{quantize}        {run}
+{writes}
+        fwrite(layer_crc, sizeof layer_crc[0], {len(container.traced())}, results);
+    }}
+    fclose(given);
+    return fclose(results) ? 3 : 0;
+}}
+"""}  # fmt: skip

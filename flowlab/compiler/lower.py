@@ -1,0 +1,280 @@
+"""Integer graph -> program: fuse each accumulator with its requantization, plan the arena, list what lies where.
+
+Nobody past this file sees the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowlab.compiler import allocate
+from flowlab.compiler.ir import Graph, Node
+from flowlab.compiler.program import (
+    OPS,
+    OUTSIDE,
+    REQUANTIZED,
+    Container,
+    GoldenVectors,
+    Layer,
+    Tensor,
+    check_layer,
+)
+from flowlab.contracts import LayerRow
+from flowlab.errors import ProgramError
+
+if TYPE_CHECKING:
+    from flowlab.contracts import Golden
+
+
+def lower(graph: Graph, source_sha256: str) -> Container:
+    """A placed integer graph -> program without golden vectors.
+
+    Raises:
+        ProgramError: naming the node that a program cannot hold.
+    """
+    if len(graph.inputs) != 1:
+        raise ProgramError(f"a program has one input; the graph has {len(graph.inputs)}")
+    nodes = [_fused(graph, node) for node in graph.nodes if not _is_accumulator(node)]
+    values = [graph.inputs[0].name, *(node.name for node, _ in nodes)]
+    index = {name: at for at, name in enumerate(values)}
+    tensors = [_tensor(graph, name) for name in values]
+    for name, value in graph.outputs.items():
+        if value not in index:
+            raise ProgramError(f"output '{name}' is the accumulator '{value}'; a program's outputs are requantized")
+    layers = tuple(_layer(node, accumulator, index) for node, accumulator in nodes)
+    for layer in layers:
+        check_layer(layer, [tensors[at] for at in layer.inputs], tensors[layer.output])
+    outputs = {name: index[value] for name, value in graph.outputs.items()}
+    placed, size = _place(layers, tensors, outputs)
+    return Container(tuple(placed), layers, outputs, size, source_sha256)
+
+
+def _is_accumulator(node: Node) -> bool:
+    return node.type.dtype == "int32"
+
+
+def _fused(graph: Graph, node: Node) -> tuple[Node, Node | None]:
+    """A node that makes a tensor, and the accumulating node that it requantizes."""
+    if node.op != "requantize":
+        return node, None
+    try:
+        accumulator = graph.node(node.inputs[0])
+    except KeyError:
+        accumulator = None
+    if accumulator is None or accumulator.op not in REQUANTIZED or len(graph.users(accumulator.name)) != 1:
+        raise ProgramError(
+            f"node '{node.name}': '{node.inputs[0]}' is no accumulator that it alone requantizes; "
+            "a program holds an accumulator and its requantization as one layer"
+        )
+    if node.attributes.get("rounding", "floor") != "floor" or not node.attributes.get("bias_before_multiply", True):
+        raise ProgramError(f"node '{node.name}': a program adds, multiplies and floors; the node does otherwise")
+    return node, accumulator
+
+
+def _tensor(graph: Graph, name: str) -> Tensor:
+    type_ = graph.type_of(name)
+    channels = type_.shape[0]
+    if name != graph.inputs[0].name:
+        channels = _integer(graph.node(name).attributes.get("channels", channels))
+    if len(type_.shape) not in (1, 3) or type_.dtype not in ("float32", "int8", "uint8"):
+        raise ProgramError(f"value '{name}': {type_.dtype} {type_.shape} is no tensor of a program")
+    return Tensor(name, type_.dtype, type_.shape, channels, OUTSIDE, type_.scale)
+
+
+def _integer(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _integers(value: object) -> tuple[int, ...]:
+    assert isinstance(value, tuple)
+    return value
+
+
+def _layer(node: Node, accumulator: Node | None, index: Mapping[str, int]) -> Layer:
+    work = accumulator or node
+    if work.op not in OPS:
+        raise ProgramError(f"node '{work.name}': a program has no operation '{work.op}'")
+    missing = [name for name in work.inputs if name not in index]
+    if missing:
+        raise ProgramError(f"node '{work.name}' reads '{missing[0]}', which is no 8-bit value")
+    attributes = {**node.attributes, **work.attributes}
+    kind = attributes.get("layer") or work.op
+    layer = Layer(
+        name=node.name,
+        op=work.op,
+        kind=str(kind),
+        unit=str(attributes.get("unit", "cpu")),
+        inputs=tuple(index[name] for name in work.inputs),
+        output=index[node.name],
+    )
+    return replace(layer, **_details(work, node))
+
+
+def _details(work: Node, node: Node) -> dict[str, object]:  # type: ignore[explicit-any,unused-ignore]
+    """What an operation has besides inputs and output, as fields of `Layer`."""
+    details: dict[str, object] = {}
+    attributes, constants = work.attributes, work.constants
+    if work.op in ("conv", "linear"):
+        weight = np.asarray(constants["weight"], np.int8)
+        details["weight"] = weight if weight.ndim == 4 else weight[:, :, None, None]
+        details["weight_bits"] = _integer(attributes.get("weight_bits", 8))
+        details["kernel"] = tuple(details["weight"].shape[2:])  # type: ignore[attr-defined]
+    if work.op == "max_pool":
+        details["kernel"] = _integers(attributes["kernel"])
+    if work.op in ("conv", "max_pool"):
+        details["stride"], details["padding"] = _integers(attributes["stride"]), _integers(attributes["padding"])
+    if work.op == "conv":
+        details["groups"] = _integer(attributes["groups"])
+    if node.op in ("requantize", "quantize"):
+        details["low"], details["high"] = _integer(node.attributes["low"]), _integer(node.attributes["high"])
+        details["bias"] = np.asarray(node.constants["bias"], np.float32 if node.op == "quantize" else np.int32)
+        details["multiplier"] = np.asarray(node.constants["multiplier"], np.int32)
+        details["shift"] = np.asarray(node.constants["shift"], np.int32)
+    if work.op == "table":
+        details["entries"] = np.asarray(constants["entries"], np.int16)
+    if work.op == "dequantize":
+        scale = attributes["scale"]
+        assert isinstance(scale, int | float)
+        details["scale"] = float(np.float32(scale))
+    return details
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def roots(layers: Sequence[Layer]) -> dict[int, int]:
+    """Each tensor's storage: a flatten's result is its source under another shape."""
+    root: dict[int, int] = {}
+    for layer in layers:
+        for at in (*layer.inputs, layer.output):
+            root.setdefault(at, at)
+        if layer.op == "flatten":
+            root[layer.output] = root[layer.inputs[0]]
+    return root
+
+
+def _place(
+    layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[str, int]
+) -> tuple[list[Tensor], int]:
+    """Give every 8-bit tensor but the quantized input a place in the arena, and prove that the plan holds."""
+    root = roots(layers)
+    first = layers[0].output
+
+    def stored(at: int) -> bool:
+        return tensors[at].dtype != "float32" and root[at] != first
+
+    steps = [
+        allocate.Step(
+            tuple(tensors[root[at]].name for at in layer.inputs if stored(at)),
+            (tensors[layer.output].name,) if stored(layer.output) and layer.op != "flatten" else (),
+        )
+        for layer in layers
+    ]
+    sizes = {tensor.name: tensor.size for tensor in tensors}
+    keep = tuple(tensors[root[at]].name for at in outputs.values() if stored(at))
+    arena = allocate.allocate(allocate.live_buffers(steps, sizes, keep))
+    allocate.check(arena, steps, sizes, keep)
+    placed = [
+        replace(tensor, offset=arena.offsets[tensors[root[at]].name]) if at in root and stored(at) else tensor
+        for at, tensor in enumerate(tensors)
+    ]
+    return placed, arena.size
+
+
+def memory(container: Container) -> dict[str, dict[str, int]]:
+    """Bytes of constant data (flash) and of activations (RAM); code is not counted: no compiler has seen it.
+
+    A tensor outside the arena is the caller's: the quantized input, and float outputs.
+    """
+    flash: dict[str, int] = {}
+    for layer in container.layers:
+        size = constant_bytes(layer)
+        if size:
+            flash[layer.name] = size
+    outside = {
+        tensor.name: tensor.size * (4 if tensor.dtype == "float32" else 1)
+        for at, tensor in enumerate(container.tensors)
+        if tensor.offset == OUTSIDE and (at == container.first().output or at in container.outputs.values())
+    }
+    return {"flash": flash, "ram": {"arena": container.arena, **outside}}
+
+
+def constant_bytes(layer: Layer) -> int:
+    """Bytes of weights, biases, multipliers, shifts and tables of one layer."""
+    rows = 0 if layer.bias is None else layer.bias.size
+    weights = weight_bytes(layer)
+    per_row = 12 if layer.op == "quantize" else 4 + 2 + 1
+    return weights + rows * per_row + (256 if layer.entries is not None else 0)
+
+
+def weight_bytes(layer: Layer) -> int:
+    """Bytes of packed weights."""
+    return 0 if layer.weight is None else -(-layer.weight.size * layer.weight_bits // 8)
+
+
+# --- vectors and rows ---------------------------------------------------------------------------
+
+
+def with_golden(container: Container, golden: Golden) -> Container:
+    """The same program with vectors inside; outputs and layer CRCs are taken by name.
+
+    Raises:
+        ProgramError: if the vectors lack an output or a layer of the program.
+    """
+    count = len(golden.features)
+    lacking = {layer.name for layer in container.traced()} - set(golden.layer_crc)
+    lacking |= set(container.outputs) - set(golden.outputs)
+    if lacking:
+        raise ProgramError(f"golden vectors lack {', '.join(sorted(lacking))}; run validate again")
+    outputs = tuple(_words(golden.outputs[name]).reshape(count, -1) for name in container.outputs)
+    crc = [np.asarray(golden.layer_crc[layer.name], np.uint32) for layer in container.traced()]
+    vectors = GoldenVectors(
+        np.asarray(golden.features, np.float32).reshape(count, -1),
+        np.asarray(golden.inputs, np.int8).reshape(count, -1),
+        outputs,
+        np.stack(crc, axis=1) if crc else np.zeros((count, 0), np.uint32),
+    )
+    return replace(container, golden=vectors)
+
+
+def _words(values: np.typing.NDArray[np.generic]) -> np.typing.NDArray[np.int32]:
+    """Integers as they are, floats by their bits."""
+    if np.issubdtype(values.dtype, np.floating):
+        return np.ascontiguousarray(values, np.float32).view(np.int32)
+    return values.astype(np.int32)
+
+
+def layer_rows(container: Container) -> tuple[LayerRow, ...]:
+    """The program's layers as rows of the layer table."""
+    return tuple(_row(container, layer) for layer in container.layers)
+
+
+def _row(container: Container, layer: Layer) -> LayerRow:
+    source, result = container.tensors[layer.inputs[0]], container.tensors[layer.output]
+    shape = f"{source.shape[0]} -> {result.shape[0]} channels"
+    if layer.op in ("conv", "max_pool"):
+        shape += f", kernel {layer.kernel[0]}x{layer.kernel[1]}, stride {layer.stride[0]}x{layer.stride[1]}"
+    if layer.groups > 1:
+        shape += f", {layer.groups} groups"
+    return LayerRow(
+        name=layer.name,
+        layer=layer.kind,
+        unit=layer.unit,
+        shape=shape,
+        output=result.shape,
+        weight_bytes=weight_bytes(layer),
+        macs=macs(container, layer),
+    )
+
+
+def macs(container: Container, layer: Layer) -> int:
+    """Multiply-accumulates of one layer; a sum counts its additions, everything else nothing."""
+    source, result = container.tensors[layer.inputs[0]], container.tensors[layer.output]
+    if layer.weight is not None:
+        return layer.weight[0].size * result.size
+    return source.size if layer.op == "sum_pool" else 0

@@ -1,0 +1,526 @@
+"""The program container ``.flnp``: little-endian, versioned, checksummed; what ships and what simulators run.
+
+A file is a 64-byte header, a table of sections, and the sections, each aligned to 4 bytes::
+
+    header   magic "FLNP", major, minor, size, CRC-32 of all other bytes, SHA-256 of the source, arena bytes
+    NAME     UTF-8 names, each ended by a zero byte
+    TENS     one record a tensor: name, dtype, shape, unpadded channels, offset in the arena, scale
+    LAYR     one record a layer, in the order in which they run
+    WGHT     int8 weights in blocks of 4 outputs x 4 inputs: [out/4][kernel_h][kernel_w][in/4][4 out][4 in];
+             the last block of a row or column holds what is left, so no byte is padding
+    BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8)
+    INPT     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
+    TABL     256-byte tables
+    OUTP     output names and their tensors
+    GOLD     optional vectors: features, quantized inputs, outputs, CRC-32 of each layer's output
+
+A reader refuses another major version, and any file whose bytes are not exactly what `encode` would write.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowlab.errors import ProgramError
+
+MAGIC = b"FLNP"
+MAJOR, MINOR = 1, 0
+BLOCK = 4  # outputs and inputs of a weight block
+OPS = ("quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize")
+REQUANTIZED = ("conv", "linear", "sum_pool", "add")  # an accumulator and its requantization are one layer
+UNITS = ("cpu", "npu")
+DTYPES = ("float32", "int8", "uint8")
+MAX_ELEMENTS = 1 << 24  # of one tensor: far above any microcontroller, and a bound for a hostile file
+OUTSIDE = 0xFFFFFFFF  # the offset of a tensor that lies in the caller's memory, not in the arena
+
+_HEADER = struct.Struct("<4sHHII32sIHxx8x")  # magic major minor size crc source arena sections
+_SECTION = struct.Struct("<4sII")  # tag, offset, size
+_TENSOR = struct.Struct("<IBBxxIIIIId")  # name dtype rank channels dims[3] offset scale
+_LAYER = struct.Struct("<IIBBBB2HHhh2H2H4HHIIIIf")
+_OUTPUT = struct.Struct("<II")
+_BNORM = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "i1"), ("zero", "u1")])
+_INPUT = np.dtype([("bias", "<f4"), ("multiplier", "<i4"), ("shift", "<i4")])
+_CRC_FIELD = slice(12, 16)
+_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"INPT", b"TABL", b"OUTP", b"GOLD")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value that layers exchange. ``channels`` counts the first axis without padding; traces stop there."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    channels: int
+    offset: int  # in the arena, or OUTSIDE
+    scale: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Elements, which are bytes for the integer types."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer: an operation, and its requantization where it accumulates. Named by the value that it makes.
+
+    ``weight`` int8 (out, in/groups, kernel_h, kernel_w); ``bias``, ``multiplier``, ``shift`` one a channel: int32, or
+    the input step's (bias float32); ``entries`` 256 integers of a table; ``scale`` the factor of a dequantize.
+    """
+
+    name: str
+    op: str
+    kind: str  # the accelerator's word (FCONV, GCONV, ...) or the operation's, for people
+    unit: str
+    inputs: tuple[int, ...]
+    output: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    low: int = 0
+    high: int = 0
+    weight_bits: int = 8
+    weight: NDArray[np.int8] | None = None
+    bias: NDArray[np.generic] | None = None
+    multiplier: NDArray[np.int32] | None = None
+    shift: NDArray[np.int32] | None = None
+    entries: NDArray[np.int16] | None = None
+    scale: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenVectors:
+    """Vectors that ship with a program; every array is flat behind its first axis (vector).
+
+    ``layer_crc`` is uint32 (vector, traced layer), in the order of `Container.traced`.
+    """
+
+    features: NDArray[np.float32]
+    inputs: NDArray[np.int8]
+    outputs: tuple[NDArray[np.int32], ...]  # in the order of Container.outputs; a float output's bits
+    layer_crc: NDArray[np.uint32]
+
+
+@dataclass(frozen=True, eq=False)
+class Container:
+    """A program in memory: what `encode` writes and `parse` reads."""
+
+    tensors: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+    outputs: Mapping[str, int]  # output name -> tensor
+    arena: int  # bytes
+    source_sha256: str
+    golden: GoldenVectors | None = field(default=None)
+
+    def traced(self) -> tuple[Layer, ...]:
+        """The layers whose output a trace names: 8-bit values, flatten excepted."""
+        return tuple(
+            layer for layer in self.layers if layer.op != "flatten" and self.tensors[layer.output].dtype != "float32"
+        )
+
+    def first(self) -> Layer:
+        """The input step."""
+        return self.layers[0]
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+def block_order(shape: Sequence[int]) -> NDArray[np.int64]:
+    """Where each packed weight stands in a C-order ``(out, in, kernel_h, kernel_w)`` array: a permutation.
+
+    Packed order: ``[out/4][kernel_h][kernel_w][in/4][4 out][4 in]``, last blocks short.
+    """
+    out, inner, height, width = (np.arange(n) for n in shape)
+    o, i, y, x = np.meshgrid(out, inner, height, width, indexing="ij")
+    keys = (i % BLOCK, o % BLOCK, i // BLOCK, x, y, o // BLOCK)  # the last key sorts first
+    return np.lexsort([key.ravel() for key in keys]).astype(np.int64)
+
+
+def pack(weight: NDArray[np.int8]) -> bytes:
+    """int8 (out, in/groups, kernel_h, kernel_w) -> bytes in blocks of 4 x 4, as many as there are weights."""
+    return weight.astype(np.int8).ravel()[block_order(weight.shape)].tobytes()
+
+
+def unpack(data: bytes, shape: Sequence[int]) -> NDArray[np.int8]:
+    """The inverse of `pack`."""
+    flat = np.empty(len(data), np.int8)
+    flat[block_order(shape)] = np.frombuffer(data, np.int8)
+    return flat.reshape(tuple(shape))
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+_NameAt = Callable[[str], int]
+
+
+class _Heap:
+    """A section that grows; remembers where each piece went."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def add(self, piece: bytes) -> int:
+        at = len(self.data)
+        self.data += piece
+        return at
+
+
+def _bnorm_record(layer: Layer) -> bytes:
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    record = np.zeros(layer.bias.size, _BNORM)
+    for name, values in (("bias", layer.bias), ("multiplier", layer.multiplier), ("shift", layer.shift)):
+        limits = np.iinfo(_BNORM[name])
+        wide = np.asarray(values, np.int64)
+        if wide.min(initial=0) < limits.min or wide.max(initial=0) > limits.max:
+            raise ProgramError(
+                f"layer '{layer.name}': {name} {int(wide[np.argmax(np.abs(wide))])} does not fit the container "
+                f"({limits.min} .. {limits.max})"
+            )
+        record[name] = wide
+    return record.tobytes()
+
+
+def _input_record(layer: Layer) -> bytes:
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    record = np.zeros(layer.bias.size, _INPUT)
+    record["bias"], record["multiplier"], record["shift"] = layer.bias, layer.multiplier, layer.shift
+    return record.tobytes()
+
+
+def _golden_section(golden: GoldenVectors | None) -> bytes:
+    if golden is None:
+        return b""
+    parts = [struct.pack("<I", len(golden.features)), golden.features.astype("<f4").tobytes()]
+    parts.append(golden.inputs.astype("i1").tobytes())
+    parts += [output.astype("<i4").tobytes() for output in golden.outputs]
+    parts.append(golden.layer_crc.astype("<u4").tobytes())
+    return b"".join(parts)
+
+
+def encode(container: Container) -> bytes:
+    """The file's bytes; the same container always gives the same bytes.
+
+    Raises:
+        ProgramError: if a value does not fit its field.
+    """
+    heaps = {tag: _Heap() for tag in _TAGS}
+    names: dict[str, int] = {}
+
+    def name_at(name: str) -> int:
+        if name not in names:
+            names[name] = heaps[b"NAME"].add(name.encode() + b"\0")
+        return names[name]
+
+    try:
+        for tensor in container.tensors:
+            dims = (*tensor.shape, 1, 1)[:3]
+            fields = (tensor.channels, *dims, tensor.offset, tensor.scale)
+            code = DTYPES.index(tensor.dtype)
+            heaps[b"TENS"].add(_TENSOR.pack(name_at(tensor.name), code, len(tensor.shape), *fields))
+        for layer in container.layers:
+            heaps[b"LAYR"].add(_layer_record(layer, name_at, heaps))
+        for name, index in container.outputs.items():
+            heaps[b"OUTP"].add(_OUTPUT.pack(name_at(name), index))
+    except struct.error as error:
+        raise ProgramError(f"a value does not fit the program container: {error}") from error
+    heaps[b"GOLD"].add(_golden_section(container.golden))
+    return _assemble(container, heaps)
+
+
+def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) -> bytes:
+    weight_at = bnorm_at = table_at = 0
+    shape = (0, 0)
+    if layer.weight is not None:
+        shape = (layer.weight.shape[0], layer.weight.shape[1])
+        weight_at = heaps[b"WGHT"].add(pack(layer.weight))
+    if layer.op == "quantize":
+        bnorm_at = heaps[b"INPT"].add(_input_record(layer))
+    elif layer.bias is not None:
+        bnorm_at = heaps[b"BNRM"].add(_bnorm_record(layer))
+    if layer.entries is not None:
+        table_at = heaps[b"TABL"].add((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
+    inputs = (*layer.inputs, 0)[:2]
+    codes = (OPS.index(layer.op), UNITS.index(layer.unit), layer.weight_bits, len(layer.inputs))
+    geometry = (*layer.kernel, *layer.stride, *layer.padding, layer.groups)
+    places = (weight_at, bnorm_at, table_at, shape[0] << 16 | shape[1])
+    names = (name_at(layer.name), name_at(layer.kind))
+    return _LAYER.pack(*names, *codes, *inputs, layer.output, layer.low, layer.high, *geometry, *places, layer.scale)
+
+
+def _assemble(container: Container, heaps: Mapping[bytes, _Heap]) -> bytes:
+    used = [(tag, heap.data) for tag, heap in heaps.items() if heap.data]
+    at = _HEADER.size + _SECTION.size * len(used)
+    table, body = b"", b""
+    for tag, data in used:
+        table += _SECTION.pack(tag, at + len(body), len(data))
+        body += bytes(data) + b"\0" * (-len(data) % 4)
+    size = at + len(body)
+    source = bytes.fromhex(container.source_sha256)
+    header = _HEADER.pack(MAGIC, MAJOR, MINOR, size, 0, source, container.arena, len(used))
+    return reseal(header + table + body)
+
+
+def reseal(data: bytes) -> bytes:
+    """The same bytes with the checksum that fits them."""
+    crc = zlib.crc32(data[_CRC_FIELD.stop :], zlib.crc32(data[: _CRC_FIELD.start]))
+    return data[: _CRC_FIELD.start] + struct.pack("<I", crc) + data[_CRC_FIELD.stop :]
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Sections of a file whose header and checksum hold; every read is within bounds or a `ProgramError`."""
+
+    def __init__(self, data: bytes, sections: Mapping[bytes, bytes]) -> None:
+        self.data = data
+        self.sections = sections
+
+    def records(self, tag: bytes, record: struct.Struct) -> list[tuple[object, ...]]:
+        section = self.sections.get(tag, b"")
+        if len(section) % record.size:
+            raise ProgramError(f"section {tag.decode()}: {len(section)} bytes are no whole number of records")
+        return list(record.iter_unpack(section))
+
+    def piece(self, tag: bytes, at: int, size: int) -> bytes:
+        section = self.sections.get(tag, b"")
+        if size < 0 or at + size > len(section):
+            raise ProgramError(f"section {tag.decode()}: {size} bytes at {at} lie outside its {len(section)} bytes")
+        return section[at : at + size]
+
+    def name(self, at: int) -> str:
+        section = self.sections.get(b"NAME", b"")
+        end = section.find(b"\0", at)
+        if at >= len(section) or end < 0:
+            raise ProgramError(f"section NAME: no name at {at}")
+        try:
+            return section[at:end].decode()
+        except UnicodeDecodeError as error:
+            raise ProgramError(f"section NAME: the name at {at} is not UTF-8") from error
+
+
+def _choice(table: Sequence[str], code: int, what: str) -> str:
+    if code >= len(table):
+        raise ProgramError(f"unknown {what} {code}; known: 0 .. {len(table) - 1}")
+    return table[code]
+
+
+def _sections(data: bytes) -> tuple[dict[bytes, bytes], str, int]:
+    if len(data) < _HEADER.size or data[:4] != MAGIC:
+        raise ProgramError(f"not a program: {len(data)} bytes, begins with {data[:4]!r} instead of {MAGIC!r}")
+    _, major, minor, size, crc, source, arena, count = _HEADER.unpack_from(data)
+    if (major, minor) != (MAJOR, MINOR):
+        raise ProgramError(f"program of version {major}.{minor}; this flowlab reads {MAJOR}.{MINOR}: compile it again")
+    if size != len(data):
+        raise ProgramError(f"program of {size} bytes has {len(data)}: truncated, or something follows it")
+    if reseal(data)[_CRC_FIELD] != struct.pack("<I", crc):
+        raise ProgramError("program bytes are damaged: the checksum does not fit")
+    if _HEADER.size + _SECTION.size * count > len(data):
+        raise ProgramError(f"a table of {count} sections does not fit {len(data)} bytes")
+    sections: dict[bytes, bytes] = {}
+    for index in range(count):
+        tag, at, length = _SECTION.unpack_from(data, _HEADER.size + _SECTION.size * index)
+        if tag not in _TAGS or tag in sections or at + length > len(data):
+            raise ProgramError(f"section {tag!r} of {length} bytes at {at} is unknown, there twice, or out of bounds")
+        sections[tag] = data[at : at + length]
+    return sections, bytes(source).hex(), arena
+
+
+def parse(data: bytes) -> Container:
+    """Read a program's bytes.
+
+    Raises:
+        ProgramError: if the bytes are damaged, truncated, of another version, or not what `encode` writes.
+    """
+    sections, source, arena = _sections(data)
+    reader = _Reader(data, sections)
+    tensors = tuple(_tensor(reader, record, arena) for record in reader.records(b"TENS", _TENSOR))
+    layers = tuple(_layer(reader, record, tensors) for record in reader.records(b"LAYR", _LAYER))
+    _check_order(layers)
+    outputs: dict[str, int] = {}
+    for name_at, index in reader.records(b"OUTP", _OUTPUT):
+        outputs[reader.name(_int(name_at))] = _tensor_index(_int(index), tensors)
+    plain = Container(tensors, layers, outputs, arena, source)
+    container = Container(tensors, layers, outputs, arena, source, _golden(reader, plain))
+    if encode(container) != data:
+        raise ProgramError("program bytes are not in the form that this version writes")
+    return container
+
+
+def _check_order(layers: Sequence[Layer]) -> None:
+    if not layers or layers[0].op != "quantize" or any(layer.op == "quantize" for layer in layers[1:]):
+        raise ProgramError("a program begins with its one input step")
+    written = set(layers[0].inputs)
+    for layer in layers:
+        if not set(layer.inputs) <= written or layer.output in written:
+            raise ProgramError(f"layer '{layer.name}' reads what no layer wrote before, or writes a tensor again")
+        written.add(layer.output)
+
+
+def _int(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _tensor(reader: _Reader, record: tuple[object, ...], arena: int) -> Tensor:
+    name_at, dtype, rank, channels, *dims, offset = (_int(value) for value in record[:-1])
+    if rank not in (1, 3) or not all(dims) or (rank == 1 and dims[1:] != [1, 1]):
+        raise ProgramError(f"tensor with {rank} axes of {dims}")
+    elements = dims[0] * dims[1] * dims[2]
+    if elements > MAX_ELEMENTS or not 0 < channels <= dims[0]:
+        raise ProgramError(f"tensor of {dims} with {channels} channels is beyond the format's limits")
+    kind = _choice(DTYPES, dtype, "dtype")
+    if offset != OUTSIDE and (offset + elements > arena or kind == "float32"):
+        raise ProgramError(f"tensor of {elements} elements at {offset} lies outside the arena of {arena} bytes")
+    scale = record[-1]
+    assert isinstance(scale, float)
+    if not np.isfinite(scale):
+        raise ProgramError("tensor with a scale that is no number")
+    return Tensor(reader.name(name_at), kind, tuple(dims[:rank]), channels, offset, scale)
+
+
+def _tensor_index(index: int, tensors: Sequence[Tensor]) -> int:
+    if index >= len(tensors):
+        raise ProgramError(f"no tensor {index}; the program has {len(tensors)}")
+    return index
+
+
+def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor]) -> Layer:
+    values = [_int(value) for value in record[:-1]]
+    name_at, kind_at, op_code, unit, weight_bits, count, first, second, output, low, high = values[:11]
+    kernel, stride, padding, groups = values[11:13], values[13:15], values[15:19], values[19]
+    weight_at, bnorm_at, table_at, shape = values[20:]
+    name, op = reader.name(name_at), _choice(OPS, op_code, "operation")
+    if count != (2 if op == "add" else 1) or not all(kernel) or not all(stride) or not groups:
+        raise ProgramError(f"layer '{name}': {op} with {count} inputs, kernel {kernel}, stride {stride}")
+    inputs = tuple(_tensor_index(index, tensors) for index in (first, second)[:count])
+    source, result = tensors[inputs[0]], tensors[_tensor_index(output, tensors)]
+    parts: dict[str, NDArray[np.generic]] = {}
+    if op in ("conv", "linear"):
+        dims = (shape >> 16, shape & 0xFFFF, *kernel)
+        if math.prod(dims) > MAX_ELEMENTS or not all(dims):
+            raise ProgramError(f"layer '{name}': weights of {dims} are beyond the format's limits")
+        parts["weight"] = unpack(reader.piece(b"WGHT", weight_at, math.prod(dims)), dims)
+    if op == "quantize" or op in REQUANTIZED:
+        channels = source.shape[0] if op == "quantize" else result.shape[0]
+        form, tag = (_INPUT, b"INPT") if op == "quantize" else (_BNORM, b"BNRM")
+        rows = np.frombuffer(reader.piece(tag, bnorm_at, channels * form.itemsize), form)
+        parts["bias"] = rows["bias"].copy()
+        parts["multiplier"], parts["shift"] = rows["multiplier"].astype(np.int32), rows["shift"].astype(np.int32)
+    if op == "table":
+        bytes_ = np.frombuffer(reader.piece(b"TABL", table_at, 256), np.uint8)
+        parts["entries"] = (bytes_.view(np.int8) if result.dtype == "int8" else bytes_).astype(np.int16)
+    scale = record[-1]
+    assert isinstance(scale, float)
+    layer = Layer(
+        name, op, reader.name(kind_at), _choice(UNITS, unit, "unit"), inputs, output,
+        (kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
+        groups, low, high, weight_bits, scale=scale, **parts,  # type: ignore[arg-type]
+    )  # fmt: skip
+    check_layer(layer, [tensors[index] for index in inputs], result)
+    return layer
+
+
+def _golden(reader: _Reader, plain: Container) -> GoldenVectors | None:
+    data = reader.sections.get(b"GOLD", b"")
+    if not data:
+        return None
+    features, inputs = plain.tensors[plain.first().inputs[0]].size, plain.tensors[plain.first().output].size
+    sizes = [plain.tensors[index].size for index in plain.outputs.values()]
+    traced = len(plain.traced())
+    count = struct.unpack("<I", reader.piece(b"GOLD", 0, 4))[0]
+    if len(data) != 4 + count * (4 * features + inputs + 4 * sum(sizes) + 4 * traced):
+        raise ProgramError(f"section GOLD: {len(data)} bytes do not hold {count} vectors")
+    at = 4
+
+    def take(columns: int, dtype: str) -> NDArray[np.generic]:
+        nonlocal at
+        size = count * columns * np.dtype(dtype).itemsize
+        values = np.frombuffer(data[at : at + size], dtype).reshape(count, columns)
+        at += size
+        return values
+
+    return GoldenVectors(
+        take(features, "<f4").astype(np.float32),
+        take(inputs, "i1").astype(np.int8),
+        tuple(take(size, "<i4").astype(np.int32) for size in sizes),
+        take(traced, "<u4").astype(np.uint32),
+    )
+
+
+# --- laws ---------------------------------------------------------------------------------------
+
+
+def window_count(size: int, kernel: int, stride: int, before: int, after: int) -> int:
+    """How many windows of a convolution or pool fit along one axis."""
+    return (size + before + after - kernel) // stride + 1
+
+
+def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None:
+    """Hold a layer against the shapes of what it reads and writes.
+
+    Raises:
+        ProgramError: naming the layer, what it would write, and what its tensor is.
+    """
+    source = sources[0]
+    expected = _expected_shape(layer, source)
+    float_in, float_out = layer.op == "quantize", layer.op == "dequantize"
+    wrong_type = any((item.dtype == "float32") != float_in for item in sources) or (
+        (result.dtype == "float32") != float_out
+    )
+    if layer.op in ("flatten", "max_pool"):
+        wrong_type |= source.dtype != result.dtype
+    if expected != result.shape or wrong_type or any(item.shape != source.shape for item in sources):
+        raise ProgramError(
+            f"layer '{layer.name}' ({layer.op}, {source.dtype} {source.shape}) would write {expected}, "
+            f"its tensor is {result.dtype} {result.shape}"
+        )
+    if layer.op == "quantize" or layer.op in REQUANTIZED:
+        least, most = (-128, 127) if result.dtype == "int8" else (0, 255)
+        if not least <= layer.low <= layer.high <= most:
+            raise ProgramError(f"layer '{layer.name}': clip {layer.low} .. {layer.high} leaves {result.dtype}")
+        assert layer.shift is not None
+        shift = np.asarray(layer.shift)
+        if shift.min() < -31 or shift.max() > 31:
+            raise ProgramError(f"layer '{layer.name}': a shift beyond 31 bits")
+
+
+def _expected_shape(layer: Layer, source: Tensor) -> tuple[int, ...] | None:
+    shape = source.shape
+    if layer.op in ("quantize", "table", "add", "dequantize"):
+        return shape
+    if layer.op == "flatten":
+        return (source.size,)
+    if layer.op == "linear":
+        assert layer.weight is not None
+        return (layer.weight.shape[0],) if layer.weight.shape[1:] == (*shape, 1, 1) else None
+    if len(shape) != 3:
+        return None
+    channels, height, width = shape
+    if layer.op == "sum_pool":
+        return (channels, 1, 1)
+    top, left, bottom, right = layer.padding
+    rows = window_count(height, layer.kernel[0], layer.stride[0], top, bottom)
+    columns = window_count(width, layer.kernel[1], layer.stride[1], left, right)
+    if rows < 1 or columns < 1:
+        return None
+    if layer.op == "max_pool":
+        if max(top, bottom) >= layer.kernel[0] or max(left, right) >= layer.kernel[1]:
+            return None  # a window of padding alone has no largest value
+        return (channels, rows, columns)
+    assert layer.weight is not None
+    out, inner = layer.weight.shape[:2]
+    if channels != inner * layer.groups or out % layer.groups:
+        return None
+    return (out, rows, columns)

@@ -1,0 +1,40 @@
+"""Outside programs: started in a process group of their own, ended with it, never through a shell."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from flowlab.errors import StageError
+
+
+def run_tool(command: Sequence[str | Path], *, timeout_s: float, folder: Path | None = None) -> str:
+    """Run a program to its end and return what it printed.
+
+    Args:
+        command: the program and its arguments.
+        timeout_s: after this many seconds the program and all that it started are killed.
+        folder: where it runs.
+
+    Raises:
+        StageError: with the program's last words, if it fails or takes too long.
+    """
+    words = [str(word) for word in command]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise StageError(f"{Path(words[0]).name} took longer than {timeout_s:g} s and was stopped") from None
+            raise
+    if process.returncode:
+        raise StageError(f"{Path(words[0]).name} failed (exit {process.returncode}):\n{output.strip()[-2000:]}")
+    return output

@@ -1,0 +1,53 @@
+"""The ways to run a program of an NPU device here, and the reasons for those that do not exist here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowlab.contracts import Execution, Outcome
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Simulator(Execution):
+    """The open model of the NPU, in a fresh process that sees the program's bytes and the features only."""
+
+    name = "simulator"
+
+    def run(self, program: Mapping[str, Path], features: NDArray[np.float32], scratch: Path) -> Outcome:
+        """Run ``model.flnp`` on float32 (vector, channel, height, width). Raises `StageError` where it fails."""
+        import numpy as np
+
+        from flowlab.cpu.process import run_tool
+
+        scratch.mkdir(parents=True, exist_ok=True)
+        given, results = scratch / "features.npy", scratch / "results.npz"
+        np.save(given, np.ascontiguousarray(features, np.float32), allow_pickle=False)
+        command = [sys.executable, "-m", "flowlab_tinpu.simulator", program["model.flnp"], given, results]
+        run_tool(command, timeout_s=1800)
+        with np.load(results, allow_pickle=False) as found:
+            outputs = {name.removeprefix("output/"): found[name] for name in found.files if name.startswith("output/")}
+            trace = {name.removeprefix("crc/"): found[name] for name in found.files if name.startswith("crc/")}
+        return Outcome(outputs, trace)
+
+
+@dataclass
+class Absent(Execution):
+    """An execution that does not exist here, named so that results say why it did not run."""
+
+    name: str
+    reason: str
+
+    def missing(self) -> str | None:
+        """The reason."""
+        return self.reason
+
+    def run(self, program: Mapping[str, Path], features: NDArray[np.float32], scratch: Path) -> Outcome:
+        """Never called: `missing` has a reason."""
+        raise NotImplementedError(self.reason)
