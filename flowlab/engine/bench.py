@@ -50,27 +50,41 @@ class Overhead:
         return rows
 
 
-def overhead(arguments: Sequence[str], repeat: int = 7) -> Overhead:
-    """Measure ``flowlab run <arguments>``. It is run once before, so that everything is cached.
+def overhead(configs: Sequence[str], sets: Sequence[str] = (), repeat: int = 7) -> list[str]:
+    """Measure a run in which everything is cached; returns lines for people.
 
     Args:
-        arguments: as behind ``flowlab run``: files, ``--set``, ``--store``.
+        configs: YAML files; none means the example.
+        sets: as behind ``--set``.
         repeat: starts of each command; they take turns.
 
     Raises:
         FlowlabError: when the run itself fails, with its last lines.
     """
+    asked = [part for one in sets for part in ("--set", one)]
+    command = [sys.executable, "-m", "flowlab.cli", *(("run", *configs) if configs else ("demo",)), *asked]
+    return measure(command, repeat).lines()
+
+
+def measure(command: Sequence[str], repeat: int) -> Overhead:
+    """Start a command and a bare interpreter in turns; the command once before, so that everything is cached.
+
+    Raises:
+        FlowlabError: when the command fails.
+    """
     bare = [sys.executable, "-c", "pass"]
-    run = [sys.executable, "-m", "flowlab.cli", "run", *arguments]
-    first = subprocess.run(run, check=False, capture_output=True, text=True)
+    first = subprocess.run(command, check=False, capture_output=True, text=True)
     if first.returncode:
         raise FlowlabError(f"the run to measure failed: {first.stderr.strip()[-500:]}")
-    pairs = [(_measured(bare), _measured(run)) for _ in range(repeat)]
-    costs = [
-        Cost(median(wall for wall, _ in taken), median(cpu for _, cpu in taken), _instructions(command))
-        for command, taken in ((bare, [pair[0] for pair in pairs]), (run, [pair[1] for pair in pairs]))
-    ]
-    return Overhead(costs[0], costs[1])
+    pairs = [(_measured(bare), _measured(command)) for _ in range(repeat)]
+    return Overhead(
+        bare=_cost([pair[0] for pair in pairs], _instructions(bare)),
+        run=_cost([pair[1] for pair in pairs], _instructions(command)),
+    )
+
+
+def _cost(taken: Sequence[tuple[float, float]], instructions: int | None) -> Cost:
+    return Cost(median(wall for wall, _ in taken), median(cpu for _, cpu in taken), instructions)
 
 
 def _measured(command: Sequence[str]) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from flowlab.errors import NotBuiltYet
 from flowlab.store.files import LocalFiles, temporary_name
 from flowlab.store.locks import held
 from flowlab.store.objects import Objects
-from flowlab.store.records import Records
+from flowlab.store.records import Record, Records
 from flowlab.store.runs import Runs
 from flowlab.store.stat_cache import StatCache
 
@@ -55,6 +55,15 @@ class Store:
     def close(self) -> None:
         """Save the stat cache. Nothing is lost but time if it is never called."""
         self.stats.save()
+
+    def last_record(self, stage: str, dataset: str) -> Record | None:
+        """The record of a stage in the dataset's latest run that has one, else the last that was written."""
+        for run in self.runs.newest_first(dataset):
+            fingerprint = run.get("stages", {}).get(stage)
+            record = self.records.read(stage, fingerprint) if isinstance(fingerprint, str) else None
+            if record is not None:
+                return record
+        return self.records.latest(stage)
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold the lock of this name (a fingerprint)."""
