@@ -17,13 +17,13 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from flowlab.errors import FlowlabError
+from flowlab.errors import StageError
 
 FLOW_NAME = "flowlab"
 
 Record = dict[str, Any]
 Perform = Callable[[str, Mapping[str, Record]], tuple[Record, bool]]
-"""``(stage, records of the stages that it reads) -> (record, cached)``."""
+"""``(stage, records of the stages that it reads) -> (record, cached)``, records as plain JSON."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Work:
-    """What a flow run does, in order: its steps, and the function that does one."""
+    """What a flow run does: its steps in order, the function that does one, and what is done when all are through.
+
+    What ``finish`` raises fails the flow run.
+    """
 
     steps: Sequence[Step]
     perform: Perform
+    finish: Callable[[], None] = lambda: None
 
 
 _WORK: ContextVar[Work | None] = ContextVar("flowlab_work", default=None)
@@ -57,9 +61,12 @@ def offered(work: Work) -> Iterator[None]:
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def stage(name: str, config: dict[str, Any], upstream: dict[str, Any]) -> Any:
+def stage(name: str, upstream: dict[str, Any]) -> Any:
     """Do one stage; a hit in the store is shown as the state Cached."""
-    record, cached = _work(config).perform(name, upstream)
+    work = _WORK.get()
+    if work is None:
+        raise StageError(f"stage {name}: it runs outside the flow that planned it")
+    record, cached = work.perform(name, upstream)
     return Completed(name="Cached", message="found in the store", data=record) if cached else record
 
 
@@ -69,36 +76,42 @@ def pipeline(config: dict[str, Any], run: str = "flowlab") -> dict[str, Any]:
 
     Args:
         config: the sections of the YAML file.
-        run: the run's name, shown as the flow run's name.
+        run: shown as the flow run's name.
 
     Raises:
         FlowlabError: of the first stage that failed; the flow run is then Failed.
     """
+    work = _WORK.get() or _planned(config)
+    with offered(work):
+        records = _submit_all(work)
+    work.finish()
+    return records
+
+
+def _submit_all(work: Work) -> dict[str, Any]:
     futures: dict[str, Any] = {}
-    for step in _work(config).steps:
+    for step in work.steps:
         futures[step.name] = stage.with_options(name=step.name, task_run_name=step.name).submit(
-            step.name,
-            config,
-            {name: futures[name] for name in step.reads},
+            name=step.name,
+            upstream={name: futures[name] for name in step.reads},
             wait_for=[futures[name] for name in step.after],
+            return_state=False,
         )
     for future in futures.values():
         future.wait()
     for name, future in futures.items():
-        if future.state.is_failed() and future.state.name == "Failed":
+        if not future.state.is_completed() and future.state.name != "NotReady":
             raise _reason(name, future.state)
     return {name: future.result() for name, future in futures.items()}
 
 
 def _reason(name: str, state: Any) -> BaseException:
     found = state.result(raise_on_failure=False)
-    return found if isinstance(found, BaseException) else FlowlabError(f"{name}: {state.message}")
+    return found if isinstance(found, BaseException) else StageError(f"{name}: {state.message}")
 
 
-def _work(config: dict[str, Any]) -> Work:
-    offer = _WORK.get()
-    if offer is not None:
-        return offer
-    from flowlab.engine.run import work_of
+def _planned(config: dict[str, Any]) -> Work:
+    """A deployment's run: nobody has planned it yet."""
+    from flowlab.engine.on_prefect import planned
 
-    return work_of(config)
+    return planned(config)

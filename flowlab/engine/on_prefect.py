@@ -1,4 +1,4 @@
-"""Run a plan's stages as the tasks of a Prefect flow.
+"""Run a session's stages as the tasks of a Prefect flow.
 
 This module imports Prefect only inside its functions, after the environment is prepared.
 """
@@ -6,51 +6,117 @@ This module imports Prefect only inside its functions, after the environment is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowlab.engine import server
+from flowlab.engine.result import RunResult
+from flowlab.engine.run import Asked, Session, Silent, begin
+from flowlab.errors import StageError
 
 if TYPE_CHECKING:
-    from flowlab.engine.flows import Perform, Record, Step
+    from flowlab.engine.flows import Work
+
+ENGINE = "prefect"
 
 
-def run_on_prefect(
-    steps: Sequence[Step],
-    perform: Perform,
-    *,
-    config: Mapping[str, Any],
-    run: str,
-    home: Path,
-) -> dict[str, Record]:
-    """Run the flow and return the stages' records by name.
+def run_on_prefect(session: Session, home: Path) -> RunResult:
+    """Run the flow; every stage is a task run, also where the store has its result already.
 
     Args:
-        steps: the stages in order.
-        perform: does one stage, or finds it in the store.
-        config: small JSON, kept by Prefect as the flow run's parameter.
-        run: the flow run's name.
+        session: what to do.
         home: the folder of Prefect's database where no API is named.
 
     Raises:
         FlowlabError: as the stage raised it (the flow run is then Failed), or if no API answers.
     """
-    with server.running(home) as url:
+    results: list[RunResult] = []
+    with server.running(home) as url, _interruptible() as stopped:
         from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flowlab.engine import flows
 
         server.wait_until_healthy(url, home)
+        work = work_of(session, results, stopped)
         # The heartbeat's thread would cost up to 1 s at the end; only temporary settings can switch it off.
         settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        with temporary_settings(settings), _quiet(), flows.offered(flows.Work(steps, perform)):
+        with temporary_settings(settings), _quiet(), flows.offered(work):
             try:
-                records: dict[str, Record] = flows.pipeline(config=dict(config), run=run)
+                flows.pipeline(config=dict(session.config.mapping), run=session.name)
             finally:
                 _send_events()
-        return records
+    return results[0]
+
+
+def work_of(session: Session, results: list[RunResult], stopped: threading.Event | None = None) -> Work:
+    """What the flow does for a session; ``results`` gets what the run has to say."""
+    from flowlab.engine.flows import Step, Work
+
+    plan = session.prepared.plan
+    steps = []
+    for node in plan:
+        makers = {maker.name for role in node.needs if (maker := plan.maker(role))}
+        waits_for = [other.name for other in plan.waits_for(node)]
+        reads = tuple(name for name in waits_for if name in makers)
+        steps.append(Step(node.name, reads, tuple(name for name in waits_for if name not in makers)))
+
+    if stopped is not None:
+        session.watch = _Stoppable(session.watch, stopped)
+    return Work(steps, session.perform, lambda: results.append(session.finish(ENGINE)))
+
+
+def planned(config: Mapping[str, Any]) -> Work:
+    """What a deployment's flow run does: it gets only the config, in a process of its own."""
+    from flowlab.config import load_mapping
+    from flowlab.plugins import load
+
+    catalogue = load()
+    return work_of(begin(load_mapping(config, catalogue), catalogue, Asked(), Silent()), [])
+
+
+class _Stoppable:
+    """Lets Ctrl-C reach a stage in another thread, at the next time that it says how far it is."""
+
+    def __init__(self, watch: Any, stopped: threading.Event) -> None:
+        self._watch = watch
+        self._stopped = stopped
+
+    def progress(self, stage: str, what: str, fraction: float) -> None:
+        if self._stopped.is_set():
+            raise StageError(f"{stage}: stopped")
+        self._watch.progress(stage, what, fraction)
+
+    def finished(self, stage: str, cached: bool, seconds: float) -> None:
+        self._watch.finished(stage, cached, seconds)
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Yield an event that the first Ctrl-C sets; the second one ends the process at once.
+
+    Prefect waits for its threads; without this a training would go on to its end.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped.is_set():
+            os._exit(128 + number)
+        stopped.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _send_events() -> None:
