@@ -1,0 +1,148 @@
+"""What must hold between keys: checked once, when the config is loaded."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from flowlab.config.settings import Config
+from flowlab.errors import ConfigError, NotBuiltYet, did_you_mean
+
+CLASSIFICATION = "timeseries_classification"
+TASKS: dict[str, str] = {
+    "generic_timeseries_classification": CLASSIFICATION,
+    "arc_fault": CLASSIFICATION,
+    "motor_fault": CLASSIFICATION,
+    "ecg_classification": CLASSIFICATION,
+    "blower_imbalance": CLASSIFICATION,
+    "pir_detection": CLASSIFICATION,
+}
+"""Task types that this version runs, and their category."""
+
+LATER_TASKS = (
+    "generic_timeseries_regression",
+    "generic_timeseries_anomalydetection",
+    "generic_timeseries_forecasting",
+    "image_classification",
+    "audio_classification",
+    "radar_classification",
+)
+
+FOLDER_NAME = re.compile(r"[\w][\w .+-]{0,99}")
+FRACTION_TOLERANCE = 1e-6
+
+
+def check(config: Config, catalogue: Any) -> None:
+    """Raise `ConfigError` (or `NotBuiltYet`) for what cannot be run, each naming key, place and what to do."""
+    _task(config)
+    _enabled(config)
+    _split(config)
+    _dataset(config, catalogue)
+    _problem(config, catalogue)
+
+
+def _fail(config: Config, section: str, key: str, text: str) -> ConfigError:
+    return ConfigError(f"{config.where(section, key)}: {text}")
+
+
+def _task(config: Config) -> None:
+    task = config.common.task_type
+    if task in TASKS:
+        return
+    if task in LATER_TASKS:
+        raise NotBuiltYet(
+            f"{config.where('common', 'task_type')}: task '{task}' is not built yet. Use one of {_known()}"
+        )
+    suggestion = did_you_mean(task, (*TASKS, *LATER_TASKS))
+    raise _fail(config, "common", "task_type", f"no task '{task}'.{suggestion} Known: {_known()}")
+
+
+def _known() -> str:
+    return ", ".join(TASKS)
+
+
+def _enabled(config: Config) -> None:
+    if not config.dataset.enable:
+        raise _fail(
+            config,
+            "dataset",
+            "enable",
+            "a run without data is not possible. Leave the key out: what was ingested before is taken from the store, "
+            "at no cost",
+        )
+    if not config.training.enable:
+        raise _fail(
+            config,
+            "training",
+            "enable",
+            "a run without a model is not possible. Leave the key out: what was trained before is taken from the "
+            "store, at no cost; 'training_epochs: 0' exports an untrained model",
+        )
+
+
+def _split(config: Config) -> None:
+    total = math.fsum(config.dataset.split_factor)
+    if abs(total - 1) > FRACTION_TOLERANCE:
+        found = ", ".join(f"{one:g}" for one in config.dataset.split_factor)
+        raise _fail(config, "dataset", "split_factor", f"found {found}, which add up to {total:g}, expected 1")
+    if len(set(config.dataset.split_names)) != 3:
+        raise _fail(config, "dataset", "split_names", f"found {config.dataset.split_names}, expected three names")
+
+
+def _dataset(config: Config, catalogue: Any) -> None:
+    name, path = config.dataset.dataset_name, config.dataset.input_data_path
+    if name is not None and not FOLDER_NAME.fullmatch(name):
+        raise _fail(
+            config,
+            "dataset",
+            "dataset_name",
+            f"found {name!r}, expected letters, digits and '_ . + -': it names a folder",
+        )
+    if path is not None:
+        _path(config, path)
+    elif name is None:
+        raise ConfigError(
+            "dataset: nothing says where the data are. Give a folder or a .zip in 'input_data_path', or the name of a "
+            f"dataset in 'dataset_name'. Known: {_listed(catalogue)}"
+        )
+    elif catalogue.find("dataset", name) is None:
+        suggestion = did_you_mean(name, catalogue.names("dataset"))
+        raise _fail(
+            config,
+            "dataset",
+            "dataset_name",
+            f"no dataset named '{name}', and no path to its data in 'input_data_path'.{suggestion} "
+            f"Known: {_listed(catalogue)}",
+        )
+
+
+def _path(config: Config, path: str) -> None:
+    where = config.where("dataset", "input_data_path")
+    if "://" in path:
+        raise NotBuiltYet(f"{where}: downloading '{path}' is not built yet. Download it, and give the file's path")
+    if path.startswith("${"):
+        return
+    found = Path(path)
+    if not found.exists():
+        raise ConfigError(f"{where}: no file or folder '{path}'")
+    if not found.is_dir() and found.suffix.lower() != ".zip":
+        raise ConfigError(f"{where}: '{path}' is neither a folder nor a .zip file")
+
+
+def _listed(catalogue: Any) -> str:
+    return ", ".join(catalogue.names("dataset")) or "none"
+
+
+def _problem(config: Config, catalogue: Any) -> None:
+    model = catalogue.get("model", config.training.model_name)
+    problems = getattr(model, "problems", ("classification",))
+    if "classification" not in problems:
+        raise _fail(
+            config,
+            "training",
+            "model_name",
+            f"model '{config.training.model_name}' is for {', '.join(problems)}, and "
+            f"'{config.common.task_type}' is a classification",
+        )

@@ -1,0 +1,176 @@
+"""One source of settings (a file, a ``--set``, a mapping) as entries by section and key.
+
+Here keys are checked against the known ones, two spellings become one, relative paths become absolute, and a value
+of None, '' or 'None' becomes "not given", as in TI's own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowlab.config.misindentation import refuse_misindentation
+from flowlab.config.place import Entry, Place
+from flowlab.config.sections import ALIASES, PATHS, SECTIONS, keys
+from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
+from flowlab.config.yaml_source import Node, Pair, parse, plain, read_text, refuse_duplicates
+from flowlab.errors import ConfigError, did_you_mean
+
+NOT_GIVEN = (None, "", "None")
+
+
+@dataclass
+class Layer:
+    """What one source says. A value of None resets a key to its default."""
+
+    entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def checked(self) -> Layer:
+        """Itself; raises `ConfigError` with every problem that was found in this source."""
+        if self.problems:
+            raise ConfigError("\n".join(self.problems))
+        return self
+
+
+def from_file(path: Path) -> Layer:
+    """The settings of a YAML file. Raises `ConfigError` naming file, section, line, what was found and what to do."""
+    source = str(path)
+    root = parse(read_text(path), source)
+    layer = Layer()
+    if root is None or (root.kind == "scalar" and root.value is None):
+        return layer
+    if root.kind != "mapping":
+        raise ConfigError(f"{source}: holds {_kind(root)}, expected sections: {', '.join(SECTIONS)}")
+    refuse_misindentation(root.pairs, source)
+    refuse_duplicates(root.pairs, source)
+    base = path.resolve().parent
+    for pair in root.pairs:
+        if pair.key not in SECTIONS:
+            _unknown_section(layer, pair.key, Place(source, pair.line))
+        elif pair.node.kind == "mapping":
+            _read_section(layer, pair, source, base)
+        elif not (pair.node.kind == "scalar" and pair.node.value in NOT_GIVEN):
+            layer.problems.append(f"{source}, {pair.key}, line {pair.line}: holds {_kind(pair.node)}, expected keys")
+    return layer.checked()
+
+
+def from_sets(sets: Sequence[str], base: Path) -> Layer:
+    """The settings of ``--set section.key=value``; values are YAML, relative paths count from ``base``."""
+    layer = Layer()
+    for text in sets:
+        source = f"--set {text}"
+        name, equals, value = text.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not equals or not dot or not key:
+            layer.problems.append(f"{source}: expected section.key=value, as in --set training.training_epochs=5")
+        elif section not in SECTIONS:
+            _unknown_section(layer, section, Place(source))
+        else:
+            root = parse(value, source)
+            found = None if root is None else plain(root, source)
+            _add(layer, section, {key: Entry(found, Place(source), base)})
+    return layer.checked()
+
+
+def from_mapping(mapping: Mapping[str, Any], source: str, base: Path) -> Layer:
+    """The settings of a mapping of sections; relative paths count from ``base``."""
+    layer = Layer()
+    for section, values in mapping.items():
+        if section not in SECTIONS:
+            _unknown_section(layer, str(section), Place(source))
+        elif isinstance(values, Mapping):
+            _add(layer, section, {str(key): Entry(value, Place(source), base) for key, value in values.items()})
+        elif values not in NOT_GIVEN:
+            layer.problems.append(f"{source}, {section}: holds {type(values).__name__}, expected keys")
+    return layer.checked()
+
+
+def laid_over(layers: Sequence[Layer]) -> dict[str, dict[str, Entry]]:
+    """All layers as one: section by section, a later value in place of an earlier one, lists as a whole."""
+    merged: dict[str, dict[str, Entry]] = {section: {} for section in SECTIONS}
+    for layer in layers:
+        for section, entries in layer.entries.items():
+            merged[section].update(entries)
+    return {section: _given(entries) for section, entries in merged.items()}
+
+
+def _given(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    return {key: entry for key, entry in entries.items() if entry.value is not None}
+
+
+def _read_section(layer: Layer, pair: Pair, source: str, base: Path) -> None:
+    try:
+        refuse_duplicates(pair.node.pairs, f"{source}, {pair.key}")
+    except ConfigError as error:
+        layer.problems.append(str(error))
+        return
+    entries = {one.key: Entry(plain(one.node, source), Place(source, one.line), base) for one in pair.node.pairs}
+    _add(layer, pair.key, entries)
+
+
+def _add(layer: Layer, section: str, entries: Mapping[str, Entry]) -> None:
+    target = layer.entries.setdefault(section, {})
+    written: dict[str, str] = {}  # key -> as it was spelled in this very source
+    for spelled, entry in entries.items():
+        if spelled in UNREAD[section]:
+            layer.warnings.append(f"{section}.{spelled} changes nothing: {UNREAD[section][spelled]}")
+            continue
+        if spelled not in keys(section):
+            layer.problems.append(_unknown_key(section, spelled, entry.place))
+            continue
+        key = ALIASES.get(section, {}).get(spelled, spelled)
+        found = Entry(_cleaned(section, key, entry), entry.place, entry.base)
+        other = written.get(key)
+        if other is not None and target[key].value != found.value:
+            layer.problems.append(
+                f"{entry.place.at(section)}: '{spelled}' is {found.value!r} and '{other}' (line "
+                f"{target[key].place.line}) is {target[key].value!r}; they are one key, keep one of them"
+            )
+        written[key] = spelled
+        target[key] = found
+
+
+def _cleaned(section: str, key: str, entry: Entry) -> Any:
+    value = entry.value
+    if isinstance(value, (str, type(None))) and value in NOT_GIVEN:
+        return None
+    if key in PATHS.get(section, ()) and isinstance(value, str) and "://" not in value and not value.startswith("${"):
+        return str((entry.base / Path(value).expanduser()).resolve())
+    return value
+
+
+def _unknown_key(section: str, key: str, place: Place) -> str:
+    start = f"{place.at(section)}: no key '{key}'."
+    suggestion = did_you_mean(key, keys(section))
+    if not suggestion:
+        owners = [f"'{other}:'" for other in _others(section) if key in keys(other) or key in UNREAD[other]]
+        if owners:
+            return f"{start} It belongs under {' or '.join(owners)}"
+    return f"{start}{suggestion} Known: {', '.join(sorted(keys(section)))}"
+
+
+def _others(section: str) -> Iterator[str]:
+    return (other for other in SECTIONS if other != section)
+
+
+def _unknown_section(layer: Layer, name: str, place: Place) -> None:
+    if name in UNREAD_SECTIONS:
+        layer.warnings.append(f"section {name} changes nothing: {UNREAD_SECTIONS[name]}")
+    elif name == "include_files":
+        layer.problems.append(
+            f"{place}: 'include_files' is not read; lay files over each other: flowlab run base.yaml part.yaml"
+        )
+    else:
+        layer.problems.append(
+            f"{place}: no section '{name}'.{did_you_mean(name, SECTIONS)} Known: {', '.join(SECTIONS)}"
+        )
+
+
+def _kind(node: Node) -> str:
+    if node.kind == "scalar":
+        return f"the value {node.value!r}" if len(repr(node.value)) < 60 else "a text"
+    return {"list": "a list", "mapping": "keys"}[node.kind]

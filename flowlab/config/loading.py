@@ -1,0 +1,90 @@
+"""Files, ``--set`` and mappings to a checked `Config`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from flowlab.config.checks import check
+from flowlab.config.layer import Layer, from_file, from_mapping, from_sets, laid_over
+from flowlab.config.sections import (
+    SECTIONS,
+    Common,
+    Compilation,
+    Dataset,
+    FeatureExtraction,
+    Testing,
+    Training,
+)
+from flowlab.config.settings import Config
+from flowlab.config.tiers import FEATURES, resolve
+from flowlab.config.unread import WITHOUT_EFFECT
+from flowlab.errors import ConfigError
+
+
+def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
+    """Read files, laid over each other in their order, and then each ``section.key=value`` of ``sets``.
+
+    Args:
+        paths: YAML files; a later one wins. Relative paths inside count from the file's folder.
+        sets: as on the command line; values are YAML, relative paths count from the working directory.
+        catalogue: what the installed packages bring (`flowlab.plugins.Catalogue`).
+
+    Raises:
+        ConfigError: naming file, section, key, line, what was found and what to do.
+        NotBuiltYet: for a task or a source that this version does not have.
+    """
+    if not paths:
+        raise ConfigError("no config file given. Write: flowlab run my.yaml")
+    return _build([*(from_file(Path(path)) for path in paths), from_sets(sets, Path.cwd())], catalogue)
+
+
+def load_mapping(
+    mapping: Mapping[str, Any], catalogue: Any, *, sets: Sequence[str] = (), source: str = "config"
+) -> Config:
+    """The same for a mapping of sections; relative paths count from the working directory. Raises like `load`."""
+    return _build([from_mapping(mapping, source, Path.cwd()), from_sets(sets, Path.cwd())], catalogue)
+
+
+def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
+    given = laid_over(layers)
+    resolved = resolve(given, catalogue)
+    sections = resolved.sections
+    config = Config(
+        common=cast(Common, sections["common"]),
+        dataset=cast(Dataset, sections["dataset"]),
+        data_processing_feature_extraction=cast(FeatureExtraction, sections[FEATURES]),
+        training=cast(Training, sections["training"]),
+        testing=cast(Testing, sections["testing"]),
+        compilation=cast(Compilation, sections["compilation"]),
+        warnings=tuple(dict.fromkeys(warning for layer in layers for warning in layer.warnings)),
+        given={name: {key: entry.value for key, entry in given[name].items()} for name in SECTIONS if given[name]},
+        tiers=resolved.tiers,
+        plugin_options=resolved.plugin_options,
+        presets=resolved.presets,
+    )
+    check(config, catalogue)
+    return config.with_warnings(*_without_effect(config), *_activation_bits(config, catalogue))
+
+
+def _without_effect(config: Config) -> list[str]:
+    sentences = []
+    for section, keys in WITHOUT_EFFECT.items():
+        values = config.section(section)
+        for key, reason in keys.items():
+            asked = key in config.given.get(section, {})
+            if asked and getattr(values, key) != type(values).model_fields[key].default:
+                sentences.append(f"{section}.{key} changes nothing: {reason}")
+    return sentences
+
+
+def _activation_bits(config: Config, catalogue: Any) -> list[str]:
+    asked, got = config.training.quantization_activation_bitwidth, config.effective_activation_bits(catalogue)
+    if config.training.quantization == 0 or asked == got:
+        return []
+    unit = getattr(catalogue.get("target", config.common.target_device), "unit_name", "NPU")
+    return [
+        f"activation bits {asked} -> {got}: the {unit} stores bytes; {asked} would save nothing and cost accuracy; "
+        f"the generic quantizer, 'quantization: 1', has real {asked}-bit activations"
+    ]

@@ -1,0 +1,201 @@
+"""The checked config: frozen sections, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowlab.config.sections import (
+    SECTIONS,
+    Common,
+    Compilation,
+    Dataset,
+    FeatureExtraction,
+    Section,
+    Testing,
+    Training,
+)
+from flowlab.config.unread import NOT_BUILT
+from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError
+
+MIN_QUANTIZATION_EPOCHS = 10
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is asked to do; paths are absolute.
+
+    ``warnings`` are sentences for people, without file names. ``given`` is what the user wrote, merged, by section
+    and key (plain JSON values): loading it again as a mapping gives an equal config.
+    ``plugin_options`` are the options beside a plugin's name, by "section.key". ``presets`` are names by kind.
+    """
+
+    common: Common
+    dataset: Dataset
+    data_processing_feature_extraction: FeatureExtraction
+    training: Training
+    testing: Testing
+    compilation: Compilation
+    warnings: tuple[str, ...] = ()
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    plugin_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Mapping[str, str] = field(default_factory=dict)
+
+    def section(self, name: str) -> Section:
+        """A section by its name in the file."""
+        found: Section = getattr(self, name)
+        return found
+
+    def tier(self, section: str, key: str) -> str:
+        """Where a value comes from: ``built-in``, ``model <name>``, ``arc.yaml, line 7``, ``--set ...``."""
+        return self.tiers.get(f"{section}.{key}", "built-in")
+
+    def where(self, section: str, key: str) -> str:
+        """How a message about a key begins: ``arc.yaml, training.batch_size, line 7``."""
+        source, comma, line = self.tier(section, key).rpartition(", line ")
+        name = f"{section}.{key}"
+        if comma:
+            return f"{source}, {name}, line {line}"
+        return name if line == "built-in" else f"{line}, {name}"
+
+    def as_mapping(self) -> dict[str, dict[str, Any]]:
+        """Every section with every value, as plain JSON values."""
+        return {name: self.section(name).model_dump(mode="json") for name in SECTIONS}
+
+    def options_for(self, section: str, key: str) -> Mapping[str, Any]:
+        """The options that stand beside a plugin's name (``{name: ..., option: ...}``), else an empty mapping."""
+        return self.plugin_options.get(f"{section}.{key}", {})
+
+    @property
+    def dataset_name(self) -> str:
+        """The folder name of the dataset: as given, else the name of the data's file or folder."""
+        from pathlib import Path
+
+        return self.dataset.dataset_name or Path(self.dataset.input_data_path or "dataset").stem
+
+    @property
+    def quantization_epochs(self) -> int:
+        """Epochs of quantization-aware training: as asked for, else a fifth of the float epochs, at least 10."""
+        asked = self.training.quantization_epochs
+        return asked if asked is not None else max(MIN_QUANTIZATION_EPOCHS, self.training.training_epochs // 5)
+
+    @property
+    def output_int(self) -> bool:
+        """Whether the network ends in integers (facts 1.8): classifications do when they are quantized."""
+        asked = self.training.output_int
+        return asked if asked is not None else self.training.quantization != 0
+
+    @property
+    def skip_normalize(self) -> bool:
+        """Whether the device's entry point leaves the input step to the feature library (facts 1.8)."""
+        return self.training.quantization != 0
+
+    def effective_activation_bits(self, catalogue: Any) -> int:
+        """The activation width that the target's format has: the one asked for, or its widest."""
+        formats = getattr(catalogue.get("target", self.common.target_device), "formats", {})
+        known: tuple[int, ...] = formats["npu"].activation_bits if "npu" in formats else (8,)
+        asked = self.training.quantization_activation_bitwidth
+        return asked if self.training.quantization == 1 or asked in known else max(known)
+
+    def check_built(self) -> None:
+        """Raise `NotBuiltYet` for the first key that asks for what this version does not have."""
+        for section, keys in NOT_BUILT.items():
+            fields = type(self.section(section)).model_fields
+            for key, what in keys.items():
+                if getattr(self.section(section), key) != fields[key].default:
+                    raise NotBuiltYet(f"{self.where(section, key)}: {what} is not built yet. Leave the key out")
+        mode, bits = self.training.quantization, self.training.quantization_weight_bitwidth
+        if mode != 2 and self.training.quantizer is None:
+            name = {0: "no quantization (0)", 1: "generic quantization (1)"}[mode]
+            raise NotBuiltYet(
+                f"{self.where('training', 'quantization')}: {name} is not built yet. Use 'quantization: 2'"
+            )
+        if bits < 8:
+            raise NotBuiltYet(
+                f"{self.where('training', 'quantization_weight_bitwidth')}: {bits}-bit weights are not built yet. Use 8"
+            )
+
+    def quantizer_name(self, catalogue: Any) -> str:
+        """The quantizer that the run uses: ``training.quantizer``, else the target's own for the method.
+
+        Raises:
+            NotBuiltYet: for what this version does not have.
+            ConfigError: where the target has none for this method, or the named one contradicts the method.
+        """
+        self.check_built()
+        method = self.training.quantization_method
+        if self.training.quantizer is not None:
+            return self._named_quantizer(self.training.quantizer, method, catalogue)
+        device = self.common.target_device
+        own: Mapping[str, str] = catalogue.get("target", device).quantizers
+        if method not in own:
+            known = ", ".join(sorted(own)) or "none: every layer runs on the CPU"
+            raise ConfigError(
+                f"{self.where('training', 'quantization_method')}: '{device}' has no quantizer of its own for "
+                f"{method}. It has: {known}"
+            )
+        return own[method]
+
+    def _named_quantizer(self, name: str, method: str, catalogue: Any) -> str:
+        try:
+            quantizer = catalogue.get("quantizer", name)
+        except FlowlabError as error:
+            raise ConfigError(f"{self.where('training', 'quantizer')}: {error}") from None
+        trains = "QAT" if quantizer.trains else "PTQ"
+        asked = self.tier("training", "quantization_method") != "built-in"
+        if asked and trains != method:
+            raise ConfigError(
+                f"{self.where('training', 'quantization_method')}: found {method}, but the quantizer '{name}' is "
+                f"{trains}. Leave one of the two out"
+            )
+        return name
+
+    def notes(self) -> dict[str, Any]:
+        """What the report says of the config: warnings and an overview; plain JSON, no paths, no run name."""
+        features, training = self.data_processing_feature_extraction, self.training
+        return {
+            "warnings": list(self.warnings),
+            "overview": {
+                "task_type": self.common.task_type,
+                "target_device": self.common.target_device,
+                "dataset": self.dataset_name,
+                "dataset_seed": self.dataset.seed,
+                "feature_extraction": features.feature_extraction_name,
+                "model": training.model_name,
+                "training_epochs": training.training_epochs,
+                "batch_size": training.batch_size,
+                "learning_rate": training.learning_rate,
+                "optimizer": training.optimizer,
+                "training_seed": training.seed,
+                "quantization": training.quantization,
+                "quantization_method": training.quantization_method,
+                "quantization_weight_bitwidth": training.quantization_weight_bitwidth,
+                "quantization_activation_bitwidth": training.quantization_activation_bitwidth,
+                "compile_preset": self.compilation.preset_name,
+                "testing": self.testing.enable,
+                "compilation": self.compilation.enable,
+            },
+        }
+
+    def with_warnings(self, *sentences: str) -> Config:
+        """The same config with more warnings."""
+        return dataclasses.replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *sentences))))
+
+
+def extractor_options(config: Config, extractor: Any) -> dict[str, Any]:
+    """The section's keys that an extractor reads: the fields of its ``Options``, and the options beside its name.
+
+    Raises:
+        OptionError: for an option that the extractor does not have.
+    """
+    names = [one.name for one in dataclasses.fields(extractor.Options)]
+    section = config.data_processing_feature_extraction
+    values = {name: getattr(section, name) for name in names if name in type(section).model_fields}
+    extra = config.options_for("data_processing_feature_extraction", "feature_extraction_name")
+    unknown = [key for key in extra if key not in names]
+    if unknown:
+        raise OptionError(f"feature extractor '{extractor.name}': no option '{unknown[0]}'. Known: {', '.join(names)}")
+    return {**values, **extra}

@@ -1,0 +1,210 @@
+"""Values from the weakest tier to the strongest, and the check of their types.
+
+built-in < the model's < the dataset's < the feature preset's < the compile preset's < files < ``--set``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from flowlab.config.field_types import Expected
+from flowlab.config.place import Entry, Place
+from flowlab.config.sections import PLUGINS, SECTIONS, Section, keys
+from flowlab.errors import ConfigError, FlowlabError, PluginError, did_you_mean, unknown_name
+
+FEATURES = "data_processing_feature_extraction"
+Tree = Mapping[str, Mapping[str, Entry]]
+
+REQUIRED = (("common", "task_type"), ("common", "target_device"), ("training", "model_name"))
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The sections with every tier applied.
+
+    ``tiers`` says by "section.key" where a value comes from; ``plugin_options`` are the options that stand beside a
+    plugin's name, by the "section.key" that chose it.
+    """
+
+    sections: Mapping[str, Section]
+    tiers: Mapping[str, str]
+    plugin_options: Mapping[str, Mapping[str, Any]]
+    presets: Mapping[str, str] = field(default_factory=dict)  # kind -> name of the preset that was applied
+
+
+def resolve(given: Tree, catalogue: Any) -> Resolved:
+    """Apply every tier to what the user gave. Raises `ConfigError` naming each value that cannot be used."""
+    given, plugin_options = _split_choices(given)
+    _require(given)
+    merged: dict[str, dict[str, Entry]] = {section: {} for section in SECTIONS}
+    presets: dict[str, str] = {}
+    _model_tier(merged, given, catalogue)
+    _dataset_tier(merged, given, catalogue)
+    _feature_tier(merged, given, catalogue, presets)
+    _compile_tier(merged, given, catalogue, presets)
+    for section, entries in given.items():
+        merged[section].update(entries)
+    sections = _validated(merged)
+    tiers = {
+        f"{section}.{key}": entry.place.at() for section, entries in merged.items() for key, entry in entries.items()
+    }
+    return Resolved(sections, tiers, plugin_options, presets)
+
+
+def name_in(given: Tree, section: str, key: str) -> str | None:
+    """The name that the user gave under a key, or None."""
+    entry = given[section].get(key)
+    return entry.value if entry is not None and isinstance(entry.value, str) else None
+
+
+def _split_choices(given: Tree) -> tuple[Tree, Mapping[str, Mapping[str, Any]]]:
+    """Take ``{name: ..., option: ...}`` apart into the name, which stays, and the options."""
+    split = {section: dict(entries) for section, entries in given.items()}
+    options: dict[str, Mapping[str, Any]] = {}
+    for section, chosen in PLUGINS.items():
+        for key in chosen:
+            entry = split[section].get(key)
+            if entry is None or not isinstance(entry.value, Mapping):
+                continue
+            values = dict(entry.value)
+            name = values.pop("name", None)
+            if not isinstance(name, str):
+                raise ConfigError(f"{entry.place.at(f'{section}.{key}')}: found {entry.value!r}; it has no 'name'")
+            split[section][key] = Entry(name, entry.place, entry.base)
+            options[f"{section}.{key}"] = values
+    return split, options
+
+
+def _require(given: Tree) -> None:
+    missing = [(section, key) for section, key in REQUIRED if key not in given[section]]
+    if missing:
+        what = ", ".join(f"{section}.{key}" for section, key in missing)
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(
+            f"{what} {verb} missing. Write {'it' if len(missing) == 1 else 'them'}, or, if this file is a part of a "
+            f"config, lay it over a whole one: flowlab run whole.yaml part.yaml"
+        )
+
+
+def _model_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any) -> None:
+    name = name_in(given, "training", "model_name")
+    if name is not None:
+        model = _plugin(given, catalogue, "model", name, ("training", "model_name"))
+        _apply(merged, "training", getattr(model, "defaults", {}), f"model {name}")
+
+
+def _dataset_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any) -> None:
+    name = name_in(given, "dataset", "dataset_name")
+    dataset = catalogue.find("dataset", name) if name is not None else None
+    if dataset is not None:
+        _apply(merged, FEATURES, getattr(dataset, "defaults", {}), f"dataset {name}")
+
+
+def _feature_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any, presets: dict[str, str]) -> None:
+    name = name_in(given, FEATURES, "feature_extraction_name")
+    if name is None:
+        return
+    preset = _preset(given, catalogue, "feature_extraction", name, (FEATURES, "feature_extraction_name"))
+    if preset is not None:
+        presets["feature_extraction"] = name
+        _apply(merged, FEATURES, preset.values, f"feature preset {name}")
+    elif catalogue.find("feature_extractor", name) is None:
+        known = [*catalogue.preset_names("feature_extraction"), *catalogue.names("feature_extractor")]
+        text = unknown_name("feature preset or extractor", name, known)
+        raise _at(given, (FEATURES, "feature_extraction_name"), text)
+
+
+def _compile_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any, presets: dict[str, str]) -> None:
+    device = name_in(given, "common", "target_device")
+    if device is not None:
+        _plugin(given, catalogue, "target", device, ("common", "target_device"))
+    name = name_in(given, "compilation", "preset_name")
+    if name is None:
+        return
+    preset = _preset(given, catalogue, "compile", name, ("compilation", "preset_name"))
+    if preset is None:
+        text = unknown_name("compile preset", name, catalogue.preset_names("compile"))
+        raise _at(given, ("compilation", "preset_name"), text)
+    presets["compile"] = name
+    settings = {key: value for key, value in preset.values.items() if key in keys("compilation")}
+    _apply(merged, "compilation", settings, f"compile preset {name}")
+
+
+def _preset(given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str, str]) -> Any:
+    """The preset, None where nobody brings one; raises where it exists and does not hold here."""
+    when = {
+        "task_type": name_in(given, "common", "task_type") or "",
+        "target_device": name_in(given, "common", "target_device") or "",
+    }
+    try:
+        preset = catalogue.preset(kind, name, **when)
+    except PluginError as error:
+        raise _at(given, place, str(error)) from None
+    if preset is None and name in catalogue.preset_names(kind):
+        here = f"task {when['task_type']} on {when['target_device']}"
+        raise _at(given, place, f"preset '{name}' is not made for {here}")
+    return preset
+
+
+def _plugin(given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str, str]) -> Any:
+    try:
+        return catalogue.get(kind, name)
+    except FlowlabError as error:
+        raise _at(given, place, str(error)) from None
+
+
+def _at(given: Tree, place_of: tuple[str, str], text: str) -> ConfigError:
+    section, key = place_of
+    entry = given[section].get(key)
+    place = entry.place.at(f"{section}.{key}") if entry is not None else f"{section}.{key}"
+    return ConfigError(f"{place}: {text}")
+
+
+def _apply(merged: dict[str, dict[str, Entry]], section: str, values: Mapping[str, Any], tier: str) -> None:
+    for key, value in values.items():
+        if key not in keys(section):
+            raise PluginError(f"{tier} sets '{key}', which is no key of '{section}'.{did_you_mean(key, keys(section))}")
+        if value is not None:
+            merged[section][key] = Entry(value, Place(tier), Path())
+
+
+def _validated(merged: Tree) -> Mapping[str, Section]:
+    sections: dict[str, Section] = {}
+    problems: list[str] = []
+    for name, model in SECTIONS.items():
+        try:
+            sections[name] = model.model_validate({key: entry.value for key, entry in merged[name].items()})
+        except ValidationError as error:
+            problems += _worded(error, name, merged[name])
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return sections
+
+
+def _worded(error: ValidationError, section: str, entries: Mapping[str, Entry]) -> list[str]:
+    """One sentence for each key whose value has a wrong type, with place, what was found and what is expected."""
+    wrong = dict.fromkeys(str(one["loc"][0]) for one in error.errors(include_url=False, include_context=False))
+    sentences = []
+    for key in wrong:
+        entry = entries[key]
+        expected = _expected(section, key)
+        suggestion = did_you_mean(entry.value, expected.choices) if isinstance(entry.value, str) else ""
+        sentences.append(
+            f"{entry.place.at(f'{section}.{key}')}: found {_short(entry.value)}, expected {expected.text}.{suggestion}"
+        )
+    return sentences
+
+
+def _expected(section: str, key: str) -> Expected:
+    metadata = SECTIONS[section].model_fields[key].metadata
+    return next(one for one in metadata if isinstance(one, Expected))
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
