@@ -1,0 +1,172 @@
+"""Random networks for properties: float or integer, with every operation that the IR has for each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flowlab.compiler.infer import infer_shape
+from flowlab.compiler.intervals import intervals_of
+from flowlab.compiler.ir import Graph, Input, Node, TensorType
+from flowlab.compiler.verify import verify
+
+
+class Builder:
+    """Appends nodes and infers their shapes."""
+
+    def __init__(self, seed: int, shape: tuple[int, ...]) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.input = Input("input", TensorType("float32", shape))
+        self.nodes: list[Node] = []
+        self.last = "input"
+
+    def graph(self, outputs: dict[str, str] | None = None) -> Graph:
+        return Graph((self.input,), tuple(self.nodes), outputs or {"output": self.last}, {"seed": "random"})
+
+    def type(self, name: str | None = None) -> TensorType:
+        return self.graph().type_of(name or self.last)
+
+    def add(self, name, op, dtype, inputs=None, scale=1.0, constants=None, **attributes) -> str:
+        inputs = inputs or (self.last,)
+        types = tuple(self.type(each) for each in inputs)
+        node = Node(name, op, inputs, TensorType(dtype, (1,)), attributes, constants or {})
+        node = Node(name, op, inputs, TensorType(dtype, infer_shape(node, types), scale), attributes, constants or {})
+        self.nodes.append(node)
+        self.last = name
+        return name
+
+    def pick(self, *values):
+        return values[int(self.rng.integers(len(values)))]
+
+    def floats(self, *shape: int) -> np.ndarray:
+        return self.rng.normal(size=shape).astype(np.float32)
+
+
+def _conv_constants(b: Builder, integer: bool, out: int, depthwise: bool):
+    channels, height, width = b.type().shape
+    kernel = (int(b.rng.integers(1, min(4, height) + 1)), int(b.rng.integers(1, min(3, width) + 1)))
+    groups = channels if depthwise and channels > 1 else 1
+    out = channels if depthwise else out
+    shape = (out, channels // groups, *kernel)
+    weight = b.rng.integers(-127, 128, shape).astype(np.int8) if integer else b.floats(*shape)
+    padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
+    return weight, {"groups": groups, "stride": b.pick((1, 1), (2, 1), (2, 2)), "padding": padding}
+
+
+def _requantize(b: Builder, name: str, signed: bool) -> None:
+    low, high = intervals_of(b.graph())[b.last]
+    count = len(low)
+    spread = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1)
+    multiplier = b.rng.integers(1, 256, count)
+    shift = np.clip(np.log2(spread * multiplier / 200).astype(int) - int(b.rng.integers(0, 3)), 0, 31)
+    bias = b.rng.integers(-spread // 2 - 1, spread // 2 + 1)
+    b.add(
+        name, "requantize", "int8" if signed else "uint8", scale=0.5,
+        constants={"bias": bias.astype(np.int32), "multiplier": multiplier.astype(np.int32), "shift": shift.astype(np.int32)},
+        low=-128 if signed else 0, high=127 if signed else 255, rounding="floor", bias_before_multiply=True,
+    )  # fmt: skip
+
+
+def _pool(b: Builder, name: str) -> None:
+    type_ = b.type()
+    _, height, width = type_.shape
+    kernel = (int(b.rng.integers(1, min(3, height) + 1)), int(b.rng.integers(1, min(2, width) + 1)))
+    padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
+    b.add(
+        name, "max_pool", type_.dtype, scale=type_.scale, kernel=kernel, stride=b.pick((1, 1), (2, 1)), padding=padding
+    )
+
+
+def random_graph(seed: int, quantized: bool) -> Graph:
+    """A verified network: convolutions of all kinds, pools, adds, tables or activations, one or two linear layers."""
+    rng = np.random.default_rng(seed)
+    b = Builder(seed, (int(rng.integers(1, 7)), int(rng.integers(4, 12)), int(rng.integers(1, 4))))
+    (_integer_body if quantized else _float_body)(b)
+    graph = b.graph()
+    verify(graph)
+    return graph
+
+
+def _integer_body(b: Builder) -> None:
+    channels = b.type().shape[0]
+    b.add(
+        "quantize", "quantize", "int8", scale=0.25,
+        constants={
+            "bias": b.floats(channels),
+            "multiplier": b.rng.integers(-2047, 2048, channels).astype(np.int32),
+            "shift": b.rng.integers(4, 8, channels).astype(np.int32),
+        },
+        low=-128, high=127,
+    )  # fmt: skip
+    for index in range(int(b.rng.integers(0, 4))):
+        name = f"layers.{index}"
+        kind = b.pick("conv", "conv", "depthwise", "pool", "table", "add")
+        if kind == "pool":
+            _pool(b, name)
+        elif kind == "table":
+            dtype = b.pick("int8", "uint8")
+            b.add(name, "table", dtype, constants={"entries": b.rng.integers(0, 128, 256).astype(dtype)})
+        elif kind == "add":
+            before = b.last
+            b.add(name, "add", "int32", inputs=(before, before))
+            _requantize(b, f"{name}.bnorm", signed=True)
+        else:
+            weight, attributes = _conv_constants(b, True, int(b.rng.integers(1, 8)), kind == "depthwise")
+            b.add(name, "conv", "int32", scale=0.0, constants={"weight": weight}, weight_bits=8, **attributes)
+            _requantize(b, f"{name}.bnorm", signed=b.pick(True, False))
+    if b.pick(True, False):
+        b.add("pool", "sum_pool", "int32")
+        _requantize(b, "pool.bnorm", signed=False)
+    b.add("flat", "flatten", b.type().dtype, scale=b.type().scale)
+    for index in range(int(b.rng.integers(1, 3))):
+        inputs = b.type().shape[0]
+        bits = b.pick(8, 4, 2)
+        most = 2 ** (bits - 1) - 1
+        weight = b.rng.integers(-most, most + 1, (int(b.rng.integers(1, 12)), inputs)).astype(np.int8)
+        b.add(f"fc{index}", "linear", "int32", scale=0.0, constants={"weight": weight}, weight_bits=bits)
+        _requantize(b, f"fc{index}.bnorm", signed=True)
+
+
+def _norm(b: Builder, name: str) -> None:
+    count = b.type().shape[0]
+    constants = {key: b.floats(count) for key in ("weight", "bias", "mean")}
+    constants["variance"] = np.abs(b.floats(count)) + np.float32(0.1)
+    b.add(name, "batch_norm", "float32", constants=constants, epsilon=1e-5)
+
+
+def _float_body(b: Builder) -> None:
+    if b.pick(True, False):
+        _norm(b, "norm")
+    for index in range(int(b.rng.integers(0, 4))):
+        name = f"layers.{index}"
+        kind = b.pick("conv", "conv", "depthwise", "pool", "activation", "add", "relu", "dead")
+        if kind == "pool":
+            _pool(b, name)
+        elif kind == "activation":
+            b.add(name, "activation", "float32", function=b.pick("sigmoid", "tanh", "silu", "relu6", "leaky_relu"))
+        elif kind == "relu":
+            b.add(name, "relu", "float32")
+            b.add(f"{name}.again", "relu", "float32")
+        elif kind == "add":
+            b.add(name, "add", "float32", inputs=(b.last, b.last))
+        elif kind == "dead":
+            before = b.last
+            b.add(name, "relu", "float32")
+            b.last = before
+        else:
+            weight, attributes = _conv_constants(b, False, int(b.rng.integers(1, 8)), kind == "depthwise")
+            constants = {"weight": weight} | ({"bias": b.floats(len(weight))} if b.pick(True, False) else {})
+            b.add(name, "conv", "float32", constants=constants, **attributes)
+            if b.pick(True, False):
+                _norm(b, f"{name}.norm")
+    if b.pick(True, False):
+        b.add("pool", "average_pool", "float32")
+    b.add("flat", "flatten", "float32")
+    for index in range(int(b.rng.integers(1, 3))):
+        out = int(b.rng.integers(1, 12))
+        constants = {"weight": b.floats(out, b.type().shape[0]), "bias": b.floats(out)}
+        b.add(f"fc{index}", "linear", "float32", constants=constants)
+
+
+def random_features(graph: Graph, seed: int, count: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(seed + 1)
+    return (rng.normal(size=(count, *graph.inputs[0].type.shape)) * rng.choice([1, 5, 40])).astype(np.float32)

@@ -1,0 +1,83 @@
+"""The three laws of passes: they keep the meaning, twice is once, and they do what their docstrings show."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowlab.compiler import interpreter, text
+from flowlab.compiler.ir import Graph
+from flowlab.compiler.passes import Pass
+from flowlab.compiler.passes.drop_dead import DropDead
+from flowlab.compiler.passes.drop_identity import DropIdentity
+from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
+from flowlab.compiler.passes.pad_channels import PadChannels
+from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
+from flowlab.compiler.pipeline import apply_passes
+from flowlab.compiler.verify import verify
+
+from .random_graphs import random_features, random_graph
+
+PASSES: tuple[Pass, ...] = (DropDead(), DropIdentity(), FoldBatchNorm(), PadChannels(), PadLinearInputs())
+
+every_pass = pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)
+
+
+def shown(each: Pass, heading: str) -> str:
+    match = re.search(rf"{heading}::\n\n((?:[ ]*\n|[ ]{{4}}.*\n?)+)", textwrap.dedent(f"    {type(each).__doc__}"))
+    assert match, f"the docstring of {each.name} shows no {heading}"
+    return text.print_graph(text.parse_graph(match[1]))
+
+
+@every_pass
+def test_a_pass_does_what_its_docstring_shows(each: Pass) -> None:
+    before = text.parse_graph(shown(each, "Before"))
+    verify(before)
+    assert text.print_graph(each.apply(before)) == shown(each, "After")
+
+
+@every_pass
+@given(seed=st.integers(0, 2**32 - 1), quantized=st.booleans())
+def test_a_pass_keeps_the_meaning_of_any_graph(each: Pass, seed: int, quantized: bool) -> None:
+    graph = random_graph(seed, quantized)
+    features = random_features(graph, seed)
+    after = apply_passes(graph, (each,))
+    expected, found = (interpreter.run(g, features, np.float64) for g in (graph, after))
+    assert set(graph.outputs) == set(after.outputs)
+    for name in graph.outputs:
+        left, right = expected[graph.outputs[name]], found[after.outputs[name]]
+        if quantized:
+            np.testing.assert_array_equal(left, right)
+        else:
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4 * (np.abs(left).max() + 1e-6))
+
+
+@every_pass
+@given(seed=st.integers(0, 2**32 - 1), quantized=st.booleans())
+def test_a_pass_applied_twice_changes_nothing_more(each: Pass, seed: int, quantized: bool) -> None:
+    once = each.apply(random_graph(seed, quantized))
+    assert text.print_graph(each.apply(once)) == text.print_graph(once)
+
+
+@pytest.mark.parametrize("each", [PadChannels(), PadLinearInputs()], ids=lambda each: each.name)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_padding_keeps_every_integer_of_the_channels_before(each: Pass, seed: int) -> None:
+    graph = random_graph(seed, quantized=True)
+    features = random_features(graph, seed)
+    before, after = interpreter.run(graph, features), interpreter.run(each.apply(graph), features)
+    for name, value in before.items():
+        np.testing.assert_array_equal(value, after[name][:, : value.shape[1]], err_msg=name)
+
+
+@given(seed=st.integers(0, 2**32 - 1), quantized=st.booleans())
+def test_the_padding_passes_together_change_nothing_more(seed: int, quantized: bool) -> None:
+    def both(graph: Graph) -> Graph:
+        return PadLinearInputs().apply(PadChannels().apply(graph))
+
+    once = both(random_graph(seed, quantized))
+    assert text.print_graph(both(once)) == text.print_graph(once)
