@@ -160,7 +160,7 @@ def _demo_config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
     if preset is None:
         broken = "".join(f" {package}: {reason}." for package, reason in sorted(catalogue.broken.items()))
         raise PluginError(f"no installed package brings the example preset 'demo'.{broken}")
-    return load_mapping(preset.values, catalogue, arguments.set), catalogue
+    return load_mapping(preset.values, catalogue, sets=arguments.set, source="demo"), catalogue
 
 
 def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> Asked:

@@ -47,7 +47,9 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
         settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         with temporary_settings(settings), _quiet(), flows.offered(work):
             try:
-                flows.pipeline(config=dict(session.config.mapping), run=session.name)
+                flows.pipeline(
+                    config={name: dict(keys) for name, keys in session.config.given.items()}, run=session.name
+                )
             finally:
                 _send_events()
     return results[0]

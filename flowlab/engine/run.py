@@ -82,7 +82,7 @@ class Session:
     @property
     def dataset(self) -> str:
         """The dataset's name."""
-        return str(self.config.dataset.dataset_name)
+        return str(self.config.dataset_name)
 
     def perform(self, stage: str, upstream: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:
         """Do one stage; records go in and out as plain JSON."""
@@ -138,7 +138,6 @@ class Session:
             "model": self.config.training.model_name,
             "device": self.config.common.target_device,
         }
-        warnings = tuple(self.config.warnings)
         result = result_of(
             self.name,
             engine,
@@ -146,7 +145,7 @@ class Session:
             self.store,
             folder=folder.path,
             artifacts=artifacts,
-            warnings=warnings,
+            warnings=tuple(self.config.warnings),
             about=about,
         )
         self.write("Completed")
@@ -193,7 +192,7 @@ def survey(config: Any, catalogue: Any, asked: Asked) -> tuple[Status, ...]:
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
-    found = statuses(prepare(STAGES, config, catalogue, store), str(config.dataset.dataset_name))
+    found = statuses(prepare(STAGES, config, catalogue, store), str(config.dataset_name))
     store.close()
     return found
 
