@@ -1,152 +1,209 @@
-"""The types of the config's keys: what they accept, and how a message words it.
+"""The types of the config's keys: what each accepts, what it becomes, and how a message words it.
 
+A type is ``Annotated[<python type>, Check(...)]``; the check turns what YAML gave into that type or raises ValueError.
 Numbers may be texts, because YAML 1.1 reads ``4e-5`` as one. A flag is never a number.
 A value of None, '' or 'None' never comes here: it means that the key is not given (`flowlab.config.layer`).
+(pydantic checks the options of plugins; here its import alone would take half of the time that a cached run may.)
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Len
-from pydantic import BeforeValidator
+Convert = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a key takes, for messages; ``choices`` are the names among which a suggestion is looked for."""
+class Check:
+    """What a key takes: in words, as a function, and as names among which a suggestion is looked for."""
 
-    text: str
+    expected: str
+    convert: Convert
     choices: tuple[str, ...] = ()
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a flag is no number")
-    if isinstance(value, str):
-        return float(value)
-    return value
-
-
-def _whole(value: Any) -> Any:
-    number = _number(value)
-    if isinstance(number, float) and number.is_integer():
-        return int(number)
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("no number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
     return number
 
 
-def _flag(value: Any) -> Any:
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not _number(value).is_integer():
+        raise ValueError("no whole number")
+    return int(_number(value))
+
+
+def _flag(value: Any) -> bool:
     """True and False, also as texts; 0 and 1, which TI's own files use."""
-    if isinstance(value, str):
-        return {"true": True, "false": False}[value.lower()] if value.lower() in ("true", "false") else value
-    return bool(value) if value in (0, 1) and isinstance(value, int) else value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    raise ValueError("no flag")
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return value
 
 
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
+def _listed(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("no list")
+    return tuple(value)
 
 
-def _several(value: Any) -> Any:
-    """A single text stands for a list of one; a text of a list never is taken apart."""
-    return (value,) if isinstance(value, str) else value
+def _texts(value: Any) -> tuple[str, ...]:
+    """A list of texts; one text stands for a list of one."""
+    return tuple(_text(one) for one in ((value,) if isinstance(value, str) else _listed(value)))
 
 
-def _log_base(value: Any) -> Any:
-    return value if value == "e" else _number(value)
-
-
-def _transforms(value: Any) -> Any:
+def _transforms(value: Any) -> tuple[str, ...]:
     """Names of transforms; a list inside the list is laid out flat, as TI does."""
-    if isinstance(value, (list, tuple)):
-        flat: list[Any] = []
-        for one in value:
-            flat.extend(one if isinstance(one, (list, tuple)) else (one,))
-        return tuple(flat)
-    return _several(value)
+    names: list[str] = []
+    for one in (value,) if isinstance(value, str) else _listed(value):
+        names.extend(_texts(one))
+    return tuple(names)
+
+
+def _between(convert: Convert, least: float, most: float = math.inf, *, above: bool = False) -> Convert:
+    """The conversion, and then a range; ``above`` leaves out the least value itself."""
+
+    def check(value: Any) -> Any:
+        number = convert(value)
+        if number < least or number > most or (above and number == least):
+            raise ValueError("out of range")
+        return number
+
+    return check
+
+
+def _whole_from(least: int, most: float = math.inf) -> Convert:
+    return _between(_whole, least, most)
+
+
+def _three(convert: Convert) -> Convert:
+    def check(value: Any) -> tuple[Any, ...]:
+        items = _listed(value)
+        if len(items) != 3:
+            raise ValueError("not three")
+        return tuple(convert(one) for one in items)
+
+    return check
+
+
+def _one_of(*choices: str | int) -> Convert:
+    """A name in upper or lower case, or a number, that is one of a few."""
+
+    def check(value: Any) -> str | int:
+        for choice in choices:
+            if isinstance(choice, str):
+                if isinstance(value, str) and value.lower() == choice.lower():
+                    return choice
+            elif _whole(value) == choice:
+                return choice
+        raise ValueError("none of these")
+
+    return check
+
+
+def _columns(value: Any) -> tuple[Any, ...]:
+    items = _listed(value)
+    if all(isinstance(one, str) for one in items):
+        return items
+    return tuple(_whole_from(0)(one) for one in items)
 
 
 def _variables(value: Any) -> Any:
-    return _whole(value) if not isinstance(value, (list, tuple)) else tuple(value)
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise ValueError("no columns")
+        return _columns(value)
+    return _whole_from(1)(value)
 
 
-Flag = Annotated[bool, BeforeValidator(_flag), Expected("True or False")]
-OptionalFlag = Annotated[bool | None, BeforeValidator(_flag), Expected("True or False")]
-Text = Annotated[str, Expected("a text (put a number in quotes)")]
-OptionalText = Annotated[str | None, Expected("a text (put a number in quotes)")]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_several), Expected("a list of texts")]
-Transforms = Annotated[tuple[str, ...], BeforeValidator(_transforms), Expected("a list of names")]
+def _log_base(value: Any) -> float | str:
+    return "e" if value == "e" else float(_between(_number, 0, above=True)(value))
 
-Whole = Annotated[int, BeforeValidator(_whole), Ge(0), Expected("a whole number, 0 or more")]
-Count = Annotated[int, BeforeValidator(_whole), Ge(1), Expected("a whole number, 1 or more")]
-OptionalWhole = Annotated[int | None, BeforeValidator(_whole), Ge(0), Expected("a whole number, 0 or more")]
-OptionalCount = Annotated[int | None, BeforeValidator(_whole), Ge(1), Expected("a whole number, 1 or more")]
-Seed = Annotated[
-    int, BeforeValidator(_whole), Ge(0), Le(2**32 - 1), Expected("a whole number between 0 and 4294967295")
-]
-Number = Annotated[float, BeforeValidator(_number), Expected("a number")]
-NotNegative = Annotated[float, BeforeValidator(_number), Ge(0), Expected("a number, 0 or more")]
-Positive = Annotated[float, BeforeValidator(_number), Gt(0), Expected("a number above 0")]
-OptionalNumber = Annotated[float | None, BeforeValidator(_number), Expected("a number")]
-OptionalPositive = Annotated[float | None, BeforeValidator(_number), Gt(0), Expected("a number above 0")]
-LogBase = Annotated[
-    Literal["e"] | Annotated[float, Gt(0)] | None, BeforeValidator(_log_base), Expected("'e' or a number above 0")
-]
-Scale = Annotated[float | None, BeforeValidator(_number), Expected("a number")]
-Shift = Annotated[int, BeforeValidator(_whole), Ge(0), Le(15), Expected("a whole number between 0 and 15")]
 
+def _gains(value: Any) -> dict[str, tuple[float, float]]:
+    if not isinstance(value, Mapping):
+        raise ValueError("no classes")
+    gains: dict[str, tuple[float, float]] = {}
+    for name, limits in value.items():
+        least, most = (float(_between(_number, 0, above=True)(one)) for one in _listed(limits))
+        gains[str(name)] = (least, most)
+    return gains
+
+
+_WHOLE = Check("a whole number, 0 or more", _whole_from(0))
+_COUNT = Check("a whole number, 1 or more", _whole_from(1))
+_NUMBER = Check("a number", _number)
+_POSITIVE = Check("a number above 0", _between(_number, 0, above=True))
+_FLAG = Check("True or False", _flag)
+_TEXT = Check("a text (put a number in quotes)", _text)
+_OPTIMIZERS = ("sgd", "sgd*nesterov", "rmsprop", "adam", "adamw")
+_SCHEDULERS = ("cosineannealinglr", "steplr", "exponentiallr", "constantlr", "none")
+_SIZES = ("s", "m", "l", "xl", "xxl")
+
+Flag = Annotated[bool, _FLAG]
+OptionalFlag = Annotated[bool | None, _FLAG]
+Text = Annotated[str, _TEXT]
+OptionalText = Annotated[str | None, _TEXT]
+Texts = Annotated[tuple[str, ...], Check("a list of texts", _texts)]
+Transforms = Annotated[tuple[str, ...], Check("a list of names", _transforms)]
+Whole = Annotated[int, _WHOLE]
+OptionalWhole = Annotated[int | None, _WHOLE]
+Count = Annotated[int, _COUNT]
+OptionalCount = Annotated[int | None, _COUNT]
+Seed = Annotated[int, Check("a whole number between 0 and 4294967295", _whole_from(0, 2**32 - 1))]
+Shift = Annotated[int, Check("a whole number between 0 and 15", _whole_from(0, 15))]
+NotNegative = Annotated[float, Check("a number, 0 or more", _between(_number, 0))]
+Positive = Annotated[float, _POSITIVE]
+OptionalPositive = Annotated[float | None, _POSITIVE]
+OptionalNumber = Annotated[float | None, _NUMBER]
+LogBase = Annotated[float | Literal["e"] | None, Check("'e' or a number above 0", _log_base)]
 Fractions = Annotated[
-    tuple[Annotated[float, BeforeValidator(_number), Gt(0), Le(1)], ...],
-    Len(3, 3),
-    Expected("three fractions above 0, for train, validation and test, that add up to 1"),
+    tuple[float, float, float],
+    Check("three fractions above 0, for train, validation and test", _three(_between(_number, 0, 1, above=True))),
 ]
-Names3 = Annotated[tuple[str, ...], Len(3, 3), Expected("three names, for train, validation and test")]
-Counts3 = Annotated[
-    tuple[Annotated[int, BeforeValidator(_whole), Ge(0)], ...], Len(3, 3), Expected("three whole numbers, 0 or more")
-]
+ThreeNames = Annotated[tuple[str, str, str], Check("three names, for train, validation and test", _three(_text))]
+ThreeCounts = Annotated[tuple[int, int, int], Check("three whole numbers, 0 or more", _three(_whole_from(0)))]
 Variables = Annotated[
-    Annotated[int, Ge(1)] | tuple[Annotated[int, Ge(0)], ...] | tuple[str, ...],
-    BeforeValidator(_variables),
-    Expected("how many columns (1 or more), a list of column numbers (from 0), or a list of column names"),
+    int | tuple[int, ...] | tuple[str, ...],
+    Check("how many columns (1 or more), a list of column numbers (from 0), or a list of column names", _variables),
 ]
-TargetVariables = Annotated[
-    tuple[Annotated[int, Ge(0)], ...] | tuple[str, ...],
-    BeforeValidator(_variables),
-    Expected("a list of column numbers (from 0), or a list of column names"),
+Columns = Annotated[
+    tuple[int, ...] | tuple[str, ...], Check("a list of column numbers (from 0), or a list of column names", _columns)
 ]
 GainVariations = Annotated[
-    dict[str, tuple[Positive, Positive]] | None, Expected("for each class a list of two numbers, least and most gain")
+    Mapping[str, tuple[float, float]] | None, Check("for each class a list of two numbers, least and most gain", _gains)
 ]
-
 SplitType = Annotated[
     Literal["amongst_files", "within_files"],
-    BeforeValidator(_lower),
-    Expected("'amongst_files' or 'within_files'", ("amongst_files", "within_files")),
+    Check(
+        "'amongst_files' or 'within_files'", _one_of("amongst_files", "within_files"), ("amongst_files", "within_files")
+    ),
 ]
-Stacking = Annotated[Literal["2D1", "1D"], BeforeValidator(_upper), Expected("'2D1' or '1D'", ("2D1", "1D"))]
-OPTIMIZERS = ("sgd", "sgd*nesterov", "rmsprop", "adam", "adamw")
-Optimizer = Annotated[
-    Literal["sgd", "sgd*nesterov", "rmsprop", "adam", "adamw"],
-    BeforeValidator(_lower),
-    Expected("one of " + ", ".join(OPTIMIZERS), OPTIMIZERS),
+Stacking = Annotated[Literal["2D1", "1D"], Check("'2D1' or '1D'", _one_of("2D1", "1D"), ("2D1", "1D"))]
+Optimizer = Annotated[str, Check("one of " + ", ".join(_OPTIMIZERS), _one_of(*_OPTIMIZERS), _OPTIMIZERS)]
+Scheduler = Annotated[str, Check("one of " + ", ".join(_SCHEDULERS), _one_of(*_SCHEDULERS), _SCHEDULERS)]
+Quantization = Annotated[Literal[0, 1, 2], Check("0 (float), 1 (generic) or 2 (the target's own)", _one_of(0, 1, 2))]
+Method = Annotated[Literal["QAT", "PTQ"], Check("'QAT' or 'PTQ'", _one_of("QAT", "PTQ"), ("QAT", "PTQ"))]
+Bits = Annotated[Literal[8, 4, 2], Check("8, 4 or 2", _one_of(8, 4, 2))]
+Device = Annotated[Literal["cpu", "cuda"], Check("'cpu' or 'cuda'", _one_of("cpu", "cuda"), ("cpu", "cuda"))]
+Goal = Annotated[
+    Literal["Memory", "Compute"],
+    Check("'Memory' or 'Compute'", _one_of("Memory", "Compute"), ("Memory", "Compute")),
 ]
-SCHEDULERS = ("cosineannealinglr", "steplr", "exponentiallr", "constantlr", "none")
-Scheduler = Annotated[
-    Literal["cosineannealinglr", "steplr", "exponentiallr", "constantlr", "none"],
-    BeforeValidator(_lower),
-    Expected("one of " + ", ".join(SCHEDULERS), SCHEDULERS),
-]
-Quantization = Annotated[
-    Literal[0, 1, 2],
-    BeforeValidator(_whole),
-    Expected("0 (float), 1 (generic) or 2 (the target's own)"),
-]
-Method = Annotated[Literal["QAT", "PTQ"], BeforeValidator(_upper), Expected("'QAT' or 'PTQ'", ("QAT", "PTQ"))]
-Bits = Annotated[Literal[8, 4, 2], BeforeValidator(_whole), Expected("8, 4 or 2")]
-Device = Annotated[Literal["cpu", "cuda"], BeforeValidator(_lower), Expected("'cpu' or 'cuda'", ("cpu", "cuda"))]
-Goal = Annotated[Literal["Memory", "Compute"], Expected("'Memory' or 'Compute'", ("Memory", "Compute"))]
-Size = Annotated[Literal["s", "m", "l", "xl", "xxl"], BeforeValidator(_lower), Expected("one of s, m, l, xl, xxl")]
+Size = Annotated[str, Check("one of " + ", ".join(_SIZES), _one_of(*_SIZES))]

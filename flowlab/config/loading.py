@@ -16,6 +16,7 @@ from flowlab.config.sections import (
     FeatureExtraction,
     Testing,
     Training,
+    defaults,
 )
 from flowlab.config.settings import Config
 from flowlab.config.tiers import FEATURES, resolve
@@ -74,7 +75,7 @@ def _without_effect(config: Config) -> list[str]:
         values = config.section(section)
         for key, reason in keys.items():
             asked = key in config.given.get(section, {})
-            if asked and getattr(values, key) != type(values).model_fields[key].default:
+            if asked and getattr(values, key) != defaults(section)[key]:
                 sentences.append(f"{section}.{key} changes nothing: {reason}")
     return sentences
 

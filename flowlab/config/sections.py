@@ -4,11 +4,11 @@ Keys, types and defaults are those of TI's toolchain but for `EXCEPTIONS`; keys 
 Keys that are accepted and not read stand in `flowlab.config.unread`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
+from functools import cache
+from typing import Any, get_args
 
 from flowlab.config import field_types as f
 
@@ -41,12 +41,12 @@ PLUGINS: Mapping[str, tuple[str, ...]] = {
 """Keys that choose a plugin: a name, or ``{name: ..., option: ...}``."""
 
 
-class Section(BaseModel):
-    """What every section has: it is frozen, and knows no other keys."""
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What every section is: frozen, with the keys as attributes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
-
+@dataclass(frozen=True, kw_only=True)
 class Common(Section):
     """What is built, and for which device."""
 
@@ -65,6 +65,7 @@ class Common(Section):
     generic_model: f.Flag = False
 
 
+@dataclass(frozen=True, kw_only=True)
 class Dataset(Section):
     """Where recordings come from and how they are split."""
 
@@ -78,11 +79,12 @@ class Dataset(Section):
     annotation_format: f.Text = "univ_ts_json"
     split_type: f.SplitType = "amongst_files"
     split_factor: f.Fractions = (0.6, 0.3, 0.1)
-    split_names: f.Names3 = ("train", "val", "test")
+    split_names: f.ThreeNames = ("train", "val", "test")
     seed: f.Seed = 42  # ours: split and generator
     sha256: f.OptionalText = None  # ours: what a download must be
 
 
+@dataclass(frozen=True, kw_only=True)
 class FeatureExtraction(Section):
     """Windows and the chain from windows to network inputs."""
 
@@ -90,7 +92,7 @@ class FeatureExtraction(Section):
     data_proc_transforms: f.Transforms = ()
     feat_ext_transform: f.Transforms = ()
     variables: f.Variables = 1
-    target_variables: f.TargetVariables = ()
+    target_variables: f.Columns = ()
     forecast_horizon: f.Count = 1
     sampling_rate: f.Positive = 1
     new_sr: f.Positive = 1
@@ -109,7 +111,7 @@ class FeatureExtraction(Section):
     log_threshold: f.OptionalPositive = None
     stacking: f.Stacking = "2D1"
     offset: f.NotNegative = 0
-    scale: f.Scale = None
+    scale: f.OptionalNumber = None
     gain_variations: f.GainVariations = None
     window_count: f.Count = 1
     chunk_size: f.Count = 1
@@ -121,6 +123,7 @@ class FeatureExtraction(Section):
     gof_test: f.Flag = False
 
 
+@dataclass(frozen=True, kw_only=True)
 class Training(Section):
     """Model, training and quantization."""
 
@@ -171,7 +174,7 @@ class Training(Section):
     nas_fanout_concat: f.Count = 4
     ondevice_training: f.Flag = False
     trainable_layers_from_last: f.Count = 1
-    export_samples_per_class: f.Counts3 = (10, 10, 10)
+    export_samples_per_class: f.ThreeCounts = (10, 10, 10)
     compile_model: f.Flag = False
     native_amp: f.Flag = False
     seed: f.Seed = 0  # ours: training and quantization
@@ -181,6 +184,7 @@ class Training(Section):
     quantization_calibration_count: f.Count = 512  # ours: windows of the training split
 
 
+@dataclass(frozen=True, kw_only=True)
 class Testing(Section):
     """The test on the test split."""
 
@@ -191,6 +195,7 @@ class Testing(Section):
     model_path: f.OptionalText = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Compilation(Section):
     """The program for the device. A compile preset sets the last keys; so may the user."""
 
@@ -217,4 +222,19 @@ SECTIONS: Mapping[str, type[Section]] = {
 
 def keys(section: str) -> tuple[str, ...]:
     """The keys of a section that flowlab knows, aliases too."""
-    return (*SECTIONS[section].model_fields, *ALIASES.get(section, ()))
+    return (*defaults(section), *ALIASES.get(section, ()))
+
+
+@cache
+def defaults(section: str) -> Mapping[str, Any]:
+    """The built-in default of every key of a section; `dataclasses.MISSING` where there is none."""
+    return {one.name: one.default for one in dataclass_fields(SECTIONS[section])}
+
+
+@cache
+def checks(section: str) -> Mapping[str, f.Check]:
+    """How the values of a section's keys are checked."""
+    found = {}
+    for one in dataclass_fields(SECTIONS[section]):
+        found[one.name] = next(part for part in get_args(one.type) if isinstance(part, f.Check))
+    return found

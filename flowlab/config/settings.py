@@ -16,6 +16,7 @@ from flowlab.config.sections import (
     Section,
     Testing,
     Training,
+    defaults,
 )
 from flowlab.config.unread import NOT_BUILT
 from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError
@@ -63,7 +64,7 @@ class Config:
 
     def as_mapping(self) -> dict[str, dict[str, Any]]:
         """Every section with every value, as plain JSON values."""
-        return {name: self.section(name).model_dump(mode="json") for name in SECTIONS}
+        return {name: _json(dataclasses.asdict(self.section(name))) for name in SECTIONS}
 
     def options_for(self, section: str, key: str) -> Mapping[str, Any]:
         """The options that stand beside a plugin's name (``{name: ..., option: ...}``), else an empty mapping."""
@@ -103,9 +104,8 @@ class Config:
     def check_built(self) -> None:
         """Raise `NotBuiltYet` for the first key that asks for what this version does not have."""
         for section, keys in NOT_BUILT.items():
-            fields = type(self.section(section)).model_fields
             for key, what in keys.items():
-                if getattr(self.section(section), key) != fields[key].default:
+                if getattr(self.section(section), key) != defaults(section)[key]:
                     raise NotBuiltYet(f"{self.where(section, key)}: {what} is not built yet. Leave the key out")
         mode, bits = self.training.quantization, self.training.quantization_weight_bitwidth
         if mode != 2 and self.training.quantizer is None:
@@ -193,9 +193,16 @@ def extractor_options(config: Config, extractor: Any) -> dict[str, Any]:
     """
     names = [one.name for one in dataclasses.fields(extractor.Options)]
     section = config.data_processing_feature_extraction
-    values = {name: getattr(section, name) for name in names if name in type(section).model_fields}
+    values = {name: getattr(section, name) for name in names if name in defaults("data_processing_feature_extraction")}
     extra = config.options_for("data_processing_feature_extraction", "feature_extraction_name")
     unknown = [key for key in extra if key not in names]
     if unknown:
         raise OptionError(f"feature extractor '{extractor.name}': no option '{unknown[0]}'. Known: {', '.join(names)}")
     return {**values, **extra}
+
+
+def _json(value: Any) -> Any:
+    """Tuples as lists, all the way down."""
+    if isinstance(value, Mapping):
+        return {key: _json(one) for key, one in value.items()}
+    return [_json(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from flowlab.config.field_types import Expected
 from flowlab.config.place import Entry, Place
-from flowlab.config.sections import PLUGINS, SECTIONS, Section, keys
+from flowlab.config.sections import PLUGINS, SECTIONS, Section, checks, keys
 from flowlab.errors import ConfigError, FlowlabError, PluginError, did_you_mean, unknown_name
 
 FEATURES = "data_processing_feature_extraction"
@@ -176,33 +173,25 @@ def _apply(merged: dict[str, dict[str, Entry]], section: str, values: Mapping[st
 def _validated(merged: Tree) -> Mapping[str, Section]:
     sections: dict[str, Section] = {}
     problems: list[str] = []
-    for name, model in SECTIONS.items():
-        try:
-            sections[name] = model.model_validate({key: entry.value for key, entry in merged[name].items()})
-        except ValidationError as error:
-            problems += _worded(error, name, merged[name])
+    for name, section in SECTIONS.items():
+        values = {}
+        for key, entry in merged[name].items():
+            try:
+                values[key] = checks(name)[key].convert(entry.value)
+            except (ValueError, OverflowError):
+                problems.append(_wrong(name, key, entry))
+        if not problems:
+            sections[name] = section(**values)
     if problems:
         raise ConfigError("\n".join(problems))
     return sections
 
 
-def _worded(error: ValidationError, section: str, entries: Mapping[str, Entry]) -> list[str]:
-    """One sentence for each key whose value has a wrong type, with place, what was found and what is expected."""
-    wrong = dict.fromkeys(str(one["loc"][0]) for one in error.errors(include_url=False, include_context=False))
-    sentences = []
-    for key in wrong:
-        entry = entries[key]
-        expected = _expected(section, key)
-        suggestion = did_you_mean(entry.value, expected.choices) if isinstance(entry.value, str) else ""
-        sentences.append(
-            f"{entry.place.at(f'{section}.{key}')}: found {_short(entry.value)}, expected {expected.text}.{suggestion}"
-        )
-    return sentences
-
-
-def _expected(section: str, key: str) -> Expected:
-    metadata = SECTIONS[section].model_fields[key].metadata
-    return next(one for one in metadata if isinstance(one, Expected))
+def _wrong(section: str, key: str, entry: Entry) -> str:
+    """One sentence for a value of a wrong type: place, what was found, what is expected."""
+    check = checks(section)[key]
+    suggestion = did_you_mean(entry.value, check.choices) if isinstance(entry.value, str) else ""
+    return f"{entry.place.at(f'{section}.{key}')}: found {_short(entry.value)}, expected {check.expected}.{suggestion}"
 
 
 def _short(value: Any) -> str:
