@@ -47,7 +47,7 @@ def export_onnx(graph: Graph, metadata: Mapping[str, str] | None = None) -> byte
         GraphError: if an operation cannot be written, or no exact form exists for a layer; it names the node.
     """
     made = {node.name for node in graph.nodes}
-    writer = _Writer(graph, {value: name for name, value in reversed(graph.outputs.items()) if value in made})
+    writer = _Writer(graph, {value: name for name, value in list(graph.outputs.items())[::-1] if value in made})
     for node in graph.nodes:
         writer.write(node)
     inputs = [_value_info(value.name, value.type) for value in graph.inputs]

@@ -1,0 +1,144 @@
+"""Choose all scales of a network from calibration data: the real values of every step, then a scale for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowlab.contracts import NumberFormat
+from flowlab.errors import QuantizationError
+from flowlab.quant import observe
+from flowlab.quant.activation import activate
+from flowlab.quant.convolve import convolve, pad
+from flowlab.quant.steps import (
+    AverageStep,
+    FlattenStep,
+    FloatArray,
+    InputStep,
+    LayerStep,
+    PoolStep,
+    Step,
+    Steps,
+    TableStep,
+    value_of,
+)
+
+SIGNED = (-128, 127)
+UNSIGNED = (0, 255)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What calibration decides.
+
+    ``scale`` and ``range`` (least and most integer of the type) of every value; for layers their weights' scales and
+    shifts; for averages their shift; for the input step its numbers.
+    """
+
+    scale: dict[str, float] = field(default_factory=dict)
+    range: dict[str, tuple[int, int]] = field(default_factory=dict)
+    layers: dict[str, observe.LayerScales] = field(default_factory=dict)
+    averages: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, observe.InputNumbers] = field(default_factory=dict)
+
+
+def calibrate(steps: Steps, features: NDArray[np.float32], format: NumberFormat, weight_bits: int) -> Scales:
+    """Scales of every value and layer.
+
+    Args:
+        features: calibration windows from the training split, shape ``(window, channel, height, width)``.
+
+    Raises:
+        QuantizationError: naming the layer, for data that are not finite, for a tensor that an outlier flattens, and
+            where no scales fit the number format.
+    """
+    if len(features) == 0:
+        raise QuantizationError("there are no calibration windows; take some from the training split.")
+    observe.check_finite(steps.input, features)
+    form = format.by_weight_bits.get(weight_bits)
+    if form is None:
+        raise QuantizationError(f"number format '{format.name}' has no {weight_bits}-bit weights.")
+    scales = Scales()
+    values = {steps.input: torch.from_numpy(np.ascontiguousarray(features)).double()}
+    with torch.no_grad():
+        for step in steps.steps:
+            name = value_of(step)
+            value = values[name] = real_value(step, values[step.source])
+            observe.check_finite(name, value.numpy())
+            _choose(scales, step, value, last=name == steps.output, format=format, bits=weight_bits)
+    return scales
+
+
+def real_value(step: Step, x: Tensor) -> Tensor:
+    """What a step computes on real values, in the dtype of ``x``; a batch first."""
+    if isinstance(step, InputStep):
+        return (x + _channels(step.bias, x)) * _channels(step.factor, x)
+    if isinstance(step, LayerStep):
+        weight, bias = torch.from_numpy(step.weight).to(x), torch.from_numpy(step.bias).to(x)
+        result = (
+            convolve(x, weight, step.geometry) + _channels(step.bias, x) if step.geometry else F.linear(x, weight, bias)
+        )
+        return result.clamp(*step.clip)
+    if isinstance(step, AverageStep):
+        return x.mean(dim=(2, 3), keepdim=True).clamp(*step.clip)
+    if isinstance(step, PoolStep):
+        return F.max_pool2d(pad(x, step.padding, -torch.inf), step.kernel, step.stride)
+    if isinstance(step, FlattenStep):
+        return x.flatten(1)
+    return activate(step.function, step.attributes, x)
+
+
+def _channels(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    """One value a channel, shaped to broadcast over a batch like ``like``."""
+    return torch.from_numpy(values).to(like).reshape((1, -1) + (1,) * (like.ndim - 2))
+
+
+def _choose(scales: Scales, step: Step, value: Tensor, *, last: bool, format: NumberFormat, bits: int) -> None:
+    name, values = value_of(step), observe.sample(value.numpy())
+    if isinstance(step, PoolStep | FlattenStep):
+        scales.scale[name], scales.range[name] = scales.scale[step.source], scales.range[step.source]
+        return
+    low, high = scales.range[name] = _range(step, scales)
+    if isinstance(step, InputStep):
+        scales.scale[name] = observe.input_scale(name, values, low, high)
+        scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, scales.scale[name])
+    elif isinstance(step, LayerStep):
+        source = scales.scale[step.source]
+        wanted = _output_scale(values, low, high) if last else observe.ratio_scale(values, source, low, high)
+        scales.layers[step.name] = observe.layer_scales(
+            step.name,
+            weight=step.weight,
+            bias=step.bias,
+            input_scale=source,
+            output_scale=wanted or source,
+            bits=bits,
+            form=format.by_weight_bits[bits],
+        )
+        scales.scale[name] = scales.layers[step.name].output
+    elif isinstance(step, AverageStep):
+        source, most = scales.scale[step.source], format.by_weight_bits[bits].shift[1]
+        shift = observe.pool_shift(values, source, step.area, low=low, high=high, most=most)
+        scales.averages[step.name] = shift
+        scales.scale[name] = source * 2.0**shift / step.area
+    else:
+        scales.scale[name] = observe.range_scale(values, low, high) or scales.scale[step.source]
+    observe.check_levels(name, values, scales.scale[name])
+
+
+def _output_scale(values: FloatArray, low: int, high: int) -> float:
+    return observe.range_scale(values, low, high) * observe.HEADROOM
+
+
+def _range(step: Step, scales: Scales) -> tuple[int, int]:
+    if isinstance(step, LayerStep):
+        return UNSIGNED if step.clip[0] == 0 else SIGNED
+    if isinstance(step, AverageStep):
+        return UNSIGNED if step.clip[0] == 0 or scales.range[step.source] == UNSIGNED else SIGNED
+    if isinstance(step, TableStep) and step.function == "relu":
+        return UNSIGNED
+    return SIGNED

@@ -1,0 +1,80 @@
+"""Post-training quantization: calibrate, choose scales, convert. Nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from flowlab.contracts import Quantized, QuantizeJob
+from flowlab.errors import QuantizationError
+from flowlab.quant.calibrate import calibrate
+from flowlab.quant.converted import Converted
+from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.fidelity import first_bad_layer
+from flowlab.quant.fold import fold
+from flowlab.quant.to_graph import to_graph
+
+ACTIVATION_BITS = 8  # the only width built yet
+LARGE_ERROR = 0.5  # of the outputs' size, beyond which a quantized network is another network
+
+
+def wrap(job: QuantizeJob) -> FakeQuantized:
+    """The job's network with whole numbers inside, its scales chosen from the calibration data.
+
+    Raises:
+        QuantizationError: naming the layer, where the network, the data or the number format does not allow it.
+    """
+    form = job.format.by_weight_bits.get(job.weight_bits)
+    if form is None:
+        known = ", ".join(str(bits) for bits in sorted(job.format.by_weight_bits))
+        raise QuantizationError(
+            f"number format '{job.format.name}' has no {job.weight_bits}-bit weights. Known: {known}."
+        )
+    if form.multiplier_bits or not job.format.power_of_two_scales.get(job.weight_bits, False):
+        raise QuantizationError(
+            f"weights of {job.weight_bits} bits need scales that are no powers of two: not built yet. Use 8 bits."
+        )
+    if job.activation_bits != ACTIVATION_BITS or ACTIVATION_BITS not in job.format.activation_bits:
+        raise QuantizationError(f"activations of {job.activation_bits} bits are not built yet. Use 8 bits.")
+    if job.format.rounding != "floor" or not job.format.bias_before_multiply or job.format.per != "channel":
+        raise QuantizationError(
+            f"number format '{job.format.name}' rounds '{job.format.rounding}' for each {job.format.per}; this "
+            "quantizer knows 'floor' for each channel, with the bias before the multiplier."
+        )
+    steps = fold(job.graph)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)
+        return FakeQuantized(
+            steps, calibrate(steps, job.calibration, job.format, job.weight_bits), job.weight_bits, form
+        )
+
+
+def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantized:
+    """The integer graph of a network, and the torch module that runs it."""
+    metadata = {
+        "quantizer": quantizer,
+        "number_format": job.format.name,
+        "weight_bits": str(job.weight_bits),
+        "activation_bits": str(job.activation_bits),
+    }
+    graph = to_graph(
+        network.eval(), format=job.format, bits=job.weight_bits, output_int=job.output_int, metadata=metadata
+    )
+    return Quantized(graph, Converted(graph).eval())
+
+
+def post_training(job: QuantizeJob, quantizer: str) -> Quantized:
+    """Quantize without training; a warning names the first layer that is far from the float network's.
+
+    Raises:
+        QuantizationError: as `wrap`.
+    """
+    network = wrap(job)
+    found = first_bad_layer(network, job.calibration, LARGE_ERROR)
+    return with_warnings(convert(job, network, quantizer), *([found] if found else []))
+
+
+def with_warnings(quantized: Quantized, *warnings: str) -> Quantized:
+    """The same result with further warnings."""
+    return replace(quantized, warnings=(*quantized.warnings, *warnings))
