@@ -1,1 +1,29 @@
-"""What flowlab_signal brings."""
+"""What flowlab_signal brings: readers, feature extractors and feature presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flowlab.contracts import FeatureExtractor, Preset, Reader
+from flowlab.hookspecs import hookimpl
+from flowlab_signal.csv_reader import CsvReader
+from flowlab_signal.feature_presets import PRESETS
+from flowlab_signal.fft_extractor import FftExtractor
+
+
+@hookimpl
+def flowlab_readers() -> Sequence[Reader]:
+    """Text tables."""
+    return (CsvReader(),)
+
+
+@hookimpl
+def flowlab_feature_extractors() -> Sequence[FeatureExtractor]:
+    """The FFT family, raw windows included."""
+    return (FftExtractor(),)
+
+
+@hookimpl
+def flowlab_presets() -> Sequence[Preset]:
+    """Feature presets of the float FFT family and of raw windows."""
+    return PRESETS

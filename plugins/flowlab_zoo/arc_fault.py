@@ -86,7 +86,8 @@ def current(load: Load, arc: bool, rng: np.random.Generator) -> Array:
         added += strength * burning * coloured(rng, 0.35, hump=True)
         added += ignitions(burning, rng)
         ripple *= 1 + 0.12 * burning * coloured(rng, 1.6)
-    return rng.uniform(*load.current) + ripple + added
+    total: Array = rng.uniform(*load.current) + ripple + added
+    return total
 
 
 def log_uniform(rng: np.random.Generator, least: float, most: float) -> float:
