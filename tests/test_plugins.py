@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowlab.contracts import Core, Model, Plugin, Preset, Reader
+from flowlab.contracts import Core, Dataset, FeatureExtractor, Model, Plugin, Preset, Quantizer, Reader, Target
 from flowlab.errors import OptionError, PluginError
 from flowlab.hookspecs import hookimpl
 from flowlab.plugins import HOOKS, KINDS, Announced, Brought, Catalogue, load, load_announced
@@ -52,6 +52,69 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Announced]]
         if name.partition(".")[0] in {f"flowlab_{n}" for n in ("gearbox", "broken", "rival")}
     ]:
         del sys.modules[module]
+
+
+class _Reader(Reader):
+    name = "one"
+
+    def read(self, path: Path, shown: str, options: Any) -> Any: ...
+
+
+class _Dataset(Dataset):
+    name = "one"
+
+    def recordings(self, seed: int, options: Any) -> Any: ...
+
+
+class _Extractor(FeatureExtractor):
+    name = "one"
+
+    def shape(self, window: tuple[int, int], options: Any) -> Any: ...
+
+    def extract(self, windows: Any, options: Any) -> Any: ...
+
+
+class _Model(Model):
+    name = "one"
+
+    def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> Any: ...
+
+
+class _Quantizer(Quantizer):
+    name = "one"
+
+    def quantize(self, job: Any, options: Any) -> Any: ...
+
+
+class _Target(Target):
+    name = "one"
+
+    def lower(self, job: Any) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("hook", "item"),
+    [
+        ("flowlab_readers", _Reader()),
+        ("flowlab_datasets", _Dataset()),
+        ("flowlab_feature_extractors", _Extractor()),
+        ("flowlab_models", _Model()),
+        ("flowlab_quantizers", _Quantizer()),
+        ("flowlab_cores", Box("one")),
+        ("flowlab_targets", _Target()),
+    ],
+)
+def test_what_a_hook_brings_is_found_under_its_kind(bring: Bring, hook: str, item: Plugin) -> None:
+    catalogue = load_announced([bring("someone", **{hook: lambda: [item]})])
+    assert catalogue.broken == {}
+    assert catalogue.get(item.kind, "one") is item
+    assert sum(len(catalogue.names(kind)) for kind in KINDS) == 1
+
+
+def test_presets_are_found_by_their_kind_and_name(bring: Bring) -> None:
+    preset = Preset("compile", "one", {"x": 1})
+    catalogue = load_announced([bring("someone", flowlab_presets=lambda: [preset])])
+    assert catalogue.preset("compile", "one") is preset
 
 
 def test_every_kind_can_be_asked_for() -> None:

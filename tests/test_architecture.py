@@ -1,0 +1,129 @@
+"""The walls of the house: what is light, what flowlab never names, and that every hook earns its place."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from flowlab import hookspecs
+from flowlab.plugins import HOOKS, OWN, Catalogue, load
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "prefect", "numpy", "pyarrow", "fsspec", "onnx", "onnxruntime", "scipy", "rich", "jinja2")
+HOOK_NAMES = sorted(name for name in vars(hookspecs) if name.startswith("flowlab_"))
+# Words of the language, or of the YAML and the command line: they may stand in flowlab/ though a plugin has the name.
+VOCABULARY = {"fft", "demo", "csv", "host"}
+
+
+@cache
+def catalogue() -> Catalogue:
+    return load()
+
+
+def loaded_by(code: str, *arguments: str) -> set[str]:
+    """The heavy packages that a fresh interpreter has imported after some code."""
+    script = f"import sys\n{code}\nimport json\nprint(json.dumps(sorted({{m.partition('.')[0] for m in sys.modules}})))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1])) & set(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import flowlab.contracts, flowlab.hookspecs, flowlab.plugins, flowlab.roles, flowlab.plan, flowlab.cli",
+        "import flowlab.store.store, flowlab.engine.run, flowlab.engine.on_prefect, flowlab.engine.server",
+        "import flowlab.stages; flowlab.stages.STAGES",
+        "import flowlab.config",
+        "from flowlab.plugins import load; load()",
+        "import flowlab.cli\ntry: flowlab.cli.main(['--help'])\nexcept SystemExit: pass",
+        "import flowlab.cli\nflowlab.cli.main(['plugins', '--json'])",
+        "import flowlab.cli\nflowlab.cli.main(['plan', 'no_such_file.yaml'])",
+    ],
+)
+def test_the_light_path_imports_nothing_heavy(code: str) -> None:
+    assert loaded_by(code) == set()
+
+
+def test_the_test_of_the_light_path_can_fail() -> None:
+    assert loaded_by("import numpy") == {"numpy"}
+
+
+def registered_names() -> set[str]:
+    """Every name that a plugin or preset is chosen by."""
+    return {one.item.name for one in catalogue().brought} - VOCABULARY
+
+
+def sources() -> Iterator[Path]:
+    for path in sorted((ROOT / "flowlab").rglob("*")):
+        inside = path.relative_to(ROOT / "flowlab").parts
+        if path.is_file() and inside[0] != "guide" and "__pycache__" not in inside:
+            yield path
+
+
+def test_no_registered_name_stands_in_the_core() -> None:
+    names = registered_names()
+    assert names
+    one_of_them = re.compile(r"(?<![\w.-])(?:" + "|".join(re.escape(name) for name in sorted(names)) + r")(?![\w-])")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        for path in sources()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for match in one_of_them.finditer(line)
+    ]
+    assert found == []
+
+
+def test_no_vendor_or_device_family_stands_in_the_core() -> None:
+    vendors = re.compile(r"\b(?:Texas Instruments|TINPU|tinpu|C2000|C28x|F28P55|MSPM0|CWRU|cwru|Cortex)\b")
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}" for path in sources() for match in vendors.finditer(path.read_text())
+    ]
+    assert found == []
+
+
+def test_the_core_imports_no_plugin_package() -> None:
+    packages = "|".join(path.name for path in (ROOT / "plugins").iterdir() if path.is_dir())
+    imports = re.compile(rf"^\s*(?:from|import)\s+(?:{packages})\b", re.MULTILINE)
+    assert [str(path) for path in sources() if path.suffix == ".py" and imports.search(path.read_text())] == []
+
+
+@pytest.mark.parametrize("hook", HOOK_NAMES)
+def test_every_hook_has_a_docstring(hook: str) -> None:
+    assert (getattr(hookspecs, hook).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("hook", HOOK_NAMES)
+def test_every_hook_is_used_by_a_bundled_plugin(hook: str) -> None:
+    brought = [one for one in catalogue().brought if one.distribution == OWN and isinstance(one.item, HOOKS[hook])]
+    assert brought, f"no bundled package brings anything through {hook}"
+
+
+@pytest.mark.parametrize("hook", HOOK_NAMES)
+def test_every_hook_is_called_by_a_test(hook: str) -> None:
+    tests = (path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__))
+    assert any(re.search(rf"\b{hook}\b", path.read_text(encoding="utf-8")) for path in tests)
+
+
+def test_every_bundled_package_loads_whole() -> None:
+    assert catalogue().broken == {}
+
+
+def test_the_import_contracts_hold() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
