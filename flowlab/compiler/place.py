@@ -1,0 +1,188 @@
+"""Placement: which layers the accelerator takes, and why it does not take the others. Decided once, on the padded graph.
+
+Works on float graphs (the untrained model, before training) and on integer graphs alike: rules read shapes, groups,
+strides and widths, never weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowlab.compiler.channels import is_depthwise
+from flowlab.compiler.infer import integer, integers
+from flowlab.compiler.ir import Graph, Node
+from flowlab.compiler.rules import Layer, Rule
+from flowlab.contracts import LayerRow
+
+NO_LAYER = ("relu", "batch_norm", "requantize", "quantize", "dequantize", "flatten")  # part of another, or of the entry
+CURES = {
+    "table": "use ReLU, which costs nothing: it is the clip of the layer before",
+    "activation": "use ReLU, which costs nothing: it is the clip of the layer before",
+    "add": "leave the residual connection out, or accept it on the CPU",
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The graph with ``unit`` and ``layer`` on its layers, the layer table, and multiplications by unit."""
+
+    graph: Graph
+    rows: tuple[LayerRow, ...]
+    macs: Mapping[str, int]
+
+    @property
+    def npu_share(self) -> float | None:
+        """The accelerator's part of all multiplications, 0 to 1; None where there are none."""
+        total = sum(self.macs.values())
+        return self.macs.get("npu", 0) / total if total else None
+
+
+def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU") -> Placement:
+    """Ask the rules about every layer.
+
+    Args:
+        graph: verified; float or integer, after the padding passes.
+        rules: of the target; without any, every layer runs on the CPU.
+        unit_name: how reasons call the accelerator.
+    """
+    units: dict[str, str] = {}
+    rows = []
+    nodes = []
+    macs = {"npu": 0, "cpu": 0}
+    for node in graph.nodes:
+        if node.op in NO_LAYER:
+            units[node.name] = units.get(node.inputs[0], "cpu")  # what follows a layer is fused to it
+            if node.op == "requantize":
+                node = node.with_attributes(unit=units[node.name])  # noqa: PLW2901
+            nodes.append(node)
+            continue
+        layer = describe(graph, node)
+        row = _row(graph, node, layer, rules, unit_name)
+        units[node.name] = row.unit
+        macs[row.unit] += row.macs
+        rows.append(row)
+        nodes.append(node.with_attributes(unit=row.unit, layer=row.layer))
+    placed = Graph(graph.inputs, tuple(nodes), graph.outputs, graph.metadata)
+    return Placement(placed, tuple(rows), macs)
+
+
+def describe(graph: Graph, node: Node) -> Layer:
+    """What rules read of a layer."""
+    shape = (*graph.type_of(node.inputs[0]).shape, 1, 1)[:3]
+    in_channels, height, width = shape
+    layer = Layer(
+        name=node.name,
+        kind=_kind(node),
+        in_channels=in_channels,
+        out_channels=node.type.shape[0],
+        height=height,
+        width=width,
+        weight_bits=integer(node, "weight_bits", 8),
+        activation_bits=integer(node, "activation_bits", 8),
+        **_geometry(node, (height, width)),
+    )
+    return layer
+
+
+def _geometry(node: Node, extent: tuple[int, int]) -> dict[str, Any]:
+    if node.op == "conv":
+        kernel = node.constants["weight"].shape[2:]
+        return {"kernel": kernel, "stride": integers(node, "stride", 2), "groups": integer(node, "groups")}
+    if node.op == "max_pool":
+        return {"kernel": integers(node, "kernel", 2), "stride": integers(node, "stride", 2)}
+    if node.op in ("sum_pool", "average_pool"):
+        return {"kernel": extent}
+    return {}
+
+
+def _kind(node: Node) -> str:
+    """The accelerator's word for an operation, or an empty text where it has none."""
+    if node.op != "conv":
+        return {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}.get(node.op, "")
+    weight = node.constants["weight"].shape
+    if is_depthwise(node):
+        return "DWCONV"
+    if integer(node, "groups") != 1:
+        return ""
+    if weight[1] == 1:
+        return "FCONV"
+    return "PWCONV" if weight[2:] == (1, 1) and integers(node, "stride", 2) == (1, 1) else "GCONV"
+
+
+def _row(graph: Graph, node: Node, layer: Layer, rules: Sequence[Rule], unit_name: str) -> LayerRow:
+    reason, cure = "", ""
+    if rules:
+        reason, cure = _verdict(node, layer, rules, unit_name)
+    unit = "npu" if rules and not reason else "cpu"
+    return LayerRow(
+        name=node.name,
+        layer=layer.kind if rules and layer.kind else node.op,
+        unit=unit,
+        shape=_shape(node, layer),
+        output=node.type.shape,
+        reason=reason,
+        cure=cure,
+        weight_bytes=_weight_bytes(node, layer, node.constants["weight"].size if "weight" in node.constants else 0),
+        macs=_macs(node),
+        padding=_padding(node, layer),
+    )
+
+
+def _verdict(node: Node, layer: Layer, rules: Iterable[Rule], unit_name: str) -> tuple[str, str]:
+    """Reason and cure of a CPU layer; two empty texts where every rule holds."""
+    if not layer.kind:
+        what = f"a convolution in {layer.groups} groups" if node.op == "conv" else f"'{node.op}'"
+        cure = "use groups=1, or as many groups as channels" if node.op == "conv" else CURES.get(node.op, "")
+        return f"the {unit_name} has no layer for {what}.", cure
+    broken = [rule for rule in rules if layer.kind in rule.layers and not rule.check(layer)]
+    reason = " ".join(rule.sentence for rule in broken)
+    return reason, "; ".join(dict.fromkeys(filter(None, (rule.cure(layer) for rule in broken))))
+
+
+def _shape(node: Node, layer: Layer) -> str:
+    if node.op == "linear":
+        return f"{layer.in_channels} -> {layer.out_channels} features"
+    parts = [f"{layer.in_channels} -> {layer.out_channels} channels"]
+    if node.op in ("conv", "max_pool", "sum_pool", "average_pool"):
+        parts.append(f"kernel {layer.kernel[0]}x{layer.kernel[1]}")
+    if node.op in ("conv", "max_pool"):
+        parts.append(f"stride {layer.stride[0]}x{layer.stride[1]}")
+    if layer.groups > 1:
+        parts.append(f"{layer.groups} groups")
+    return ", ".join(parts)
+
+
+def _weight_bytes(node: Node, layer: Layer, count: int) -> int:
+    return -(-count * layer.weight_bits // 8)
+
+
+def _macs(node: Node) -> int:
+    if node.op not in ("conv", "linear"):
+        return 0
+    return int(node.constants["weight"].size) * math.prod(node.type.shape[1:])
+
+
+def _padding(node: Node, layer: Layer) -> str:
+    """What padding added to a layer: channels, multiplications, bytes of weights."""
+    made = integer(node, "channels", layer.out_channels)
+    read = integer(node, "in_channels", layer.in_channels)
+    if node.op not in ("conv", "linear"):
+        return f"{made} -> {layer.out_channels} channels" if made != layer.out_channels else ""
+    if (made, read) == (layer.out_channels, layer.in_channels):
+        return ""
+    count = int(node.constants["weight"].size)
+    before = count * made // layer.out_channels
+    if layer.groups == 1:
+        before = before * read // layer.in_channels
+    what = "features" if node.op == "linear" else "channels"
+    parts = []
+    if read != layer.in_channels:
+        parts.append(f"{read} -> {layer.in_channels} input {what}")
+    if made != layer.out_channels:
+        parts.append(f"{made} -> {layer.out_channels} output {what}")
+    macs = (count - before) * math.prod(node.type.shape[1:])
+    size = _weight_bytes(node, layer, count) - _weight_bytes(node, layer, before)
+    return f"{', '.join(parts)}: +{macs} MACs, +{size} bytes of weights"
