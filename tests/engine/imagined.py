@@ -146,7 +146,7 @@ def run(store: Path, data: Path, epochs: int) -> dict[str, dict[str, object]]:
 if __name__ == "__main__":
     import imagined  # under its name, as any other importer sees it
 
-    import flowlab.engine.local
+    import flowlab.engine.local  # noqa: F401 - what takes long is done before the word
 
     print("ready", flush=True)
     print(json.dumps(imagined.run(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))))

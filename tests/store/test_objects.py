@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowlab.store.objects import DamagedObject, Objects
+from flowlab.store.stat_cache import StatCache
+
+
+def objects(root: Path) -> Objects:
+    return Objects(root, StatCache(root))
+
+
+def damage(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+@given(data=st.binary(max_size=4096))
+def test_an_object_is_named_by_its_content(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    store = objects(tmp_path_factory.mktemp("store"))
+    sha, size = store.add_bytes(data)
+    assert (sha, size) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert store.verified(sha).read_bytes() == data
+
+
+def test_one_content_is_one_object(tmp_path: Path) -> None:
+    store = objects(tmp_path / "store")
+    assert store.add_bytes(b"x") == store.add_bytes(b"x")
+    assert len([path for path in (tmp_path / "store" / "objects").rglob("*") if path.is_file()]) == 1
+    assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+
+def test_a_file_is_copied_or_moved_as_asked(tmp_path: Path) -> None:
+    store = objects(tmp_path / "store")
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    sha, _ = store.add(path)
+    assert path.read_bytes() == b"x"
+    assert path.stat().st_ino != store.path(sha).stat().st_ino
+    path.write_bytes(b"y")
+    sha, _ = store.add(path, move=True)
+    assert not path.exists()
+    assert store.path(sha).read_bytes() == b"y"
+
+
+def test_an_object_cannot_be_written_by_accident(tmp_path: Path) -> None:
+    store = objects(tmp_path)
+    sha, _ = store.add_bytes(b"x")
+    assert store.path(sha).stat().st_mode & 0o777 == 0o444
+
+
+def test_a_fresh_object_is_trusted_and_a_changed_byte_of_it_noticed(tmp_path: Path) -> None:
+    store = objects(tmp_path)
+    sha, _ = store.add_bytes(b"content")
+    assert store.holds(sha)
+    damage(store.path(sha), b"c0ntent")
+    assert not store.holds(sha)
+    assert not store.path(sha).exists()
+    assert [path.read_bytes() for path in (tmp_path / "aside").iterdir()] == [b"c0ntent"]
+    store.add_bytes(b"content")
+    assert store.holds(sha)
+
+
+def test_a_damaged_object_is_named_and_moved_aside(tmp_path: Path) -> None:
+    store = objects(tmp_path)
+    sha, _ = store.add_bytes(b"content")
+    damage(store.path(sha), b"conten")
+    with pytest.raises(DamagedObject, match=rf"object {sha[:12]}: its content \(6 bytes\) has the hash .* made again"):
+        store.verified(sha)
+    with pytest.raises(DamagedObject, match="it is not in the store"):
+        store.verified(sha)
+
+
+def test_a_wrong_hash_in_the_cache_does_not_condemn_an_object(tmp_path: Path) -> None:
+    stats = StatCache(tmp_path)
+    store = Objects(tmp_path, stats)
+    sha, _ = store.add_bytes(b"content")
+    stats.save()
+    cache = tmp_path / "stat_cache.json"
+    cache.write_text(cache.read_text().replace(f'"{sha}"', f'"{"0" * 64}"'))
+    assert f'"{"0" * 64}"' in cache.read_text()
+    assert objects(tmp_path).holds(sha)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flowlab.errors import StoreError
+from flowlab.store.records import Record, Stored
+from flowlab.store.run_folder import RunFolder
+from flowlab.store.runs import run_name
+from flowlab.store.store import Store
+
+
+def record(store: Store, role: str, **files: bytes) -> Record:
+    outputs = {role: {name: Stored(*store.objects.add_bytes(data)) for name, data in files.items()}}
+    return Record("stage", "0" * 64, {}, outputs)
+
+
+def test_people_find_copies_of_their_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = record(store, "quantized_onnx", **{"best_model.onnx": b"onnx"})
+    folder = RunFolder(tmp_path / "artifacts", "motor", "one")
+    artifacts = folder.fill([made], store.objects)
+    path = tmp_path / "artifacts" / "motor" / "one" / "training" / "quantization" / "best_model.onnx"
+    assert [(one.name, one.path) for one in artifacts["quantized_onnx"]] == [("best_model.onnx", path)]
+    sha = artifacts["quantized_onnx"][0].sha256
+    assert path.stat().st_nlink == 1
+    path.write_bytes(b"mine")
+    assert store.objects.holds(sha)
+
+
+def test_what_nobody_looks_at_stays_in_the_store(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = record(store, "recordings", **{"recordings.arrow": b"x"})
+    artifacts = RunFolder(tmp_path / "artifacts", "motor", "one").fill([made], store.objects)
+    (one,) = artifacts["recordings"]
+    assert one.path == store.objects.path(one.sha256)
+    assert not (tmp_path / "artifacts" / "motor" / "one").exists()
+
+
+def test_latest_leads_to_the_last_complete_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = record(store, "report", **{"report.html": b"<html>"})
+    for run in ("one", "two"):
+        folder = RunFolder(tmp_path / "artifacts", "motor", run)
+        folder.fill([made], store.objects)
+        folder.becomes_latest()
+    RunFolder(tmp_path / "artifacts", "motor", "three").fill([made], store.objects)
+    latest = tmp_path / "artifacts" / "motor" / "latest"
+    assert latest.readlink() == Path("two")
+    assert (latest / "report.html").read_bytes() == b"<html>"
+    assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "one", "three", "two"]
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".store", "latest"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="cannot name a folder"):
+        RunFolder(tmp_path, name, "run")
+
+
+def test_runs_are_named_by_time() -> None:
+    name = run_name(datetime(2026, 11, 24, 23, 5, 9, tzinfo=UTC))
+    assert re.fullmatch(r"20261124T230509Z-[0-9a-f]{4}", name)
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{4}", run_name())
+
+
+def test_a_run_is_written_first_and_again_at_its_end(tmp_path: Path) -> None:
+    runs = Store(tmp_path).runs
+    runs.write("one", "motor", "Running", config="${HOME}")
+    assert runs.read("one") == {"run": "one", "dataset": "motor", "state": "Running", "config": "${HOME}"}
+    runs.write("one", "motor", "Completed", stages={})
+    read = runs.read("one")
+    assert read is not None and read["state"] == "Completed"
+    assert json.loads((tmp_path / "runs" / "one" / "run.json").read_text()) == read
+    assert [run["run"] for run in runs.newest_first("motor")] == ["one"]
+    assert list(runs.newest_first("fan")) == []
+
+
+def test_a_damaged_run_is_passed_over(tmp_path: Path) -> None:
+    runs = Store(tmp_path).runs
+    runs.write("one", "motor", "Running")
+    (tmp_path / "runs" / "one" / "run.json").write_text("{")
+    assert runs.read("one") is None
+    assert list(runs.newest_first("motor")) == []

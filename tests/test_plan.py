@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flowlab.contracts import NoOptions, Plugin, Stage
+from flowlab.errors import ConfigError, StageError
+from flowlab.plan import Plan, plan
+
+SOURCES = {"source": "0" * 64, "notes": "1" * 64}
+
+
+class Imagined(Plugin):
+    """A plugin with no code of its own."""
+
+    kind = "model"
+    name = "imagined"
+    libraries = ("torch",)
+
+
+@dataclass(frozen=True)
+class Options:
+    epochs: int
+
+
+class SaidFacts:
+    """Facts that a test says."""
+
+    def __init__(self, code: str = "a", torch: str = "2.13.0") -> None:
+        self.said = code
+        self.torch = torch
+
+    def code(self, names: Iterable[str]) -> Mapping[str, str]:
+        return dict.fromkeys(names, self.said)
+
+    def version(self, distribution: str) -> str:
+        return self.torch if distribution == "torch" else "1"
+
+
+def no_options(config: Any, catalogue: Any) -> NoOptions:
+    return NoOptions()
+
+
+def stage(name: str, needs: tuple[str, ...], makes: tuple[str, ...], **more: Any) -> Stage:
+    return Stage(name, f"imagined.{name}:run", needs, makes, more.pop("options", no_options), **more)
+
+
+STAGES = (
+    stage("ingest", ("source",), ("recordings", "splits")),
+    stage("extract", ("recordings",), ("features_train", "feature_spec")),
+    stage("inspect", ("feature_spec",), ("gate",)),
+    stage(
+        "train",
+        ("features_train",),
+        ("float_model",),
+        after=("inspect",),
+        torch=True,
+        options=lambda config, catalogue: Options(config.training.training_epochs),
+        plugins=lambda config, catalogue: {"model": (Imagined(), NoOptions())},
+        tools=lambda config, catalogue: {"cc": config.cc},
+    ),
+    stage("compile", ("float_model",), ("program",)),
+    stage("simulate", ("program",), ("agreement",)),
+    stage("report", ("splits", "notes"), ("report",), optional=("agreement", "gate")),
+)
+
+
+def config(epochs: int = 30, threads: int = 1, cc: str = "absent", **enable: bool) -> SimpleNamespace:
+    sections = {name: SimpleNamespace(enable=enable.get(name, True)) for name in ("dataset", "testing", "compilation")}
+    training = SimpleNamespace(training_epochs=epochs, threads=threads, enable=enable.get("training", True))
+    return SimpleNamespace(**sections, training=training, cc=cc)
+
+
+def planned(
+    stages: Iterable[Stage] = STAGES, facts: SaidFacts | None = None, sources: Mapping[str, str] = SOURCES, **asked: Any
+) -> Plan:
+    return plan(tuple(stages), config(**asked), None, sources=sources, facts=facts or SaidFacts())
+
+
+def recipes(made: Plan) -> dict[str, str]:
+    return {node.name: node.recipe for node in made}
+
+
+def changed(one: Plan, two: Plan) -> set[str]:
+    old, new = recipes(one), recipes(two)
+    return {name for name in old if old[name] != new.get(name)}
+
+
+@pytest.mark.parametrize("turn", range(12))
+def test_every_stage_comes_after_those_that_make_what_it_reads(turn: int) -> None:
+    order = list(itertools.islice(itertools.permutations(STAGES), turn * 401, turn * 401 + 1))[0]
+    made = planned(order)
+    names = [node.name for node in made]
+    for node in made:
+        assert all(names.index(other.name) < names.index(node.name) for other in made.waits_for(node))
+    assert recipes(made) == recipes(planned())
+
+
+def test_stages_keep_their_order_where_nothing_moves_them() -> None:
+    assert [node.name for node in planned()] == [stage.name for stage in STAGES]
+
+
+def test_after_orders_without_being_in_the_recipe() -> None:
+    free = [replace(one, after=()) for one in STAGES]
+    made = planned()
+    assert [node.name for node in made.waits_for(made.node("train"))] == ["extract", "inspect"]
+    assert [node.name for node in planned(free).waits_for(planned(free).node("train"))] == ["extract"]
+    assert recipes(planned(free)) == recipes(made)
+
+
+def test_a_changed_option_changes_its_stage_and_what_follows() -> None:
+    assert changed(planned(), planned(epochs=20)) == {"train", "compile", "simulate", "report"}
+
+
+def test_a_changed_source_changes_all_that_come_from_it() -> None:
+    other = {**SOURCES, "source": "2" * 64}
+    assert changed(planned(), planned(sources=other)) == {one.name for one in STAGES}
+    assert changed(planned(), planned(sources={**SOURCES, "notes": "2" * 64})) == {"report"}
+
+
+def test_threads_count_where_torch_works() -> None:
+    assert changed(planned(), planned(threads=2)) == {"train", "compile", "simulate", "report"}
+    assert planned(threads=2).node("train").asked["threads"] == 2
+    assert "threads" not in planned().node("extract").asked
+
+
+def test_versions_of_libraries_and_tools_and_code_count() -> None:
+    follows = {"train", "compile", "simulate", "report"}
+    assert changed(planned(), planned(facts=SaidFacts(torch="2.13.1"))) == follows
+    assert changed(planned(), planned(cc="14.2")) == follows
+    assert changed(planned(), planned(facts=SaidFacts(code="b"))) == {one.name for one in STAGES}
+
+
+def test_the_document_holds_all_that_decides() -> None:
+    node = planned(cc="14.2").node("train")
+    assert node.document({"features_train": "f" * 64}) == {
+        "schema": 1,
+        "stage": "train",
+        "options": {"epochs": 30},
+        "plugins": {
+            "model": {"name": "imagined", "options": {}, "code": {__name__: "a"}, "libraries": {"torch": "2.13.0"}}
+        },
+        "code": {"imagined.train": "a"},
+        "libraries": {},
+        "tools": {"cc": "14.2"},
+        "threads": 1,
+        "inputs": {"features_train": "f" * 64},
+    }
+
+
+def test_the_fingerprint_follows_the_content_of_the_inputs_alone() -> None:
+    old, new = planned().node("compile"), planned(epochs=20).node("compile")
+    assert old.recipe != new.recipe
+    assert old.fingerprint({"float_model": "f" * 64}) == new.fingerprint({"float_model": "f" * 64})
+    assert old.fingerprint({"float_model": "f" * 64}) != old.fingerprint({"float_model": "e" * 64})
+
+
+def test_without_testing_nothing_is_simulated() -> None:
+    made = planned(testing=False)
+    assert "simulate" not in recipes(made)
+    assert made.node("report").needs == ("splits", "notes", "gate")
+
+
+def test_without_compilation_nothing_is_compiled_or_simulated() -> None:
+    assert {one.name for one in STAGES} - set(recipes(planned(compilation=False))) == {"compile", "simulate"}
+
+
+@pytest.mark.parametrize(("section", "instead"), [("training", "remove the line"), ("dataset", "input_data_path")])
+def test_what_cannot_be_left_out_says_what_to_do_instead(section: str, instead: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}\.enable: False .*{instead}"):
+        planned(**{section: False})
+
+
+def test_a_role_that_no_stage_makes_is_named() -> None:
+    with pytest.raises(StageError, match="stage inspect needs feature_spec, which no stage of this plan makes"):
+        planned(one for one in STAGES if one.name != "extract")
+
+
+def test_a_role_that_two_stages_make_is_named() -> None:
+    with pytest.raises(StageError, match=r"'gate' is made by again and by inspect"):
+        planned((*STAGES, stage("again", ("recordings",), ("gate",))))
+
+
+def test_an_unknown_role_is_named() -> None:
+    with pytest.raises(StageError, match=r"stage own: role 'thing' is not in the table"):
+        planned((*STAGES, stage("own", ("recordings",), ("thing",))))
+
+
+def test_stages_that_wait_for_each_other_are_named() -> None:
+    with pytest.raises(StageError, match="wait for each other: one, two"):
+        planned((stage("one", ("gate",), ("costs",)), stage("two", ("costs",), ("gate",))))
+
+
+def test_an_option_that_is_no_json_value_is_named() -> None:
+    broken = stage("own", (), ("gate",), options=lambda config, catalogue: SimpleNamespace())
+    with pytest.raises(StageError, match="stage own: options: SimpleNamespace is no JSON value"):
+        planned((broken,))
+    path = stage("own", (), ("gate",), options=lambda config, catalogue: {"where": Path("x")})
+    with pytest.raises(StageError, match=r"options\.where: PosixPath"):
+        planned((path,))
+
+
+def test_makers_are_found_by_role() -> None:
+    made = planned()
+    maker = made.maker("float_model")
+    assert maker is not None and maker.name == "train"
+    assert made.maker("source") is None
+    with pytest.raises(KeyError):
+        made.node("ingst")
