@@ -1,0 +1,298 @@
+"""Stage ``quantize``: from the float network to integers, their ONNX, and what they reach."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult
+from flowlab.errors import OptionError
+from flowlab.stages.train import chosen_problem
+
+RATE = 0.1  # of the float rate: the weights are nearly right already
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """What of the config decides a quantization. ``format`` is the target's number format, by value.
+
+    ``activation_bits`` is what is done, ``requested_activation_bits`` what was asked for. ``test``: measure on the
+    test split at the end.
+    """
+
+    problem: str
+    format: NumberFormat
+    weight_bits: int
+    activation_bits: int
+    requested_activation_bits: int
+    calibration_count: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str
+    weight_decay: float
+    lr_scheduler: str
+    seed: int
+    threads: int
+    output_int: bool
+    test: bool
+
+
+def options(config: Any, catalogue: Any) -> QuantizeOptions:
+    """Copy them; an epoch count and a learning rate of 0 where nothing is trained, so that they decide nothing."""
+    training = config.training
+    quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    target = catalogue.get("target", config.common.target_device)
+    if quantizer.format not in target.formats:
+        known = ", ".join(sorted(target.formats)) or "none"
+        raise OptionError(
+            f"quantizer '{quantizer.name}' asks for the number format '{quantizer.format}', and "
+            f"'{target.name}' has: {known}"
+        )
+    return QuantizeOptions(
+        problem=chosen_problem(catalogue.get("model", training.model_name)),
+        format=target.formats[quantizer.format],
+        weight_bits=training.quantization_weight_bitwidth,
+        activation_bits=config.effective_activation_bits(catalogue),
+        requested_activation_bits=training.quantization_activation_bitwidth,
+        calibration_count=training.quantization_calibration_count,
+        epochs=config.quantization_epochs if quantizer.trains else 0,
+        batch_size=training.batch_size if quantizer.trains else 0,
+        learning_rate=training.learning_rate * RATE if quantizer.trains else 0.0,
+        optimizer=training.optimizer if quantizer.trains else "",
+        weight_decay=training.weight_decay if quantizer.trains else 0.0,
+        lr_scheduler=training.lr_scheduler if quantizer.trains else "",
+        seed=training.seed,
+        threads=training.threads,
+        output_int=config.output_int,
+        test=config.testing.enable,
+    )
+
+
+def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
+    """The model and the quantizer that the config names."""
+    model = catalogue.get("model", config.training.model_name)
+    quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    given = config.options_for("training", "quantizer")
+    return {
+        "model": (model, catalogue.options(model, {})),
+        "quantizer": (quantizer, catalogue.options(quantizer, given)),
+    }
+
+
+STAGE = Stage(
+    name="quantize",
+    run="flowlab.stages.quantize:run",
+    needs=("float_model", "features_train", "features_val", "features_test", "feature_spec"),
+    makes=(
+        "graph",
+        "quantized_onnx",
+        "quantization_config",
+        "quantized_weights",
+        "torch_outputs",
+        "metrics_quantize",
+    ),
+    options=options,
+    plugins=plugins,
+    code=(
+        "flowlab.stages.quantize",
+        "flowlab.stages.train",
+        "flowlab.learn",
+        "flowlab.quant",
+        "flowlab.signal.features_file",
+        "flowlab.signal.arrow_file",
+        "flowlab.compiler.ir",
+        "flowlab.compiler.ops",
+        "flowlab.compiler.infer",
+        "flowlab.compiler.intervals",
+        "flowlab.compiler.text",
+        "flowlab.compiler.verify",
+        "flowlab.compiler.exact_float",
+        "flowlab.compiler.export_onnx",
+    ),
+    libraries=("torch", "numpy", "pyarrow", "onnx"),
+    torch=True,
+)
+
+
+def run(job: StageJob) -> StageResult:
+    """Quantize, export, and measure the integers on validation and test split.
+
+    Raises:
+        QuantizationError: naming layer, value and limit where the network does not fit the number format.
+        StageError: where a split is empty or not finite, or the loss is no number.
+    """
+    from flowlab.compiler.export_onnx import export_onnx
+    from flowlab.compiler.text import print_graph
+    from flowlab.learn.determinism import seeded
+    from flowlab.learn.loop import FitData
+    from flowlab.quant.quantization_config import print_config
+    from flowlab.quant.rebuild import weights_bytes
+    from flowlab.signal import features_file
+
+    asked: QuantizeOptions = job.options
+    spec = json.loads(job.input("feature_spec").read_text())
+    train = features_file.read(job.input("features_train"))
+    val = features_file.read(job.input("features_val"))
+    test = features_file.read(job.input("features_test"))
+    data = FitData(train.features, train.labels, val.features, val.labels)
+    with seeded(asked.seed, asked.threads):
+        model = _float_model(job, spec)
+        quantized = _quantize(job, model, data)
+        metrics, outputs, warnings = _measure(job, model, quantized, data, test=test, classes=len(spec["classes"]))
+    graph = quantized.graph
+    onnx_metadata = {"classes": json.dumps(spec["classes"])}
+    account = _account(job, len(train.features), onnx_metadata)
+    files = {
+        "graph": ("graph.txt", print_graph(graph).encode()),
+        "quantized_onnx": ("best_model.onnx", export_onnx(graph, onnx_metadata)),
+        "quantization_config": ("quantization_config.yaml", print_config(account, graph).encode()),
+        "quantized_weights": ("best_model.pt", weights_bytes(graph)),
+        "torch_outputs": ("torch_outputs.npz", _npz(outputs)),
+        "metrics_quantize": ("metrics_quantize.json", (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode()),
+    }
+    for role, (name, content) in files.items():
+        (job.out / role).mkdir()
+        (job.out / role / name).write_bytes(content)
+    return StageResult(
+        files={role: {name: job.out / role / name} for role, (name, _) in files.items()},
+        metrics={"quantized": metrics["test"], "val": metrics["val"], "best_epoch": metrics["best_epoch"]},
+        warnings=warnings,
+    )
+
+
+def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
+    """The trained float network, in eval mode."""
+    import torch
+
+    from flowlab.learn.problems import PROBLEMS
+
+    model = job.plugins["model"]
+    if not isinstance(model, Model):
+        raise OptionError(f"'{model.name}' is a {model.kind}, and training.model_name names a model")
+    channels, height, width = spec["shape"]
+    outputs = PROBLEMS[job.options.problem].outputs(tuple(spec["classes"]))
+    module = model.build((channels, height, width), outputs, job.plugin_options["model"])
+    module.load_state_dict(torch.load(job.input("float_model"), weights_only=True, map_location="cpu"))
+    return module.eval()
+
+
+def _quantize(job: StageJob, model: Any, data: Any) -> Any:
+    """Ask the quantizer."""
+    from copy import deepcopy
+
+    from flowlab.contracts import QuantizeJob
+    from flowlab.learn.loop import FitSettings, fit
+    from flowlab.learn.trace import float_graph
+    from flowlab.quant.reservoir import reservoir
+
+    asked: QuantizeOptions = job.options
+    quantizer = job.plugins["quantizer"]
+    if not isinstance(quantizer, Quantizer):
+        raise OptionError(f"'{quantizer.name}' is a {quantizer.kind}, and training.quantizer names a quantizer")
+    settings = FitSettings(
+        problem=asked.problem,
+        epochs=asked.epochs,
+        batch_size=asked.batch_size,
+        learning_rate=asked.learning_rate,
+        optimizer=asked.optimizer,
+        weight_decay=asked.weight_decay,
+        lr_scheduler=asked.lr_scheduler,
+        warmup_epochs=0,
+        seed=asked.seed,
+        threads=asked.threads,
+    )
+    chosen = reservoir(len(data.train_features), asked.calibration_count, asked.seed)
+    shape = data.train_features.shape[1:]
+    return quantizer.quantize(
+        QuantizeJob(
+            model=deepcopy(model),
+            graph=float_graph(model, (shape[0], shape[1], shape[2])),
+            format=asked.format,
+            weight_bits=asked.weight_bits,
+            activation_bits=asked.activation_bits,
+            calibration=data.train_features[chosen],
+            fit=lambda module: fit(
+                module, data, settings, checkpoint=job.scratch / "quantized.checkpoint", progress=job.progress
+            ),
+            output_int=asked.output_int,
+            scratch=job.scratch,
+            seed=asked.seed,
+            progress=job.progress,
+        ),
+        job.plugin_options["quantizer"],
+    )
+
+
+def _measure(
+    job: StageJob, model: Any, quantized: Any, data: Any, *, test: Any, classes: int
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Metrics of the integers, their outputs on the test split, and warnings."""
+    import numpy as np
+
+    from flowlab.learn.loop import predict
+    from flowlab.learn.problems import PROBLEMS, confusion
+
+    problem = PROBLEMS[job.options.problem]
+    history = quantized.history
+    ((output, value),) = quantized.graph.outputs.items()
+    runner = quantized.module
+    val = predict(runner, data.val_features)
+    tested = len(test.features) > 0
+    shape = (0, *quantized.graph.type_of(value).shape)
+    result = predict(runner, test.features) if tested else np.zeros(shape, np.int64)
+    measured = problem.measure(val, data.val_targets)
+    warnings = [*quantized.warnings, *history.get("warnings", ())]
+    before = problem.measure(predict(model, data.val_features), data.val_targets)[problem.metric]
+    chance = problem.chance(data.val_targets)
+    if not problem.at_least_as_good(measured[problem.metric], chance) and problem.at_least_as_good(before, chance):
+        warnings.append(
+            f"THE QUANTIZED NETWORK IS AT CHANCE LEVEL: validation {problem.metric} {measured[problem.metric]:.4f}, "
+            f"float {before:.4f}, chance {chance:.4f}. Look at the calibration windows, or lower the learning rate"
+        )
+    show = tested and job.options.test
+    metrics = {
+        "val": measured,
+        "test": problem.measure(result, test.labels) if show else None,
+        "confusion": confusion(result, test.labels, classes) if show else None,
+        "history": list(history.get("epochs", ())),
+        "best_epoch": history.get("best_epoch", 0),
+    }
+    integers = job.options.output_int
+    return metrics, {output: result.astype(np.int32) if integers else result}, tuple(dict.fromkeys(warnings))
+
+
+def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str]) -> Any:
+    from flowlab.quant.quantization_config import Account
+
+    asked: QuantizeOptions = job.options
+    quantizer = job.plugins["quantizer"]
+    trains = isinstance(quantizer, Quantizer) and quantizer.trains
+    return Account(
+        quantizer=quantizer.name,
+        method="QAT" if trains else "PTQ",
+        number_format=asked.format.name,
+        requested_weight_bits=asked.weight_bits,
+        requested_activation_bits=asked.requested_activation_bits,
+        weight_bits=asked.weight_bits,
+        activation_bits=asked.activation_bits,
+        calibration_count=min(asked.calibration_count, windows),
+        calibration_seed=asked.seed,
+        seed=asked.seed,
+        epochs=asked.epochs,
+        output_int=asked.output_int,
+        onnx_metadata=onnx_metadata,
+    )
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays by name in one file; numpy writes no times into it."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
