@@ -7,7 +7,6 @@ The result is an object, never a global; loading one imports no numpy, torch or 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -25,7 +24,8 @@ from flowlab.contracts import (
     Reader,
     Target,
 )
-from flowlab.errors import OptionError, PluginError, did_you_mean, unknown_name
+from flowlab.errors import PluginError, did_you_mean, unknown_name
+from flowlab.options import read_options
 
 if TYPE_CHECKING:
     import pluggy
@@ -234,36 +234,6 @@ def load_announced(announced: Iterable[Announced]) -> Catalogue:
         if reasons:
             broken.setdefault(_package(one), []).extend(reasons)
     return Catalogue(tuple(brought), {package: "; ".join(reasons) for package, reasons in broken.items()})
-
-
-def read_options(plugin: Plugin, mapping: Mapping[str, Any]) -> Any:
-    """Turn a mapping from the config into an instance of ``plugin.Options``. Raises `OptionError`."""
-    known = [one.name for one in dataclasses.fields(plugin.Options) if one.init]
-    place = f"{plugin.kind.replace('_', ' ')} '{plugin.name}'"
-    for key in mapping:
-        if key not in known:
-            raise OptionError(
-                f"{place}: no option '{key}'.{did_you_mean(str(key), known)} Known: {', '.join(known) or 'none'}"
-            )
-    if not mapping:
-        return _default_options(plugin, place)
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        return TypeAdapter(plugin.Options).validate_python(dict(mapping))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"option '{'.'.join(str(part) for part in one['loc'])}': {one['msg']}, found {one['input']!r}"
-            for one in error.errors()
-        )
-        raise OptionError(f"{place}: {problems}") from None
-
-
-def _default_options(plugin: Plugin, place: str) -> Any:
-    try:
-        return plugin.Options()
-    except TypeError as error:
-        raise OptionError(f"{place}: {error}") from None
 
 
 def _from_package(manager: pluggy.PluginManager, one: Announced, reasons: list[str]) -> list[Plugin | Preset]:

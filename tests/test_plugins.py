@@ -3,14 +3,13 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flowlab.contracts import Core, Dataset, FeatureExtractor, Model, Plugin, Preset, Quantizer, Reader, Target
-from flowlab.errors import OptionError, PluginError
+from flowlab.errors import PluginError
 from flowlab.hookspecs import hookimpl
 from flowlab.plugins import HOOKS, KINDS, Announced, Brought, Catalogue, load, load_announced
 
@@ -311,32 +310,6 @@ def test_presets_of_two_strangers_are_told_apart_by_distribution() -> None:
     assert catalogue.preset("example", "b:demo") is two
     with pytest.raises(PluginError, match="two packages bring a example preset named 'demo'"):
         catalogue.preset("example", "demo")
-
-
-@dataclass(frozen=True)
-class Knobs:
-    rate: float = 0.1
-    sizes: tuple[int, ...] = (1, 2)
-
-
-class Knobbed(Core):
-    name = "knobbed"
-    Options = Knobs
-
-
-def test_options_become_an_instance_of_the_frozen_class() -> None:
-    assert Catalogue().options(Knobbed(), {"rate": 1, "sizes": [3, 4]}) == Knobs(1.0, (3, 4))
-    assert Catalogue().options(Knobbed(), {}) == Knobs()
-
-
-def test_an_unknown_option_gets_a_suggestion_before_types_are_looked_at() -> None:
-    with pytest.raises(OptionError, match=r"core 'knobbed': no option 'rat'. Did you mean 'rate'\? Known: rate, sizes"):
-        Catalogue().options(Knobbed(), {"rat": 1, "sizes": "no list"})
-
-
-def test_an_option_of_the_wrong_type_is_named_with_what_was_found() -> None:
-    with pytest.raises(OptionError, match=r"core 'knobbed': option 'rate': .*number.*found 'fast'"):
-        Catalogue().options(Knobbed(), {"rate": "fast"})
 
 
 def test_every_bundled_plugin_package_loads_without_a_complaint() -> None:
