@@ -126,7 +126,7 @@ class _Importer:
     def value(self, name: str) -> str:
         while name in self.same:
             name = self.same[name]
-        return name
+        return self.model.named(name)
 
     def shape(self, proto: Proto, index: int = 0) -> tuple[int, ...]:
         name = self.value(proto.input[index])
@@ -149,7 +149,7 @@ class _Importer:
             if inputs[index] not in self.types:
                 raise _error(proto, f"reads '{inputs[index]}', which is no value of the network")
         floats = {key: np.asarray(array, np.float32) for key, array in (constants or {}).items()}
-        node = Node(name or proto.output[0], op, inputs, TensorType("float32", ()), attributes or {}, floats)
+        node = Node(self.model.named(name or proto.output[0]), op, inputs, TensorType("float32", ()), attributes or {}, floats)
         shape = infer_shape(node, tuple(self.types[each] for each in inputs))
         node = replace(node, type=TensorType("float32", shape))
         self.nodes.append(node)
@@ -161,6 +161,7 @@ class _Importer:
 
     def drop(self, name: str) -> None:
         """Take back an operation that turned out to be part of a larger one."""
+        name = self.value(name)
         self.nodes = [node for node in self.nodes if node.name != name]
         del self.types[name]
 
@@ -237,7 +238,7 @@ class _Importer:
             function, default = _ALPHA[proto.op_type]
             alpha = float(attributes_of(proto).get("alpha", default))
             attributes["function"] = function
-            if alpha != float(np.float32(default)) and alpha != default:
+            if alpha != default:
                 attributes["alpha"] = alpha
         else:
             attributes["function"] = _ACTIVATIONS[proto.op_type]

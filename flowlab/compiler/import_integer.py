@@ -54,6 +54,12 @@ def _whole(proto: Proto, array: Array, dtype: str) -> NDArray[Any]:
     return wide.astype(dtype)
 
 
+def _bits(proto: Proto, found: object) -> int:
+    if type(found) is not int:
+        raise _error(proto, f"the metadata give it {found!r} weight bits")
+    return found
+
+
 def _shift(proto: Proto, divisor: Array) -> NDArray[np.int32]:
     fraction, exponent = np.frexp(np.asarray(divisor, np.float64).ravel())
     if not (fraction == 0.5).all():
@@ -80,7 +86,7 @@ class _Importer:
 
     def _value(self, output: str) -> str:
         identity = self.model.maker(output, "Identity")
-        return identity.input[0] if identity is not None else output
+        return self.model.named(output if identity is None else identity.input[0])
 
     def add(
         self,
@@ -91,6 +97,8 @@ class _Importer:
         attributes: Mapping[str, Attribute] | None = None,
         constants: Mapping[str, Array] | None = None,
     ) -> None:
+        name = self.model.named(name)
+        inputs = tuple(self.model.named(read) for read in inputs)
         found = self.values.get(name)
         if not isinstance(found, dict):
             raise GraphError(f"ONNX value '{name}': the metadata 'flowlab.values' do not say its type")
@@ -132,8 +140,9 @@ class _Importer:
     def _add_sum(
         self, name: str, op: str, first: Proto, protos: tuple[Proto, ...], weight: Array, attributes: dict[str, Attribute]
     ) -> None:
-        if name in self.weight_bits:
-            attributes["weight_bits"] = int(self.weight_bits[name])
+        bits = self.weight_bits.get(self.model.named(name))
+        if bits is not None:
+            attributes["weight_bits"] = _bits(first, bits)
         self.add(name, op, (first.input[0],), protos, attributes, {"weight": _whole(first, weight, "int8")})
 
     def _double_sum(self, proto: Proto | None) -> bool:
@@ -147,9 +156,10 @@ class _Importer:
         self._sum(proto, "conv", weight, conv_attributes(proto, weight, self._shape_of(proto)))
 
     def _shape_of(self, proto: Proto) -> tuple[int, ...]:
-        if proto.input[0] not in self.types:
-            raise _error(proto, f"reads '{proto.input[0]}', which is no value of the integer network")
-        return self.types[proto.input[0]].shape
+        read = self.model.named(proto.input[0])
+        if read not in self.types:
+            raise _error(proto, f"reads '{read}', which is no value of the integer network")
+        return self.types[read].shape
 
     def _gemm(self, proto: Proto) -> None:
         found = attributes_of(proto)
@@ -174,7 +184,7 @@ class _Importer:
     def _add(self, proto: Proto) -> None:
         if self.model.split(proto) is not None:
             return  # the bias of a requantization, which claims it
-        if all(name in self.types for name in proto.input):
+        if all(self.model.named(name) in self.types for name in proto.input):
             self._plain_sum(proto, "add", tuple(proto.input))
         elif not self._double_sum(self.model.reader(proto.output[0], "Add")):
             self._split_sum(proto)
@@ -288,10 +298,10 @@ class _Importer:
         if cast is None or shifted is None or shifted[2].size != 1 or attributes_of(proto).get("axis", 0) != 0:
             raise _error(proto, "is no table of 256 entries behind an addition and a cast")
         least = -float(shifted[2].reshape(()))
-        read = self.types.get(shifted[1])
+        read = self.types.get(self.model.named(shifted[1]))
         if read is None or LEAST.get(int(least)) != read.dtype or entries.shape != (256,):
             raise _error(proto, f"looks up from {least:g} on, which does not fit its input")
-        dtype = str(self.values.get(proto.output[0], {}).get("dtype"))
+        dtype = str(self.values.get(self.model.named(proto.output[0]), {}).get("dtype"))
         if dtype not in LEAST.values():
             raise _error(proto, f"the metadata give its result the type {dtype}; int8 or uint8 are known")
         constants = {"entries": _whole(proto, entries, dtype)}

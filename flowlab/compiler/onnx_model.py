@@ -85,6 +85,7 @@ class OnnxModel:
     constants: dict[str, Array] = field(default_factory=dict)
     makers: dict[str, onnx.NodeProto] = field(default_factory=dict)
     readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)  # output tensors: the name of the node that makes them
     claimed: set[str] = field(default_factory=set)  # first outputs of nodes that are part of an imported operation
 
     def __post_init__(self) -> None:
@@ -98,6 +99,11 @@ class OnnxModel:
                 self.makers[name] = node
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
+        tensors = {*self.makers, *self.constants, *self.inputs()}
+        for output in self.proto.graph.output:
+            maker = self.makers.get(output.name)
+            if maker is not None and maker.op_type != "Identity" and maker.name and maker.name not in tensors:
+                self.renamed[output.name] = maker.name
 
     def _constant(self, node: onnx.NodeProto) -> None:
         values = attributes_of(node)
@@ -117,6 +123,10 @@ class OnnxModel:
     def metadata(self) -> dict[str, str]:
         """The model's metadata texts."""
         return {each.key: each.value for each in self.proto.metadata_props}
+
+    def named(self, tensor: str) -> str:
+        """The value's name in the graph: the tensor's, or for an output that of the node that makes it."""
+        return self.renamed.get(tensor, tensor)
 
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes without the batch, of the inputs that are no initializers."""
@@ -166,12 +176,14 @@ class OnnxModel:
 
 
 def attributes_of(node: onnx.NodeProto) -> Mapping[str, Any]:
-    """A node's attributes as Python values (tensors as arrays, texts as str)."""
+    """A node's attributes as Python values: tensors as arrays, texts as str, floats as their shortest decimals."""
     values: dict[str, Any] = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
+        elif isinstance(value, float):
+            value = float(str(np.float32(value)))  # ONNX keeps 1e-5 in float32
         elif isinstance(value, onnx.TensorProto):
             value = numpy_helper.to_array(value)
         values[attribute.name] = value
