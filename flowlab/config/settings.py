@@ -153,33 +153,6 @@ class Config:
             )
         return name
 
-    def notes(self) -> dict[str, Any]:
-        """What the report says of the config: warnings and an overview; plain JSON, no paths, no run name."""
-        features, training = self.data_processing_feature_extraction, self.training
-        return {
-            "warnings": list(self.warnings),
-            "overview": {
-                "task_type": self.common.task_type,
-                "target_device": self.common.target_device,
-                "dataset": self.dataset_name,
-                "dataset_seed": self.dataset.seed,
-                "feature_extraction": features.feature_extraction_name,
-                "model": training.model_name,
-                "training_epochs": training.training_epochs,
-                "batch_size": training.batch_size,
-                "learning_rate": training.learning_rate,
-                "optimizer": training.optimizer,
-                "training_seed": training.seed,
-                "quantization": training.quantization,
-                "quantization_method": training.quantization_method,
-                "quantization_weight_bitwidth": training.quantization_weight_bitwidth,
-                "quantization_activation_bitwidth": training.quantization_activation_bitwidth,
-                "compile_preset": self.compilation.preset_name,
-                "testing": self.testing.enable,
-                "compilation": self.compilation.enable,
-            },
-        }
-
     def with_warnings(self, *sentences: str) -> Config:
         """The same config with more warnings."""
         return dataclasses.replace(self, warnings=tuple(dict.fromkeys((*self.warnings, *sentences))))

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from flowlab.config import Config, extractor_options, load, load_mapping
+from flowlab.errors import ConfigError, NotBuiltYet, OptionError
+from flowlab.plugins import Catalogue
+from tests.config.conftest import WHOLE, ToyExtractor
+
+Loaded = Callable[..., Config]
+Write = Callable[..., Path]
+
+
+def test_the_whole_example_loads_with_values_of_every_tier(loaded: Loaded) -> None:
+    config = loaded()
+    assert config.training.batch_size == 256  # the file
+    assert config.training.learning_rate == 0.04  # the model
+    assert config.training.optimizer == "sgd"  # built in
+    assert config.data_processing_feature_extraction.frame_size == 1024  # preset over dataset
+    assert config.data_processing_feature_extraction.num_frame_concat == 2  # dataset
+    assert config.data_processing_feature_extraction.variables == 1  # file over dataset
+    assert config.compilation.target == "c"  # compile preset
+    assert config.dataset.split_factor == (0.6, 0.3, 0.1)
+    assert config.warnings == ()
+    assert config.presets == {
+        "feature_extraction": "FFT1024Input_256Feature_1Frame_Full_Bandwidth",
+        "compile": "compress_npu_layer_data",
+    }
+
+
+def test_every_value_says_where_it_comes_from(loaded: Loaded) -> None:
+    config = loaded("training:\n  batch_size: 32\n", "training.seed=3")
+    assert config.tier("training", "batch_size").endswith("part.yaml, line 2")
+    assert config.tier("training", "seed") == "--set training.seed=3"
+    assert config.tier("training", "learning_rate") == "model CLS_4k_NPU"
+    assert config.tier("data_processing_feature_extraction", "num_frame_concat") == "dataset dc_arc_fault_example_dsk"
+    assert config.tier("data_processing_feature_extraction", "frame_size").startswith("feature preset FFT1024")
+    assert config.tier("compilation", "target") == "compile preset compress_npu_layer_data"
+    assert config.tier("training", "optimizer") == "built-in"
+
+
+def test_a_section_cannot_be_changed(loaded: Loaded) -> None:
+    with pytest.raises(FrozenInstanceError):
+        loaded().training.batch_size = 3  # type: ignore[misc]
+
+
+def test_a_later_file_wins_key_by_key_and_lists_as_a_whole(loaded: Loaded) -> None:
+    config = loaded("dataset:\n  split_factor: [0.5, 0.25, 0.25]\ntraining:\n  training_epochs: 3\n")
+    assert config.dataset.split_factor == (0.5, 0.25, 0.25)
+    assert config.training.training_epochs == 3
+    assert config.training.batch_size == 256
+
+
+@pytest.mark.parametrize("nothing", ["null", "''", "None", "~"])
+def test_a_value_of_nothing_takes_the_key_back_to_its_default(loaded: Loaded, nothing: str) -> None:
+    assert loaded(f"training:\n  batch_size: {nothing}\n").training.batch_size == 64
+
+
+@pytest.mark.parametrize("section", ["testing:", "testing: {}", "testing: null"])
+def test_an_empty_section_is_an_empty_section(loaded: Loaded, section: str) -> None:
+    assert loaded(section).testing.enable is True
+
+
+def test_an_empty_file_changes_nothing(loaded: Loaded) -> None:
+    assert loaded("# only a comment\n") == loaded("")
+
+
+@pytest.mark.parametrize("text", ["4e-5", "'4e-5'", "0.00004", "4.0e-5"])
+def test_a_number_without_a_dot_is_a_number(loaded: Loaded, text: str) -> None:
+    assert loaded(f"training:\n  weight_decay: {text}\n").training.weight_decay == 4e-5
+
+
+@pytest.mark.parametrize("name", ["SGD", "sgd", "Sgd"])
+def test_optimizers_are_told_apart_by_letters_and_not_by_case(loaded: Loaded, name: str) -> None:
+    assert loaded(f"training:\n  optimizer: {name}\n").training.optimizer == "sgd"
+
+
+def test_the_two_spellings_of_the_compile_preset_are_one_key(loaded: Loaded) -> None:
+    whole = WHOLE.replace("  preset_name", "  compile_preset_name")
+    assert loaded(whole=whole).compilation.preset_name == "compress_npu_layer_data"
+    assert loaded("compilation:\n  compile_preset_name: None\n").compilation.preset_name is None
+    both = "compilation:\n  preset_name: compress_npu_layer_data\n  compile_preset_name: compress_npu_layer_data\n"
+    assert loaded(both).compilation.preset_name == "compress_npu_layer_data"
+
+
+def test_two_spellings_with_two_values_are_an_error(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"line 3: 'compile_preset_name' is 'b' and 'preset_name' \(line 2\) is 'a'"):
+        loaded("compilation:\n  preset_name: a\n  compile_preset_name: b\n")
+
+
+def test_a_misspelt_key_gets_a_suggestion_with_file_section_and_line(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded("training:\n\n  quantization_weigth_bitwidth: 8\n")
+    assert "part.yaml, training, line 3: no key 'quantization_weigth_bitwidth'." in str(caught.value)
+    assert "Did you mean 'quantization_weight_bitwidth'?" in str(caught.value)
+
+
+def test_a_key_in_a_wrong_section_is_sent_to_its_own(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"no key 'batch_size'. It belongs under 'training:'"):
+        loaded("common:\n  batch_size: 3\n")
+
+
+def test_a_misspelt_section_gets_a_suggestion(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"part\.yaml, line 1: no section 'traning'. Did you mean 'training'\?"):
+        loaded("traning:\n  batch_size: 3\n")
+
+
+def test_every_misspelt_key_of_a_file_is_said_at_once(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded("training:\n  batchsize: 3\n  optimiser: sgd\n")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_repeated_key_is_an_error_that_names_both_lines(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"training: 'batch_size' stands twice, in line 2 and in line 4"):
+        loaded("training:\n  batch_size: 3\n  seed: 1\n  batch_size: 4\n")
+    with pytest.raises(ConfigError, match=r"'training' stands twice, in line 1 and in line 3"):
+        loaded("training:\n  batch_size: 3\ntraining:\n  seed: 4\n")
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("training:\n  batch_size: many\n", r"training.batch_size, line 2: found 'many', expected a whole number, 1"),
+        ("training:\n  batch_size: 0\n", "found 0, expected a whole number, 1 or more"),
+        ("training:\n  batch_size: true\n", "found True, expected a whole number"),
+        ("training:\n  batch_size: 2.5\n", r"found 2\.5, expected a whole number"),
+        ("training:\n  batch_size: [3]\n", r"found \[3\], expected a whole number"),
+        ("training:\n  training_epochs: -1\n", "found -1, expected a whole number, 0 or more"),
+        ("training:\n  training_epochs: .inf\n", "found inf, expected a whole number"),
+        ("training:\n  learning_rate: .nan\n", "found nan, expected a number above 0"),
+        ("training:\n  optimizer: admw\n", r"expected one of sgd, .*\. Did you mean 'adamw'\?"),
+        ("training:\n  quantization: 3\n", "found 3, expected 0 .float., 1"),
+        ("training:\n  quantization_weight_bitwidth: 16\n", "found 16, expected 8, 4 or 2"),
+        ("training:\n  quantization_method: QTA\n", "expected 'QAT' or 'PTQ'"),
+        ("training:\n  output_int: maybe\n", "found 'maybe', expected True or False"),
+        ("training:\n  seed: 4294967296\n", "expected a whole number between 0 and"),
+        ("dataset:\n  split_factor: [0.5, 0.5]\n", "expected three fractions"),
+        (
+            "dataset:\n  split_factor: [0.5, 0.5, 0.1]\n",
+            r"split_factor, line 2: found 0\.5, 0\.5, 0\.1, which add up to 1\.1",
+        ),
+        ("dataset:\n  split_factor: [1.0, 0.0, 0.0]\n", "expected three fractions above 0"),
+        ("dataset:\n  dataset_name: 2024\n", "found 2024, expected a text .put a number in quotes."),
+        ("dataset:\n  dataset_name: ../up\n", "found '../up', expected letters"),
+        ("data_processing_feature_extraction:\n  variables: []\n", r"found \[\], expected how many columns"),
+        ("data_processing_feature_extraction:\n  variables: 0\n", "found 0, expected how many columns"),
+        ("data_processing_feature_extraction:\n  variables: [-1]\n", "expected how many columns"),
+        ("data_processing_feature_extraction:\n  log_base: ten\n", "expected 'e' or a number above 0"),
+        ("training: 3\n", "part.yaml, training, line 1: holds the value 3, expected keys"),
+        ("training: [a]\n", "holds a list, expected keys"),
+        ("- a\n- b\n", "part.yaml: holds a list, expected sections: common, dataset"),
+        ("just text\n", "holds the value 'just text', expected sections"),
+        ("include_files: x.yaml\n", "flowlab run base.yaml part.yaml"),
+    ],
+)
+def test_a_wrong_value_is_named_with_place_and_what_is_expected(loaded: Loaded, part: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loaded(part)
+
+
+def test_names_are_looked_up_and_suggested_with_their_line(loaded: Loaded) -> None:
+    cases = [
+        ("training:\n  model_name: CLS_4k_NPO\n", r"training.model_name, line 2: no model named .* 'CLS_4k_NPU'\?"),
+        ("common:\n  target_device: F28P56\n", r"common.target_device, line 2: no target named .* 'F28P55'\?"),
+        (
+            "common:\n  task_type: arc_falt\n",
+            r"common.task_type, line 2: no task 'arc_falt'. Did you mean 'arc_fault'\?",
+        ),
+        ("dataset:\n  dataset_name: dc_arc_fault_example_dks\n", r"Did you mean 'dc_arc_fault_example_dsk'\?"),
+        (
+            "data_processing_feature_extraction:\n  feature_extraction_name: FFT1024Input_256Feature_1Frame\n",
+            r"line 2: no feature preset or extractor named .* 'FFT1024Input_256Feature_1Frame_Full_Bandwidth'\?",
+        ),
+        ("data_processing_feature_extraction:\n  feature_extraction_name: toi\n", r"Did you mean 'toy'\?"),
+        ("data_processing_feature_extraction:\n  feature_extraction_name: only_motor\n", "is not made for task"),
+        ("compilation:\n  preset_name: compress_npu\n", r"no compile preset .* 'compress_npu_layer_data'\?"),
+        ("training:\n  model_name: REGR_2k\n", "model 'REGR_2k' is for regression"),
+    ]
+    for part, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            loaded(part)
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("training:\n  warmup_epochs: 3\n", "training.warmup_epochs"),
+        ("training:\n  model_config: ''\n", "training.model_config"),
+        ("training:\n  epochs: 20\n", "write 'training_epochs'"),
+        ("dataset:\n  max_num_files: 3\n", "dataset.max_num_files"),
+        ("data_processing_feature_extraction:\n  resampling_factor: 1\n", "resampling_factor"),
+        ("data_processing:\n  variables: 1\n", "section data_processing"),
+        ("common:\n  run_name: mine\n", "common.run_name"),
+        ("training:\n  num_gpus: 1\n", "training.num_gpus"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_accepted_with_a_warning(loaded: Loaded, part: str, named: str) -> None:
+    (warning,) = loaded(part).warnings
+    assert named in warning
+    assert "changes nothing" in warning
+    assert "part.yaml" not in warning  # the file's name decides no result
+
+
+def test_a_key_without_effect_is_silent_at_its_default(loaded: Loaded) -> None:
+    assert loaded("training:\n  num_gpus: 0\ncommon:\n  run_name: '{date-time}/{model_name}'\n").warnings == ()
+
+
+def test_set_wins_over_files_and_reads_yaml(loaded: Loaded) -> None:
+    config = loaded(
+        "training:\n  training_epochs: 3\n",
+        "training.training_epochs=5",
+        "data_processing_feature_extraction.variables=[0, 2]",
+        "training.weight_decay=1e-5",
+    )
+    assert config.training.training_epochs == 5
+    assert config.data_processing_feature_extraction.variables == (0, 2)
+    assert config.training.weight_decay == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training.epoch=5", r"--set training.epoch=5, training: no key 'epoch'"),
+        ("traning.seed=5", r"no section 'traning'. Did you mean 'training'\?"),
+        ("training.seed", "expected section.key=value"),
+        ("seed=5", "expected section.key=value"),
+        ("training.seed=[", "not YAML"),
+        ("training.seed=x", r"--set training.seed=x, training.seed: found 'x'"),
+    ],
+)
+def test_a_wrong_set_is_named(loaded: Loaded, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        loaded("", text)
+
+
+def test_paths_count_from_the_file_and_in_set_from_the_working_directory(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    part = "dataset:\n  dataset_name: mine\n  input_data_path: data\n"
+    assert loaded(part).dataset.input_data_path == str(tmp_path / "data")
+    set_path = loaded(part, "dataset.input_data_path=data").dataset.input_data_path
+    assert set_path == str(tmp_path / "elsewhere" / "data")
+
+
+def test_data_that_are_not_there_are_named(loaded: Loaded, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"dataset.input_data_path, line 2: no file or folder '.*none.zip'"):
+        loaded("dataset:\n  input_data_path: none.zip\n")
+    (tmp_path / "x.csv").write_text("1\n")
+    with pytest.raises(ConfigError, match=r"neither a folder nor a .zip"):
+        loaded("dataset:\n  input_data_path: x.csv\n")
+    with pytest.raises(ConfigError, match="nothing says where the data are"):
+        loaded("dataset:\n  dataset_name: null\n")
+
+
+def test_a_dataset_without_a_name_is_called_like_its_file(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "bearings").mkdir()
+    config = loaded("dataset:\n  dataset_name: null\n  input_data_path: bearings\n")
+    assert config.dataset_name == "bearings"
+
+
+@pytest.mark.parametrize(
+    ("section", "advice"), [("training", "training_epochs: 0"), ("dataset", "taken from the store")]
+)
+def test_a_run_without_data_or_model_says_what_to_use_instead(loaded: Loaded, section: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{section}.enable, line 2: .*{advice}"):
+        loaded(f"{section}:\n  enable: False\n")
+
+
+def test_what_is_not_built_yet_is_said_so(loaded: Loaded, catalogue: Catalogue) -> None:
+    for part, message in [
+        ("common:\n  task_type: generic_timeseries_regression\n", "line 2: task .* is not built yet"),
+        ("dataset:\n  input_data_path: https://example.org/a.zip\n", "downloading .* is not built yet"),
+    ]:
+        with pytest.raises(NotBuiltYet, match=message):
+            loaded(part)
+    for part, message in [
+        ("training:\n  quantization: 0\n", r"training.quantization, line 2: no quantization \(0\) is not built yet"),
+        ("training:\n  quantization: 1\n", r"generic quantization \(1\) is not built yet"),
+        ("training:\n  quantization_weight_bitwidth: 4\n", "4-bit weights are not built yet"),
+        ("training:\n  auto_quantization: True\n", "mixed precision by search is not built yet"),
+        ("training:\n  training_device: cuda\n", "training on a GPU is not built yet"),
+    ]:
+        config = loaded(part)  # such a file loads
+        with pytest.raises(NotBuiltYet, match=message):
+            config.quantizer_name(catalogue)
+
+
+def test_narrow_activations_run_as_bytes_with_one_warning(loaded: Loaded, catalogue: Catalogue) -> None:
+    config = loaded("training:\n  quantization_weight_bitwidth: 4\n  quantization_activation_bitwidth: 4\n")
+    (warning,) = config.warnings
+    assert warning.startswith("activation bits 4 -> 8: the NPU stores bytes; 4 would save nothing and cost accuracy")
+    assert config.training.quantization_activation_bitwidth == 4
+    assert config.effective_activation_bits(catalogue) == 8
+
+
+def test_the_quantizer_follows_from_target_and_method(loaded: Loaded, catalogue: Catalogue) -> None:
+    assert loaded().quantizer_name(catalogue) == "npu_qat"
+    assert loaded("training:\n  quantization_method: ptq\n").quantizer_name(catalogue) == "npu_ptq"
+    with pytest.raises(ConfigError, match="found QAT, but the quantizer 'npu_ptq' is PTQ"):
+        loaded("training:\n  quantizer: npu_ptq\n").quantizer_name(catalogue)
+    with pytest.raises(ConfigError, match=r"training.quantizer, line 2: no quantizer .* Did you mean 'npu_qat'\?"):
+        loaded("training:\n  quantizer: npu_qta\n").quantizer_name(catalogue)
+
+
+def test_a_plugin_may_be_chosen_with_options(loaded: Loaded, catalogue: Catalogue) -> None:
+    config = loaded("training:\n  quantizer: {name: npu_qat, iterations: 20}\n")
+    assert config.training.quantizer == "npu_qat"
+    assert config.options_for("training", "quantizer") == {"iterations": 20}
+    assert config.options_for("training", "model_name") == {}
+    with pytest.raises(ConfigError, match="it has no 'name'"):
+        loaded("training:\n  quantizer: {nam: npu_qat}\n")
+
+
+def test_an_extractor_gets_the_keys_that_it_reads(loaded: Loaded) -> None:
+    assert extractor_options(loaded(), ToyExtractor()) == {"frame_size": 1024, "log_base": "e"}
+    part = "data_processing_feature_extraction:\n  feature_extraction_name: {name: toy, depth: 5}\n"
+    assert extractor_options(loaded(part), ToyExtractor())["depth"] == 5
+    with pytest.raises(OptionError, match="no option 'dept'"):
+        extractor_options(loaded(part.replace("depth", "dept")), ToyExtractor())
+
+
+def test_a_part_alone_says_what_is_missing(write: Write, catalogue: Catalogue) -> None:
+    with pytest.raises(ConfigError, match=r"common.task_type, common.target_device are missing.*whole.yaml part.yaml"):
+        load([write("training:\n  model_name: CLS_4k_NPU\n")], [], catalogue)
+    with pytest.raises(ConfigError, match="no config file given"):
+        load([], [], catalogue)
+
+
+def test_what_the_user_gave_loads_again_to_the_same_values(loaded: Loaded, catalogue: Catalogue) -> None:
+    config = loaded("training:\n  quantizer: {name: npu_qat, iterations: 20}\n  batch_size: '128'\n", "training.seed=2")
+    again = load_mapping(json.loads(json.dumps(config.given)), catalogue)
+    assert again.as_mapping() == config.as_mapping()
+    assert again.plugin_options == config.plugin_options
+
+
+def test_a_mapping_is_checked_like_a_file(catalogue: Catalogue) -> None:
+    with pytest.raises(ConfigError, match=r"config, training: no key 'batchsize'. Did you mean 'batch_size'\?"):
+        load_mapping({"training": {"batchsize": 3}}, catalogue)
+    with pytest.raises(ConfigError, match="holds int, expected keys"):
+        load_mapping({"training": 3}, catalogue)
+
+
+def test_derived_values_follow_the_rule(loaded: Loaded) -> None:
+    config = loaded()
+    assert (config.output_int, config.skip_normalize, config.quantization_epochs) == (True, True, 10)
+    assert loaded("training:\n  output_int: False\n").output_int is False
+    assert loaded("training:\n  training_epochs: 100\n").quantization_epochs == 20
+    assert loaded("training:\n  quantization_epochs: 4\n").quantization_epochs == 4
+    assert loaded("training:\n  quantization: 0\n").output_int is False
+
+
+def test_a_config_is_plain_json(loaded: Loaded) -> None:
+    config = loaded()
+    assert json.loads(json.dumps(config.as_mapping()))["dataset"]["split_factor"] == [0.6, 0.3, 0.1]
+
+
+def test_loading_a_config_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, flowlab.config\n"
+        "heavy = {'numpy', 'torch', 'pyarrow', 'onnx', 'prefect', 'scipy', 'fsspec', 'pydantic'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

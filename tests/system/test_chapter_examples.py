@@ -1,0 +1,34 @@
+"""The chapter's fourteen YAML examples, as they stand, with the plugins that are really installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowlab.config import load
+from flowlab.errors import NotBuiltYet
+from flowlab.plugins import load as load_plugins
+
+pytestmark = pytest.mark.system
+
+NAMES = (
+    "8.2.11-full 8.2.3-mode-0 8.2.3-mode-1 8.2.3-mode-2 8.2.4-ptq 8.2.4-qat 8.2.5-2-bit "
+    "8.2.5-4-bit-weights-8-bit-activations 8.2.5-4-bit 8.2.5-8-bit 8.2.6-npu 8.2.9-1-qat 8.2.9-2-higher-bits "
+    "8.2.9-3-activations-higher"
+).split()
+NOT_YET = {"8.2.3-mode-0", "8.2.3-mode-1", "8.2.5-2-bit", "8.2.5-4-bit-weights-8-bit-activations", "8.2.5-4-bit"}
+NOT_YET.add("8.2.9-3-activations-higher")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_loads_over_the_whole_one(shared: Path, name: str) -> None:
+    folder = shared / "reference" / "chapter-examples"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(NAMES)
+    catalogue = load_plugins()
+    config = load([folder / "8.2.11-full.yaml", folder / f"{name}.yaml"], [], catalogue)
+    if name in NOT_YET:
+        with pytest.raises(NotBuiltYet, match="not built yet"):
+            config.quantizer_name(catalogue)
+    else:
+        assert config.quantizer_name(catalogue)
