@@ -24,7 +24,9 @@ class Builder:
             * self.random.integers(200, 4000, channels).astype(np.int32),
             "shift": self.random.integers(4, 7, channels).astype(np.int32),
         }
-        self._add("quantize", "quantize", "input", TensorType("int8", shape, 0.03), {"low": -128, "high": 127}, constants)
+        self._add(
+            "quantize", "quantize", "input", TensorType("int8", shape, 0.03), {"low": -128, "high": 127}, constants
+        )
 
     def _add(
         self,
@@ -151,7 +153,9 @@ class Builder:
 
     def dequantize(self, name: str = "dequantize") -> Builder:
         scale = self.last.type.scale
-        return self._add(name, "dequantize", self.last.name, TensorType("float32", self.last.type.shape), {"scale": scale})
+        return self._add(
+            name, "dequantize", self.last.name, TensorType("float32", self.last.type.shape), {"scale": scale}
+        )
 
     def graph(self, **outputs: str) -> Graph:
         return Graph(self.inputs, tuple(self.nodes), outputs or {"output": self.last.name}, {})
@@ -173,7 +177,7 @@ def example_graph(seed: int = 0) -> Graph:
 
 
 def awkward_graph(seed: int = 1) -> Graph:
-    """Two variables, 5 channels padded to 8, groups, a table, a residual add, a flatten that is no vector, floats out."""
+    """Two variables, 5 channels padded to 8, groups, a table, a residual add, a flatten of a plane, floats out."""
     builder = Builder((2, 12, 3), seed, multiplier=True)
     builder.conv("narrow", 8, (3, 3), unsigned=False, channels=5)
     builder.max_pool("pool", (2, 2), (2, 1), (0, 1, 1, 0))
@@ -185,6 +189,16 @@ def awkward_graph(seed: int = 1) -> Graph:
     integers = builder.last.name
     builder.dequantize()
     return builder.graph(output=builder.last.name, integers=integers)
+
+
+def wide_input_graph(seed: int = 3) -> Graph:
+    """Three variables whose quantized input a padding pass widened to four channels."""
+    builder = Builder((3, 16, 1), seed)
+    first = builder.last
+    constants = {key: np.append(value, value.dtype.type(0)) for key, value in first.constants.items()}
+    type_ = TensorType("int8", (4, 16, 1), first.type.scale)
+    builder.nodes[0] = Node(first.name, first.op, first.inputs, type_, {**first.attributes, "channels": 3}, constants)
+    return builder.conv("conv", 4, (3, 1)).flatten().linear("fc", 2).graph()
 
 
 def features_of(graph: Graph, count: int, seed: int = 5) -> np.ndarray:

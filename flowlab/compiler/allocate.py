@@ -87,9 +87,7 @@ def check(arena: Arena, steps: Sequence[Step], sizes: Mapping[str, int], keep: S
                 raise ProgramError(f"step {index}: reads '{name}' where {sorted(map(str, owners - {name}))} lies")
 
 
-def require_fit(
-    memory: Mapping[str, Mapping[str, int]], available: Mapping[str, int], device: str
-) -> None:
+def require_fit(memory: Mapping[str, Mapping[str, int]], available: Mapping[str, int], device: str) -> None:
     """Hold a program's memory by region against the device's.
 
     Args:

@@ -8,7 +8,7 @@ Layout is (channel, height, width). ``FLOWLAB_TRACE(node, values, count)`` compi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ static int_least32_t floor_shift(int_least32_t value, int shift)
 }
 """,
     "floor_shift_wide": """\
-/* floor(value / 2^shift) for layers whose products pass 32 bits; clipped to 32 bits, which the clip behind it allows. */
+/* floor(value / 2^shift) for products beyond 32 bits; what the clip behind it cuts off is cut here. */
 static int_least32_t floor_shift_wide(int_least64_t value, int shift)
 {
     const int_least64_t shifted = value >= 0 ? value >> shift : -1 - ((-1 - value) >> shift);
@@ -201,7 +201,7 @@ def _shape(tensor: Tensor) -> str:
 def _body(source: _Source, skip_normalize: bool) -> str:
     container = source.container
     helpers = "\n".join(text for name, text in _HELPERS.items() if name in source.helpers)
-    arena = f"static uint_least8_t arena[MODEL_ARENA];\n\n" if container.arena else ""
+    arena = "static uint_least8_t arena[MODEL_ARENA];\n\n" if container.arena else ""
     calls = "\n".join(f"    {call}" for call in source.calls)
     start = (
         "void model_run(const int_least8_t *input, model_outputs *outputs)\n{"
@@ -240,6 +240,13 @@ def _emit_quantize(source: _Source, number: int, layer: Layer) -> None:
     features = tensors[layer.inputs[0]]
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
     variables, each = features.shape[0], features.size // features.shape[0]
+    quantized = tensors[layer.output]
+    zeros = ""
+    if quantized.size > features.size:
+        zeros = (
+            f"    for (long i = {features.size}; i < {quantized.size}; i++) {{\n"
+            "        input[i] = 0; /* channels that padding added */\n    }\n"
+        )
     if np.asarray(layer.shift).min() < 0:
         raise ProgramError(f"layer '{layer.name}': an input step shifts to the right")
     source.constants += [
@@ -265,7 +272,7 @@ void model_quantize_input(const float *features, int_least8_t *input)
             }}
         }}
     }}
-    {_trace(tensors[layer.output], layer, "input")}
+{zeros}    {_trace(tensors[layer.output], layer, "input")}
 }}
 """)
 
@@ -339,7 +346,9 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
     _, height, width = given.shape
     top, left, _, _ = layer.padding
     source.constants.append(array("int_least8_t", f"weight_{number}", _values(layer.weight)))
-    result = source.store(made, "(o * %d + y) * %d + x" % made.shape[1:], _requantize(source, number, layer, "o"))
+    result = source.store(
+        made, f"(o * {made.shape[1]} + y) * {made.shape[2]} + x", _requantize(source, number, layer, "o")
+    )
     first = f"o / {out // layer.groups} * {inner} + i" if layer.groups > 1 else "i"
     read = source.read(given, "in", f"(({first}) * {height} + iy) * {width} + ix")
     _function(source, number, layer, f"""\
@@ -358,8 +367,8 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
                             if (ix < 0 || ix >= {width}) {{
                                 continue;
                             }}
-                            acc += (int_least32_t)weight_{number}[((o * {inner} + i) * {kernel_h} + ky) * {kernel_w} + kx]
-                                   * {read};
+                            const long w = ((o * {inner} + i) * {kernel_h} + ky) * {kernel_w} + kx;
+                            acc += (int_least32_t)weight_{number}[w] * {read};
                         }}
                     }}
                 }}
@@ -407,11 +416,12 @@ def _emit_add(source: _Source, number: int, layer: Layer) -> None:
     left, right = (tensors[at] for at in layer.inputs)
     made = tensors[layer.output]
     area = made.size // made.shape[0]
+    reads = source.read(left, "left", "i"), source.read(right, "right", "i")
     result = source.store(made, "i", _requantize(source, number, layer, "c"))
     _function(source, number, layer, f"""\
     for (long c = 0; c < {made.shape[0]}; c++) {{
         for (long i = c * {area}; i < (c + 1) * {area}; i++) {{
-            const int_least32_t acc = (int_least32_t){source.read(left, "left", "i")} + {source.read(right, "right", "i")};
+            const int_least32_t acc = (int_least32_t){reads[0]} + {reads[1]};
             {result}
         }}
     }}
@@ -424,7 +434,7 @@ def _emit_max_pool(source: _Source, number: int, layer: Layer) -> None:
     channels, height, width = given.shape
     top, left, _, _ = layer.padding
     read = source.read(given, "in", f"(c * {height} + iy) * {width} + ix")
-    result = source.store(made, "(c * %d + y) * %d + x" % made.shape[1:], "best")
+    result = source.store(made, f"(c * {made.shape[1]} + y) * {made.shape[2]} + x", "best")
     _function(source, number, layer, f"""\
     for (long c = 0; c < {channels}; c++) {{
         for (long y = 0; y < {made.shape[1]}; y++) {{

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from flowlab.contracts import LayerRow
 from flowlab.errors import ProgramError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from flowlab.contracts import Golden
 
 
@@ -115,15 +117,15 @@ def _layer(node: Node, accumulator: Node | None, index: Mapping[str, int]) -> La
     return replace(layer, **_details(work, node))
 
 
-def _details(work: Node, node: Node) -> dict[str, object]:  # type: ignore[explicit-any,unused-ignore]
+def _details(work: Node, node: Node) -> dict[str, Any]:
     """What an operation has besides inputs and output, as fields of `Layer`."""
-    details: dict[str, object] = {}
+    details: dict[str, Any] = {}
     attributes, constants = work.attributes, work.constants
     if work.op in ("conv", "linear"):
         weight = np.asarray(constants["weight"], np.int8)
         details["weight"] = weight if weight.ndim == 4 else weight[:, :, None, None]
         details["weight_bits"] = _integer(attributes.get("weight_bits", 8))
-        details["kernel"] = tuple(details["weight"].shape[2:])  # type: ignore[attr-defined]
+        details["kernel"] = tuple(details["weight"].shape[2:])
     if work.op == "max_pool":
         details["kernel"] = _integers(attributes["kernel"])
     if work.op in ("conv", "max_pool"):
@@ -135,6 +137,9 @@ def _details(work: Node, node: Node) -> dict[str, object]:  # type: ignore[expli
         details["bias"] = np.asarray(node.constants["bias"], np.float32 if node.op == "quantize" else np.int32)
         details["multiplier"] = np.asarray(node.constants["multiplier"], np.int32)
         details["shift"] = np.asarray(node.constants["shift"], np.int32)
+    if node.op == "quantize":  # an input step has rows for the variables that it reads; padded channels are zeros
+        read = _integer(attributes.get("channels", node.type.shape[0]))
+        details.update({key: details[key][:read] for key in ("bias", "multiplier", "shift")})
     if work.op == "table":
         details["entries"] = np.asarray(constants["entries"], np.int16)
     if work.op == "dequantize":
@@ -158,9 +163,7 @@ def roots(layers: Sequence[Layer]) -> dict[int, int]:
     return root
 
 
-def _place(
-    layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[str, int]
-) -> tuple[list[Tensor], int]:
+def _place(layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[str, int]) -> tuple[list[Tensor], int]:
     """Give every 8-bit tensor but the quantized input a place in the arena, and prove that the plan holds."""
     root = roots(layers)
     first = layers[0].output
@@ -186,30 +189,31 @@ def _place(
     return placed, arena.size
 
 
-def memory(container: Container) -> dict[str, dict[str, int]]:
+def memory(container: Container, char_bytes: int = 1) -> dict[str, dict[str, int]]:
     """Bytes of constant data (flash) and of activations (RAM); code is not counted: no compiler has seen it.
 
-    A tensor outside the arena is the caller's: the quantized input, and float outputs.
+    A tensor outside the arena is the caller's: the quantized input, and float outputs. ``char_bytes`` is 2 on a core
+    whose smallest addressable unit has 16 bits: an 8-bit value takes as much there.
     """
     flash: dict[str, int] = {}
     for layer in container.layers:
-        size = constant_bytes(layer)
+        size = constant_bytes(layer, char_bytes)
         if size:
             flash[layer.name] = size
     outside = {
-        tensor.name: tensor.size * (4 if tensor.dtype == "float32" else 1)
+        tensor.name: tensor.size * (4 if tensor.dtype == "float32" else char_bytes)
         for at, tensor in enumerate(container.tensors)
         if tensor.offset == OUTSIDE and (at == container.first().output or at in container.outputs.values())
     }
-    return {"flash": flash, "ram": {"arena": container.arena, **outside}}
+    return {"flash": flash, "ram": {"arena": container.arena * char_bytes, **outside}}
 
 
-def constant_bytes(layer: Layer) -> int:
+def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:
     """Bytes of weights, biases, multipliers, shifts and tables of one layer."""
     rows = 0 if layer.bias is None else layer.bias.size
-    weights = weight_bytes(layer)
-    per_row = 12 if layer.op == "quantize" else 4 + 2 + 1
-    return weights + rows * per_row + (256 if layer.entries is not None else 0)
+    per_row = 12 if layer.op == "quantize" else 4 + 2 + char_bytes
+    table = 256 * 2 if layer.entries is not None else 0  # 16-bit entries
+    return weight_bytes(layer) * char_bytes + rows * per_row + table
 
 
 def weight_bytes(layer: Layer) -> int:
@@ -235,14 +239,20 @@ def with_golden(container: Container, golden: Golden) -> Container:
     crc = [np.asarray(golden.layer_crc[layer.name], np.uint32) for layer in container.traced()]
     vectors = GoldenVectors(
         np.asarray(golden.features, np.float32).reshape(count, -1),
-        np.asarray(golden.inputs, np.int8).reshape(count, -1),
+        _padded_inputs(container, np.asarray(golden.inputs, np.int8)).reshape(count, -1),
         outputs,
         np.stack(crc, axis=1) if crc else np.zeros((count, 0), np.uint32),
     )
     return replace(container, golden=vectors)
 
 
-def _words(values: np.typing.NDArray[np.generic]) -> np.typing.NDArray[np.int32]:
+def _padded_inputs(container: Container, inputs: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Quantized inputs with the zeros that a padding pass added, where they come without them."""
+    lacking = container.tensors[container.first().output].shape[0] - inputs.shape[1]
+    return np.pad(inputs, [(0, 0), (0, lacking)] + [(0, 0)] * (inputs.ndim - 2)) if lacking > 0 else inputs
+
+
+def _words(values: NDArray[Any]) -> NDArray[np.int32]:
     """Integers as they are, floats by their bits."""
     if np.issubdtype(values.dtype, np.floating):
         return np.ascontiguousarray(values, np.float32).view(np.int32)
@@ -276,5 +286,5 @@ def macs(container: Container, layer: Layer) -> int:
     """Multiply-accumulates of one layer; a sum counts its additions, everything else nothing."""
     source, result = container.tensors[layer.inputs[0]], container.tensors[layer.output]
     if layer.weight is not None:
-        return layer.weight[0].size * result.size
+        return int(layer.weight[0].size) * result.size
     return source.size if layer.op == "sum_pool" else 0

@@ -475,6 +475,8 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
     """
     source = sources[0]
     expected = _expected_shape(layer, source)
+    if layer.op == "quantize" and result.channels == source.shape[0] <= result.shape[0]:
+        expected = (result.shape[0], *source.shape[1:])  # channels that padding added are zeros
     float_in, float_out = layer.op == "quantize", layer.op == "dequantize"
     wrong_type = any((item.dtype == "float32") != float_in for item in sources) or (
         (result.dtype == "float32") != float_out
@@ -497,30 +499,28 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
 
 
 def _expected_shape(layer: Layer, source: Tensor) -> tuple[int, ...] | None:
-    shape = source.shape
     if layer.op in ("quantize", "table", "add", "dequantize"):
-        return shape
+        return source.shape
     if layer.op == "flatten":
         return (source.size,)
     if layer.op == "linear":
         assert layer.weight is not None
-        return (layer.weight.shape[0],) if layer.weight.shape[1:] == (*shape, 1, 1) else None
-    if len(shape) != 3:
-        return None
+        return (layer.weight.shape[0],) if layer.weight.shape[1:] == (*source.shape, 1, 1) else None
+    return _windowed_shape(layer, source.shape) if len(source.shape) == 3 else None
+
+
+def _windowed_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     channels, height, width = shape
     if layer.op == "sum_pool":
         return (channels, 1, 1)
     top, left, bottom, right = layer.padding
     rows = window_count(height, layer.kernel[0], layer.stride[0], top, bottom)
     columns = window_count(width, layer.kernel[1], layer.stride[1], left, right)
-    if rows < 1 or columns < 1:
-        return None
-    if layer.op == "max_pool":
-        if max(top, bottom) >= layer.kernel[0] or max(left, right) >= layer.kernel[1]:
-            return None  # a window of padding alone has no largest value
-        return (channels, rows, columns)
+    fits = rows >= 1 and columns >= 1
+    if layer.op == "max_pool":  # a window of padding alone has no largest value
+        fits = fits and max(top, bottom) < layer.kernel[0] and max(left, right) < layer.kernel[1]
+        return (channels, rows, columns) if fits else None
     assert layer.weight is not None
     out, inner = layer.weight.shape[:2]
-    if channels != inner * layer.groups or out % layer.groups:
-        return None
-    return (out, rows, columns)
+    fits = fits and channels == inner * layer.groups and out % layer.groups == 0
+    return (out, rows, columns) if fits else None

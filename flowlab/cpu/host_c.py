@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Execution, Outcome
 from flowlab.cpu import host_compiler
@@ -84,7 +84,7 @@ def _read(layout: str, data: bytes, count: int) -> Outcome:
     if len(data) != count * record.itemsize:
         raise StageError(f"host-c: {len(data)} bytes of results for {count} vectors of {record.itemsize} bytes")
     rows = np.frombuffer(data, record)
-    outputs = {
+    outputs: dict[str, NDArray[Any]] = {
         name: rows[f"output {at}"].astype(np.float32 if code.endswith("f4") else np.int32)
         for at, (name, code, _) in enumerate(fields)
     }

@@ -29,7 +29,14 @@ class Simulator(Execution):
         scratch.mkdir(parents=True, exist_ok=True)
         given, results = scratch / "features.npy", scratch / "results.npz"
         np.save(given, np.ascontiguousarray(features, np.float32), allow_pickle=False)
-        command = [sys.executable, "-m", "flowlab_tinpu.simulator", program["model.flnp"], given, results]
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "flowlab_tinpu.simulator",
+            program["model.flnp"],
+            given,
+            results,
+        ]
         run_tool(command, timeout_s=1800)
         with np.load(results, allow_pickle=False) as found:
             outputs = {name.removeprefix("output/"): found[name] for name in found.files if name.startswith("output/")}

@@ -52,7 +52,7 @@ def _run_batch(program: Container, features: NDArray[np.float32]) -> dict[str, N
             floats[layer.output] = given * np.float32(layer.scale)
             continue
         if layer.op == "quantize":
-            values[layer.output] = _input_step(layer, features)
+            values[layer.output] = _input_step(layer, features, result.shape[0])
         else:
             values[layer.output] = _layer(program, layer, [values[at] for at in layer.inputs])
         if layer.op != "flatten":
@@ -72,13 +72,15 @@ def _checksums(value: Integers, tensor: Tensor) -> NDArray[np.uint32]:
     return np.array([zlib.crc32(row.tobytes()) for row in rows], np.uint32)
 
 
-def _input_step(layer: Layer, features: NDArray[np.float32]) -> Integers:
+def _input_step(layer: Layer, features: NDArray[np.float32], channels: int) -> Integers:
+    """Floats to int8, channels last; channels beyond the features' are zeros."""
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
     channels_last = np.moveaxis(features.astype(np.float32), 1, -1)
     summed = channels_last + layer.bias.astype(np.float32)
     product = summed * layer.multiplier.astype(np.float32)
     levels = np.floor(np.floor(product).astype(np.float64) / np.exp2(layer.shift.astype(np.float64)))
-    return np.asarray(np.clip(levels, layer.low, layer.high), np.int64)
+    found = np.asarray(np.clip(levels, layer.low, layer.high), np.int64)
+    return np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, channels - found.shape[-1])])
 
 
 def _layer(program: Container, layer: Layer, given: list[Integers]) -> Integers:

@@ -1,0 +1,142 @@
+"""Stage ``compile``: from the placed graph to the files that ship for a device, and the memory that they take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from flowlab.contracts import Core, Golden, LowerJob, Plugin, Program, Stage, StageJob, StageResult, Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SETTINGS = ("preset_name", "target", "target_c_mcpu", "cross_compiler", "cross_compiler_options", "keep_libc_files")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """The keys of ``compilation`` with presets applied, and what the device's entry point takes."""
+
+    skip_normalize: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def options(config: Any, catalogue: Any) -> CompileOptions:
+    """Copy them: a quantized network takes the quantized input, a float one takes features."""
+    found = {key: getattr(config.compilation, key) for key in SETTINGS}
+    return CompileOptions(
+        skip_normalize=config.training.quantization != 0,
+        settings={key: value for key, value in found.items() if value is not None},
+    )
+
+
+def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
+    """The device, and the core that it names."""
+    target = catalogue.get("target", config.common.target_device)
+    core = catalogue.get("core", target.core)
+    return {"target": (target, catalogue.options(target, {})), "core": (core, catalogue.options(core, {}))}
+
+
+STAGE = Stage(
+    name="compile",
+    run="flowlab.stages.compile:run",
+    needs=("placed_graph", "golden", "windows", "feature_spec", "quantized_onnx"),
+    makes=("program", "memory"),
+    options=options,
+    plugins=plugins,
+    code=("flowlab.stages.compile", "flowlab.compiler", "flowlab.signal.features_file"),
+    libraries=("numpy", "pyarrow"),
+)
+
+
+def run(job: StageJob) -> StageResult:
+    """Lower the graph for the target and write down what lies where.
+
+    Raises:
+        ProgramError: if a program cannot hold the graph, or does not fit the device.
+    """
+    from flowlab.compiler.text import parse_graph
+
+    target = cast(Target, job.plugins["target"])
+    spec = json.loads(job.input("feature_spec").read_text(encoding="utf-8"))
+    golden, warnings = _golden(job)
+    program = target.lower(
+        LowerJob(
+            graph=parse_graph(job.input("placed_graph").read_text(encoding="utf-8")),
+            golden=golden,
+            skip_normalize=job.options.skip_normalize,
+            core=cast(Core, job.plugins["core"]),
+            feature_c=None,
+            classes=tuple(spec["classes"]),
+            source_sha256=_sha256(job),
+            out=job.out / "program",
+            settings=job.options.settings,
+            feature_spec=spec,
+        )
+    )
+    memory = _memory(program, target)
+    path = job.out / "memory.json"
+    path.write_text(json.dumps(memory, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    small = {key: memory[key] for key in ("packed_bytes", "program_bytes", "needed")}
+    return StageResult(
+        files={"program": program.files, "memory": {"memory.json": path}},
+        metrics=small,
+        warnings=tuple(warnings),
+    )
+
+
+def _sha256(job: StageJob) -> str:
+    import hashlib
+
+    return hashlib.sha256(job.input("quantized_onnx").read_bytes()).hexdigest()
+
+
+def _memory(program: Program, target: Target) -> dict[str, Any]:
+    """What lies where, against what there is; a region whose size nobody states is null."""
+    needed = {region: sum(parts.values()) for region, parts in program.memory.items()}
+    available = {region: target.memory.get(region) for region in needed}
+    container = next((path for name, path in program.files.items() if name.endswith(".flnp")), None)
+    return {
+        "regions": {region: dict(parts) for region, parts in program.memory.items()},
+        "needed": needed,
+        "available": available,
+        "fits": all(size is None or needed[region] <= size for region, size in available.items()),
+        "packed_bytes": program.packed_bytes,
+        "program_bytes": container.stat().st_size if container else None,
+    }
+
+
+def _golden(job: StageJob) -> tuple[Golden, list[str]]:
+    """The golden vectors with the raw windows behind them; a vector without its window gets zeros, which is said."""
+    import numpy as np
+
+    from flowlab.signal import features_file
+
+    with np.load(job.input("golden"), allow_pickle=False) as found:
+        values = {name: found[name] for name in found.files}
+    table = features_file.read(job.input("windows"))
+    raw, lacking = _raw_windows(table.features, table.index, values["index"])
+    outputs = {name.removeprefix("output/"): values[name] for name in values if name.startswith("output/")}
+    crc = {name.removeprefix("crc/"): values[name] for name in values if name.startswith("crc/")}
+    said = [f"{lacking} golden vectors ship without their raw window: raw_input_test holds zeros"] if lacking else []
+    return Golden(values["features"], values["inputs"], outputs, crc, raw), said
+
+
+def _raw_windows(
+    windows: NDArray[np.float32], rows: NDArray[np.int64] | None, wanted: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], int]:
+    """The windows of these rows of the test split, and how many of them are not there."""
+    import numpy as np
+
+    at = {int(row): place for place, row in enumerate(rows if rows is not None else ())}
+    raw = np.zeros((len(wanted), *windows.shape[1:]), np.float32)
+    lacking = 0
+    for place, row in enumerate(wanted):
+        if int(row) in at:
+            raw[place] = windows[at[int(row)]]
+        else:
+            lacking += 1
+    return raw, lacking

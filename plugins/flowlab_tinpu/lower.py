@@ -1,0 +1,104 @@
+"""Placed graph -> the files that ship for one of TI's devices.
+
+The NPU's instruction stream is not public: ``model.flnp`` runs on an open model of it, ``model.c`` on any CPU, and
+``compiler_call.txt`` is the road to silicon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowlab.compiler import allocate, emit_c, emit_runner, lower, program
+from flowlab.contracts import LowerJob, NumberFormat, Program
+from flowlab.errors import ProgramError
+from flowlab_tinpu import compiler_call
+from flowlab_tinpu.input_config import user_input_config
+
+if TYPE_CHECKING:
+    from flowlab_tinpu.devices import Device
+
+
+def lower_to_files(device: Device, job: LowerJob) -> Program:
+    """Write the program's files into ``job.out``.
+
+    Raises:
+        ProgramError: if a value leaves the NPU's number format, or the program does not fit the device.
+    """
+    container = lower.lower(job.graph, job.source_sha256)
+    output_int = all(container.tensors[at].dtype != "float32" for at in container.outputs.values())
+    target = compiler_call.target_string(
+        device.row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int
+    )
+    if compiler_call.runs_on_cpu(target):
+        container = replace(container, layers=tuple(replace(layer, unit="cpu") for layer in container.layers))
+    for layer in container.layers:
+        if layer.unit == "npu":
+            check_format(layer, device.formats["npu"])
+    char_bytes = 1 if device.row.npu else job.core.char_bits // 8
+    memory = lower.memory(container, char_bytes)
+    allocate.require_fit(memory, device.memory, device.name)
+    container = lower.with_golden(container, job.golden)
+    files = _write(job, container, device, target, output_int)
+    packed = sum(lower.weight_bytes(layer) for layer in container.layers)
+    return Program(files, memory, lower.layer_rows(container), packed)
+
+
+def _write(
+    job: LowerJob, container: program.Container, device: Device, target: str, output_int: bool
+) -> Mapping[str, Path]:
+    data = program.encode(container)
+    shipped = program.parse(data)  # C is emitted from the bytes that ship
+    outputs = sum(container.tensors[at].size for at in container.outputs.values())
+    texts = {
+        **emit_c.emit_c(shipped, skip_normalize=job.skip_normalize),
+        **emit_runner.emit_vectors(shipped, job.golden.windows),
+        **emit_runner.emit_main(shipped, skip_normalize=job.skip_normalize),
+        **emit_runner.emit_runner(shipped, skip_normalize=job.skip_normalize),
+        "user_input_config.h": user_input_config(
+            job.feature_spec, outputs, skip_normalize=job.skip_normalize, output_int=output_int
+        ),
+        "compiler_call.txt": compiler_call.compiler_call(device.row, job.settings, target, job.source_sha256),
+    }
+    if job.feature_c is not None:
+        texts["feature_extraction.c"] = job.feature_c
+    job.out.mkdir(parents=True, exist_ok=True)
+    files = {"model.flnp": job.out / "model.flnp"}
+    files["model.flnp"].write_bytes(data)
+    for name, text in texts.items():
+        files[name] = job.out / name
+        files[name].write_text(text, encoding="utf-8", newline="\n")
+    return files
+
+
+def check_format(layer: program.Layer, form: NumberFormat) -> None:
+    """Hold a layer's bias, multiplier and shift against the NPU's widths for its weights.
+
+    Raises:
+        ProgramError: naming layer, value and limit.
+    """
+    if layer.op not in program.REQUANTIZED:
+        return
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    if layer.weight_bits not in form.by_weight_bits:
+        raise ProgramError(
+            f"layer '{layer.name}': {layer.weight_bits}-bit weights are not in number format {form.name}"
+        )
+    width = form.by_weight_bits[layer.weight_bits]
+    most = max(1, 2**width.multiplier_bits - 1)
+    limits = (
+        ("bias", layer.bias, -(2 ** (width.bias_bits - 1)), 2 ** (width.bias_bits - 1) - 1),
+        ("multiplier", layer.multiplier, min(1, width.multiplier_bits == 0), most),
+        ("shift", layer.shift, *width.shift),
+    )
+    for what, values, least, largest in limits:
+        wrong = [int(value) for value in np.asarray(values) if not least <= int(value) <= largest]
+        if wrong:
+            raise ProgramError(
+                f"layer '{layer.name}': {what} {wrong[0]} is outside {least} .. {largest} "
+                f"({layer.weight_bits}-bit weights, number format {form.name}); run it on the CPU, or quantize it again"
+            )
