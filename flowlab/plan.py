@@ -16,6 +16,7 @@ from flowlab.errors import ConfigError, StageError
 from flowlab.roles import ROLES
 
 SCHEMA = 1  # of fingerprints and records: raise it when the engine itself changes what a result is
+_FOR_PEOPLE = frozenset({"name", "version", "summary"})  # a plugin's name has its own place in the document
 SOURCES = ("source", "notes")  # roles that no stage makes
 
 
@@ -135,6 +136,7 @@ def _document(
             kind: {
                 "name": plugin.name,
                 "options": _plain(chosen, stage, f"plugins.{kind}.options"),
+                "values": _values(plugin),
                 "code": dict(facts.code((type(plugin).__module__, *plugin.code))),
                 "libraries": {name: facts.version(name) for name in plugin.libraries},
             }
@@ -144,6 +146,21 @@ def _document(
         "libraries": {name: facts.version(name) for name in stage.libraries},
         "tools": dict(tools),
     }
+
+
+def _values(plugin: Plugin) -> dict[str, Any]:
+    """What distinguishes this instance from others of its class, as far as JSON can say it.
+
+    Plugins that are rows of a table have their data here; functions and classes are in the code's hash.
+    """
+    found = {}
+    for name, value in sorted(getattr(plugin, "__dict__", {}).items()):
+        if name not in _FOR_PEOPLE and not name.startswith("_"):
+            try:
+                found[name] = plain(value, name)
+            except TypeError:
+                continue
+    return found
 
 
 def _plain(value: Any, stage: Stage, where: str) -> Any:

@@ -144,7 +144,13 @@ def test_the_document_holds_all_that_decides() -> None:
         "stage": "train",
         "options": {"epochs": 30},
         "plugins": {
-            "model": {"name": "imagined", "options": {}, "code": {__name__: "a"}, "libraries": {"torch": "2.13.0"}}
+            "model": {
+                "name": "imagined",
+                "options": {},
+                "values": {},
+                "code": {__name__: "a"},
+                "libraries": {"torch": "2.13.0"},
+            }
         },
         "code": {"imagined.train": "a"},
         "libraries": {},
@@ -152,6 +158,18 @@ def test_the_document_holds_all_that_decides() -> None:
         "threads": 1,
         "inputs": {"features_train": "f" * 64},
     }
+
+
+def test_a_plugin_that_is_a_row_of_a_table_counts_by_its_values() -> None:
+    def asked(**values: Any) -> Plan:
+        plugin = Imagined()
+        vars(plugin).update({"summary": "for people", "table": asked, "_memory": 1, **values})
+        choose = {"model": (plugin, NoOptions())}
+        return planned([replace(STAGES[0], plugins=lambda config, catalogue: choose)])
+
+    assert asked(flags=("-O3",)).node("ingest").asked["plugins"]["model"]["values"] == {"flags": ["-O3"]}
+    assert changed(asked(flags=("-O3",)), asked(flags=("-O2",))) == {"ingest"}
+    assert changed(asked(summary="one"), asked(summary="two")) == set()
 
 
 def test_the_fingerprint_follows_the_content_of_the_inputs_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -55,7 +56,10 @@ class Objects:
         return sha, size
 
     def add_bytes(self, data: bytes) -> tuple[str, int]:
-        """Take bytes in; returns (sha256, size in bytes)."""
+        """Take bytes in; returns (sha256, size in bytes). Nothing is written where the object is there already."""
+        sha = hashlib.sha256(data).hexdigest()
+        if self.holds(sha):
+            return sha, len(data)
         staged = self._staged()
         staged.write_bytes(data)
         try:

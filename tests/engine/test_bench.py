@@ -15,7 +15,7 @@ def test_a_command_is_measured_beside_a_bare_interpreter() -> None:
 
 
 def test_a_command_that_fails_is_said() -> None:
-    with pytest.raises(FlowlabError, match="the run to measure failed: .*no such config"):
+    with pytest.raises(FlowlabError, match=r"the run to measure failed: .*no such config"):
         measure([sys.executable, "-c", "import sys; sys.exit('no such config')"], repeat=1)
 
 
