@@ -1,7 +1,7 @@
-"""Requantization by a machine's number format, exactly: one function for every machine, and inputs that tell two apart.
+"""Requantization by a machine's number format, exactly, and the inputs that tell two machines apart.
 
-``floor``: ``(acc * M) >> R``. ``half_up``: half a step is added before the shift. ``single`` and ``double`` are TFLite's:
-a multiplier of 31 bits, one rounding of the whole shift, or one after the upper 31 bits (half away from zero, as
+``floor``: ``(acc * M) >> R``. ``half_up``: half a step is added before the shift. ``single`` and ``double`` are those
+of TFLite: a multiplier of 31 bits, one rounding of the whole shift, or one after the upper 31 bits (half away from zero, as
 ``SaturatingRoundingDoublingHighMul``) and another after the rest (``RoundingDivideByPOT``). In all of them the result
 is about ``acc * M / 2^R``, and a negative R shifts to the left.
 """

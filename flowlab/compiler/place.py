@@ -39,6 +39,15 @@ class Placement:
         total = sum(self.macs.values())
         return self.macs.get("npu", 0) / total if total else None
 
+    def sentences(self) -> tuple[str, ...]:
+        """One for each layer that the accelerator does not take, with reason and cure; none where there is none."""
+        return tuple(
+            f"layer '{row.name}' ({row.layer}, {row.shape}) runs on the CPU: {row.reason}"
+            + (f" Cure: {row.cure}." if row.cure else "")
+            for row in self.rows
+            if row.reason
+        )
+
 
 def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU") -> Placement:
     """Ask the rules about every layer.
@@ -101,7 +110,9 @@ def _geometry(node: Node, extent: tuple[int, int]) -> dict[str, Any]:
 def _kind(node: Node) -> str:
     """The accelerator's word for an operation, or an empty text where it has none."""
     if node.op != "conv":
-        return {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}.get(node.op, "")
+        return {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}.get(
+            node.op, ""
+        )
     weight = node.constants["weight"].shape
     if is_depthwise(node):
         return "DWCONV"

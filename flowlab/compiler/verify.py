@@ -242,8 +242,14 @@ def _dequantize_law(node: Node, read: TensorType) -> None:
     _need(node, "the input", read.dtype, ("int8", "uint8"))
     _need(node, "the result", node.type.dtype, ("float32",))
     scale = node.attributes["scale"]
-    if not (isinstance(scale, float) and math.isfinite(scale) and scale > 0):
-        raise _error(node, f"attribute 'scale' is {scale!r}; a positive float is needed")
+    if not (isinstance(scale, float) and math.isfinite(scale) and scale > 0 and _is_float32(scale)):
+        raise _error(node, f"attribute 'scale' is {scale!r}; a positive float that float32 holds exactly is needed")
+
+
+def _is_float32(value: float) -> bool:
+    import numpy as np
+
+    return float(np.float32(value)) == value
 
 
 _DTYPE_LAWS: dict[str, Callable[..., None]] = {
@@ -291,13 +297,12 @@ def _check_format(graph: Graph, format: NumberFormat) -> None:
         if node.op != "requantize":
             continue
         source = graph.node(node.inputs[0])
-        bits = integer(source, "weight_bits", 8)
-        if bits not in format.by_weight_bits:
+        bits = source.attributes.get("weight_bits")
+        if bits is not None and bits not in format.by_weight_bits:
             raise _error(node, f"number format '{format.name}' has no {bits}-bit weights")
-        width = format.by_weight_bits[bits]
-        least = 1 if width.multiplier_bits == 0 else 0
-        most = 1 if width.multiplier_bits == 0 else 2**width.multiplier_bits - 1
-        _whole_numbers(node, "multiplier", least, most)
-        _whole_numbers(node, "shift", *width.shift)
-        _whole_numbers(node, "bias", -(2 ** (width.bias_bits - 1)), 2 ** (width.bias_bits - 1) - 1)
+        widths = [width for key, width in format.by_weight_bits.items() if bits in (None, key)]  # pools have no weights
+        bias_bits = max(width.bias_bits for width in widths)
+        _whole_numbers(node, "multiplier", 0, max(1, 2 ** max(width.multiplier_bits for width in widths) - 1))
+        _whole_numbers(node, "shift", min(width.shift[0] for width in widths), max(width.shift[1] for width in widths))
+        _whole_numbers(node, "bias", -(2 ** (bias_bits - 1)), 2 ** (bias_bits - 1) - 1)
         _need(node, "the rounding", str(node.attributes["rounding"]), (format.rounding,))

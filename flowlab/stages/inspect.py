@@ -1,0 +1,123 @@
+"""Stage ``inspect``, the cheap gate: the untrained model against quantizer and device, before an hour of training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult, Target
+from flowlab.errors import QuantizationError
+from flowlab.stages.train import chosen_problem
+from flowlab.stages.validate import chosen_format
+
+if TYPE_CHECKING:
+    from flowlab.compiler.ir import Graph
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """What of the config decides what can work. ``format`` is the target's number format, by value."""
+
+    problem: str
+    weight_bits: int
+    activation_bits: int
+    format: NumberFormat
+
+
+def options(config: Any, catalogue: Any) -> InspectOptions:
+    """Copy them."""
+    return InspectOptions(
+        problem=chosen_problem(catalogue.get("model", config.training.model_name)),
+        weight_bits=config.training.quantization_weight_bitwidth,
+        activation_bits=config.effective_activation_bits(catalogue),
+        format=chosen_format(config, catalogue),
+    )
+
+
+def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
+    """The model, the quantizer and the device that the config names."""
+    model = catalogue.get("model", config.training.model_name)
+    quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    target = catalogue.get("target", config.common.target_device)
+    return {
+        "model": (model, catalogue.options(model, config.options_for("training", "model_name"))),
+        "quantizer": (quantizer, catalogue.options(quantizer, config.options_for("training", "quantizer"))),
+        "target": (target, catalogue.options(target, {})),
+    }
+
+
+STAGE = Stage(
+    name="inspect",
+    run="flowlab.stages.inspect:run",
+    needs=("feature_spec",),
+    makes=("gate",),
+    options=options,
+    plugins=plugins,
+    code=(
+        "flowlab.stages.inspect",
+        "flowlab.stages.validate",
+        "flowlab.stages.train",
+        "flowlab.compiler",
+        "flowlab.learn",
+    ),
+    libraries=("torch", "numpy"),
+    torch=True,
+)
+
+
+def run(job: StageJob) -> StageResult:
+    """Build the model, ask the quantizer, pad and place, and write the layer table.
+
+    Raises:
+        GraphError: naming what of the network the graph cannot express.
+        QuantizationError: with every problem that the quantizer finds.
+    """
+    from flowlab.compiler.pipeline import apply_passes
+    from flowlab.compiler.place import place
+
+    asked: InspectOptions = job.options
+    model = cast(Model, job.plugins["model"])
+    quantizer = cast(Quantizer, job.plugins["quantizer"])
+    target = cast(Target, job.plugins["target"])
+    graph = _untrained(job, model)
+    problems = tuple(quantizer.check(graph, asked.format, job.plugin_options["quantizer"]))
+    if problems:
+        raise QuantizationError(
+            f"{model.name} cannot be quantized by {quantizer.name} for {target.name}, and nothing was trained:\n"
+            + "\n".join(f"  * {problem}" for problem in problems)
+        )
+    placement = place(apply_passes(graph, target.passes()), target.rules(), target.unit_name)
+    gate = {
+        "layers": [asdict(row) for row in placement.rows],
+        "problems": list(problems),
+        "npu_share": placement.npu_share,
+        "unit": target.unit_name,
+    }
+    path = job.out / "gate.json"
+    path.write_text(json.dumps(gate, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return StageResult(
+        files={"gate": {"gate.json": path}},
+        metrics={"npu_share": placement.npu_share, "layers": len(placement.rows)},
+        warnings=placement.sentences(),
+    )
+
+
+def _untrained(job: StageJob, model: Model) -> Graph:
+    """The float graph of the model as it is built, with the width of weights that is asked for."""
+    from flowlab.compiler.rewrite import replace_nodes
+    from flowlab.learn.determinism import seeded
+    from flowlab.learn.problems import PROBLEMS
+    from flowlab.learn.trace import float_graph
+
+    spec = json.loads(job.input("feature_spec").read_text(encoding="utf-8"))
+    channels, height, width = spec["shape"]
+    outputs = PROBLEMS[job.options.problem].outputs(tuple(spec["classes"]))
+    with seeded(0, 1):
+        module = model.build((channels, height, width), outputs, job.plugin_options["model"])
+        graph = float_graph(module, (channels, height, width))
+    bits: int = job.options.weight_bits
+    return replace_nodes(
+        graph, lambda node: node.with_attributes(weight_bits=bits) if node.op in ("conv", "linear") else node
+    )
