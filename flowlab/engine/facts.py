@@ -7,6 +7,7 @@ Only the packages that a stage or plugin names, and flowlab itself, count as cod
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata, util
@@ -48,7 +49,7 @@ class DiskFacts:
         """The installed version of a distribution, or ``absent``."""
         if distribution not in self._versions:
             try:
-                self._versions[distribution] = metadata.version(distribution)
+                self._versions[distribution] = _version(metadata.distribution(distribution))
             except metadata.PackageNotFoundError:
                 self._versions[distribution] = "absent"
         return self._versions[distribution]
@@ -105,9 +106,15 @@ class DiskFacts:
         return self._sha[path]
 
     def _place(self, name: str) -> Path | None:
-        """The source file of a module or package, or None; only the top package may get imported."""
+        """The source file of a module or package, or None; nothing is imported for it."""
         if name not in self._places:
-            self._places[name] = _locate(name)
+            above, _, last = name.rpartition(".")
+            if above:
+                package = self._place(above)
+                known = package is not None and package.name == "__init__.py"
+                self._places[name] = _below(str(package.parent), last) if package is not None and known else None
+            else:
+                self._places[name] = _top(name)
         return self._places[name]
 
     def _imported(self, name: str, path: Path) -> list[str]:
@@ -131,26 +138,29 @@ class DiskFacts:
         return read if isinstance(read, dict) else {}
 
 
-def _locate(name: str) -> Path | None:
-    top, _, rest = name.partition(".")
-    loaded = sys.modules.get(name)
-    file = getattr(loaded, "__file__", None)
-    if file is None and not rest:
+def _below(folder: str, name: str) -> Path | None:
+    """A module or package in a package's folder. Texts, for this is asked of every imported name."""
+    for path in (f"{folder}/{name}.py", f"{folder}/{name}/__init__.py"):
+        if os.path.isfile(path):  # noqa: PTH113 - a tenth of the time of Path
+            return Path(path)
+    return None
+
+
+def _top(name: str) -> Path | None:
+    """The source of a package or module that is nobody's part."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None:
         try:
-            spec = util.find_spec(top)
+            spec = util.find_spec(name)
         except (ImportError, ValueError):
             return None
         file = spec.origin if spec is not None else None
-    if file is not None:
-        path = Path(file)
-        return path if path.suffix == ".py" else None
-    if not rest:
-        return None
-    above = _locate(name.rpartition(".")[0])
-    if above is None or above.name != "__init__.py":
-        return None
-    last = name.rpartition(".")[2]
-    for path in (above.parent / last / "__init__.py", above.parent / f"{last}.py"):
-        if path.is_file():
-            return path
-    return None
+    return Path(file) if file is not None and file.endswith(".py") else None
+
+
+def _version(distribution: metadata.Distribution) -> str:
+    """``distribution.version`` without the parsing of all of its metadata."""
+    for line in (distribution.read_text("METADATA") or "").splitlines():
+        if line.startswith("Version:"):
+            return line.partition(":")[2].strip()
+    return distribution.version
