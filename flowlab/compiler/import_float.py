@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
 from flowlab.errors import GraphError
 
-Proto = onnx.NodeProto
+Proto: TypeAlias = onnx.NodeProto
 Pair = tuple[int, int]
 
 
@@ -141,6 +141,7 @@ class _Importer:
         inputs: tuple[str, ...],
         attributes: Mapping[str, Attribute] | None = None,
         constants: Mapping[str, Array] | None = None,
+        *,
         name: str = "",
     ) -> None:
         self.model.claim((proto,))
@@ -149,7 +150,9 @@ class _Importer:
             if inputs[index] not in self.types:
                 raise _error(proto, f"reads '{inputs[index]}', which is no value of the network")
         floats = {key: np.asarray(array, np.float32) for key, array in (constants or {}).items()}
-        node = Node(self.model.named(name or proto.output[0]), op, inputs, TensorType("float32", ()), attributes or {}, floats)
+        node = Node(
+            self.model.named(name or proto.output[0]), op, inputs, TensorType("float32", ()), attributes or {}, floats
+        )
         shape = infer_shape(node, tuple(self.types[each] for each in inputs))
         node = replace(node, type=TensorType("float32", shape))
         self.nodes.append(node)
@@ -200,7 +203,9 @@ class _Importer:
         found = attributes_of(proto)
         if found.get("training_mode", 0):
             raise _error(proto, "is in training mode. Export the model in eval mode")
-        constants = {key: self.model.constant(proto, at) for at, key in enumerate(("weight", "bias", "mean", "variance"), 1)}
+        constants = {
+            key: self.model.constant(proto, at) for at, key in enumerate(("weight", "bias", "mean", "variance"), 1)
+        }
         attributes = {"epsilon": float(found.get("epsilon", 1e-5))}
         self.add(proto, "batch_norm", (proto.input[0],), attributes, constants)
 
@@ -262,7 +267,11 @@ class _Importer:
         """silu = x * sigmoid(x), or the last step of gelu = x * (1 + erf(x / sqrt 2)) / 2."""
         for x, other in ((0, 1), (1, 0)):
             sigmoid = self.model.maker(proto.input[other], "Sigmoid")
-            if sigmoid is not None and sigmoid.input[0] == proto.input[x] and self.model.reader(sigmoid.output[0], "Mul"):
+            if (
+                sigmoid is not None
+                and sigmoid.input[0] == proto.input[x]
+                and self.model.reader(sigmoid.output[0], "Mul")
+            ):
                 self.drop(sigmoid.output[0])
                 self.add(proto, "activation", (proto.input[x],), {"function": "silu"})
                 return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -21,7 +21,7 @@ from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
 from flowlab.errors import GraphError
 
-Proto = onnx.NodeProto
+Proto: TypeAlias = onnx.NodeProto
 LEAST = {-128: "int8", 0: "uint8"}  # what a table adds to make an index of a byte, negated
 
 
@@ -95,6 +95,7 @@ class _Importer:
         inputs: tuple[str, ...],
         protos: tuple[Proto, ...],
         attributes: Mapping[str, Attribute] | None = None,
+        *,
         constants: Mapping[str, Array] | None = None,
     ) -> None:
         name = self.model.named(name)
@@ -111,7 +112,9 @@ class _Importer:
                 raise _error(protos[-1], f"reads '{read}', which is no value of the integer network")
         node = Node(name, op, inputs, TensorType(str(found.get("dtype")), ()), attributes or {}, constants or {})
         shape = infer_shape(node, tuple(self.types[read] for read in inputs))
-        made = Node(name, op, inputs, TensorType(node.type.dtype, shape, scale, zero_point), node.attributes, node.constants)
+        made = Node(
+            name, op, inputs, TensorType(node.type.dtype, shape, scale, zero_point), node.attributes, node.constants
+        )
         self.nodes.append(made)
         self.types[name] = made.type
         self.model.claim(protos)
@@ -135,15 +138,22 @@ class _Importer:
             if self._double_sum(self.model.reader(cast.output[0], "Add")):
                 return
             protos, name = (proto, cast), cast.output[0]
-        self._add_sum(name, op, proto, protos, weight, attributes)
+        self._add_sum(name, op, proto, protos, weight=weight, attributes=attributes)
 
     def _add_sum(
-        self, name: str, op: str, first: Proto, protos: tuple[Proto, ...], weight: Array, attributes: dict[str, Attribute]
+        self,
+        name: str,
+        op: str,
+        first: Proto,
+        protos: tuple[Proto, ...],
+        *,
+        weight: Array,
+        attributes: dict[str, Attribute],
     ) -> None:
         bits = self.weight_bits.get(self.model.named(name))
         if bits is not None:
             attributes["weight_bits"] = _bits(first, bits)
-        self.add(name, op, (first.input[0],), protos, attributes, {"weight": _whole(first, weight, "int8")})
+        self.add(name, op, (first.input[0],), protos, attributes, constants={"weight": _whole(first, weight, "int8")})
 
     def _double_sum(self, proto: Proto | None) -> bool:
         """Whether this adds two values: parts of a split sum, in double."""
@@ -214,7 +224,7 @@ class _Importer:
         elif not attributes_of(first).get("transB", 0):
             weight = weight.T
         op = "conv" if first.op_type == "Conv" else "linear"
-        self._add_sum(last.output[0], op, first, tuple(protos), weight, attributes)
+        self._add_sum(last.output[0], op, first, tuple(protos), weight=weight, attributes=attributes)
 
     # --- what follows a sum -----------------------------------------------------------------------
 
@@ -246,7 +256,9 @@ class _Importer:
             raise _error(proto, "follows no addition of a constant")
         name = ends[-1].output[0]
         low, high = (int(_whole(proto, self.model.constant(proto, index), "int32").reshape(())) for index in (1, 2))
-        protos = tuple(each for each in (added[0], stop, multiplied[0], whole, divided[0], floor, *ends) if each is not None)
+        protos = tuple(
+            each for each in (added[0], stop, multiplied[0], whole, divided[0], floor, *ends) if each is not None
+        )
         attributes: dict[str, Attribute] = {"low": low, "high": high}
         constants: dict[str, Array] = {
             "bias": self._channels(added[0], added[2]),
@@ -255,11 +267,11 @@ class _Importer:
         }
         if whole is not None:
             constants["bias"] = constants["bias"].astype(np.float32)
-            self.add(name, "quantize", (added[1],), protos, attributes, constants)
+            self.add(name, "quantize", (added[1],), protos, attributes, constants=constants)
             return
         constants["bias"] = _whole(added[0], constants["bias"], "int32")
         attributes |= {"rounding": "floor", "bias_before_multiply": True}
-        self.add(name, "requantize", (added[1],), protos, attributes, constants)
+        self.add(name, "requantize", (added[1],), protos, attributes, constants=constants)
 
     def _channels(self, proto: Proto, array: Array) -> Array:
         """One number a channel: shape (1, channel, 1, ...)."""

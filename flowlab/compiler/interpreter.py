@@ -112,6 +112,7 @@ def _windows(node: Node, x: Array, kernel: tuple[int, ...]) -> Array:
 
 
 def _conv(node: Node, x: Array) -> Array:
+    y: Array
     weight = _weights(node, x)
     windows = _windows(node, _padded(node, x, 0), weight.shape[2:])
     groups = integer(node, "groups")
@@ -160,12 +161,12 @@ def _quantize(node: Node, x: Array) -> Array:
     read = x.shape[1]
     bias = _column(node, "bias", x)[:, :read].astype(np.float32)
     multiplier = _column(node, "multiplier", x)[:, :read].astype(np.float32)
-    shift = node.constants["shift"][:read].reshape(bias.shape)
+    shift = np.negative(_column(node, "shift", x)[:, :read].astype(np.int32))
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is clipped; NaN is found below
         product = (x.astype(np.float32, copy=False) + bias) * multiplier
     if np.isnan(product).any():
         raise GraphError(f"node '{node.name}': the features contain NaN or infinity, which has no integer")
-    shifted = np.floor(np.ldexp(np.floor(product).astype(np.float64), -shift))
+    shifted = np.floor(np.ldexp(np.floor(product).astype(np.float64), shift))
     clipped = np.clip(shifted, integer(node, "low"), integer(node, "high")).astype(np.int64)
     return np.pad(clipped, [(0, 0), (0, node.type.shape[0] - read)] + [(0, 0)] * (x.ndim - 2))
 
@@ -186,7 +187,8 @@ def _relu(node: Node, x: Array) -> Array:
 
 def _batch_norm(node: Node, x: Array) -> Array:
     weight, bias, mean, variance = (_column(node, key, x) for key in ("weight", "bias", "mean", "variance"))
-    return (x - mean) / np.sqrt(variance + float(node.attributes["epsilon"])) * weight + bias  # type: ignore[arg-type]
+    normal: Array = (x - mean) / np.sqrt(variance + _parameter(node, "epsilon", 0.0)) * weight + bias
+    return normal
 
 
 def _add(node: Node, left: Array, right: Array) -> Array:
@@ -198,7 +200,7 @@ def _table(node: Node, x: Array) -> Array:
 
 
 def _dequantize(node: Node, x: Array) -> Array:
-    return x.astype(np.float32) * np.float32(node.attributes["scale"])  # type: ignore[arg-type]
+    return np.multiply(x.astype(np.float32), np.float32(_parameter(node, "scale", 1.0)))
 
 
 def _activation(node: Node, x: Array) -> Array:
@@ -221,7 +223,8 @@ def _softplus(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[float])(x).astype(x.dtype)
+    y: Array = np.vectorize(math.erf, otypes=[float])(x).astype(x.dtype)
+    return y
 
 
 def _elu(node: Node, x: Array) -> Array:

@@ -1,9 +1,9 @@
 """Requantization by a machine's number format, exactly, and the inputs that tell two machines apart.
 
 ``floor``: ``(acc * M) >> R``. ``half_up``: half a step is added before the shift. ``single`` and ``double`` are those
-of TFLite: a multiplier of 31 bits, one rounding of the whole shift, or one after the upper 31 bits (half away from zero, as
-``SaturatingRoundingDoublingHighMul``) and another after the rest (``RoundingDivideByPOT``). In all of them the result
-is about ``acc * M / 2^R``, and a negative R shifts to the left.
+of TFLite, with a multiplier of 31 bits: one rounding of the whole shift; or one after the upper 31 bits (half away from
+zero, ``SaturatingRoundingDoublingHighMul``) and another after the rest (``RoundingDivideByPOT``). In all of them the
+result is about ``acc * M / 2^R``, and a negative R shifts to the left.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def scale_down(acc: IntArray, multiplier: IntArray, shift: IntArray, rounding: R
     elif rounding != "floor":
         raise GraphError(f"no rounding named '{rounding}'. Known: floor, half_up, single, double")
     left = np.maximum(-shift, 0)
-    return np.where(left > 0, np.clip(product, -WORD, WORD) << left, product >> right)  # saturated before and after
+    shifted: IntArray = np.where(left > 0, np.clip(product, -WORD, WORD) << left, product >> right)
+    return shifted
 
 
 def _double(acc: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
@@ -54,7 +55,8 @@ def _double(acc: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
     high = np.where(product >= 0, product >> HIGH_BITS, -(-product >> HIGH_BITS))  # division towards zero
     mask = (np.int64(1) << right) - 1
     threshold = (mask >> 1) + (high < 0)
-    return (high >> right) + ((high & mask) > threshold)
+    rounded: IntArray = (high >> right) + ((high & mask) > threshold)
+    return rounded
 
 
 @dataclass(frozen=True)

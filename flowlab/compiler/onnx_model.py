@@ -32,12 +32,12 @@ def read_model(data: bytes) -> OnnxModel:
         raise GraphError(f"ONNX file: {len(data)} bytes; at most {MAX_BYTES} are read")
     try:
         model = onnx.load_model_from_string(data)
-    except Exception as problem:  # protobuf raises its own classes, which differ by backend
+    except Exception as problem:  # noqa: BLE001 - protobuf raises its own classes, which differ by backend
         raise GraphError(f"ONNX file: these {len(data)} bytes are no ONNX model ({type(problem).__name__})") from None
     _check_limits(model)
     try:
         onnx.checker.check_model(model)
-    except Exception as problem:  # ValidationError, or protobuf's
+    except Exception as problem:  # noqa: BLE001 - ValidationError, or protobuf's
         raise GraphError(f"ONNX file: the checker refuses it: {str(problem).strip().splitlines()[0]}") from None
     return OnnxModel(model)
 
@@ -55,7 +55,9 @@ def _check_limits(model: onnx.ModelProto) -> None:
     numbers = 0
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise GraphError(f"ONNX file: initializer '{tensor.name}' lies in another file. Export with its numbers inside")
+            raise GraphError(
+                f"ONNX file: initializer '{tensor.name}' lies in another file. Export with its numbers inside"
+            )
         count = 1
         for extent in tensor.dims:
             count *= max(int(extent), 0)
@@ -74,7 +76,7 @@ def _check_limits(model: onnx.ModelProto) -> None:
 
 def node_name(node: onnx.NodeProto) -> str:
     """What a node is called in errors: its first output, which is unique, unlike its name."""
-    return node.output[0] if node.output else node.name
+    return str(node.output[0] if node.output else node.name)
 
 
 @dataclass
@@ -130,9 +132,7 @@ class OnnxModel:
 
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes without the batch, of the inputs that are no initializers."""
-        return {
-            value.name: _shape(value) for value in self.proto.graph.input if value.name not in self.constants
-        }
+        return {value.name: _shape(value) for value in self.proto.graph.input if value.name not in self.constants}
 
     def constant(self, node: onnx.NodeProto, index: int) -> Array:
         """The numbers that a node reads as its input ``index``. GraphError where they are not constant."""

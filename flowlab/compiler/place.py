@@ -1,4 +1,4 @@
-"""Placement: which layers the accelerator takes, and why it does not take the others. Decided once, on the padded graph.
+"""Placement: which layers the accelerator takes, and why not the others. Decided once, on the padded graph.
 
 Works on float graphs (the untrained model, before training) and on integer graphs alike: rules read shapes, groups,
 strides and widths, never weights.
@@ -18,6 +18,7 @@ from flowlab.compiler.rules import Layer, Rule
 from flowlab.contracts import LayerRow
 
 NO_LAYER = ("relu", "batch_norm", "requantize", "quantize", "dequantize", "flatten")  # part of another, or of the entry
+KINDS = {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}
 CURES = {
     "table": "use ReLU, which costs nothing: it is the clip of the layer before",
     "activation": "use ReLU, which costs nothing: it is the clip of the layer before",
@@ -110,9 +111,7 @@ def _geometry(node: Node, extent: tuple[int, int]) -> dict[str, Any]:
 def _kind(node: Node) -> str:
     """The accelerator's word for an operation, or an empty text where it has none."""
     if node.op != "conv":
-        return {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}.get(
-            node.op, ""
-        )
+        return KINDS.get(node.op, "")
     weight = node.constants["weight"].shape
     if is_depthwise(node):
         return "DWCONV"

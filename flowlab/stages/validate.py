@@ -352,4 +352,4 @@ def _golden(
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     import numpy as np
 
-    np.savez(path, allow_pickle=False, **arrays)  # type: ignore[arg-type]  # names are not keywords of savez
+    np.savez(path, allow_pickle=False, **arrays)

@@ -27,6 +27,8 @@ def _wider_output(layer: Layer) -> str:
 
 
 def _wider(layer: Layer) -> str:
+    if layer.groups > 1 and layer.out_channels != layer.in_channels:
+        return f"use {layer.out_channels} -> {up(layer.in_channels)} output channels, as many as inputs"
     return f"use {_channels(layer.in_channels, layer.out_channels)} channels, or padding"
 
 
@@ -94,7 +96,7 @@ def pwconv_kernel_and_stride(layer: Layer) -> bool:
 
 @rule("FC", cure=_more_inputs)
 def fc_inputs(layer: Layer) -> bool:
-    """The inputs of a fully connected layer are a multiple of 4, and at least 16 (8-bit weights) or 8 (4 and 2 bits)."""
+    """The inputs of a fully connected layer are a multiple of 4, at least 16 (8-bit weights) or 8 (4 and 2 bits)."""
     least = LEAST_FC_INPUTS.get(layer.weight_bits, max(LEAST_FC_INPUTS.values()))
     return layer.in_channels % FOUR == 0 and layer.in_channels >= least
 
