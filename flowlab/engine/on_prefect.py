@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flowlab.engine.flows import Work
 
 ENGINE = "prefect"
+WRITTEN_TIMEOUT_S = 10
 
 
 def run_on_prefect(session: Session, home: Path) -> RunResult:
@@ -52,6 +54,8 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
                 )
             finally:
                 _send_events()
+                if server.api_url() is None:
+                    _wait_until_written(url, session.name)
     return results[0]
 
 
@@ -126,6 +130,25 @@ def _send_events() -> None:
     from prefect.events.worker import EventsWorker
 
     EventsWorker.drain_all(timeout=10)
+
+
+def _wait_until_written(url: str, run: str) -> None:
+    """Prefect's server writes the states of task runs a moment later: wait for the last before it stops.
+
+    Nothing depends on it but what a later dashboard shows, so a time-out is no error.
+    """
+    import httpx
+
+    asked = {"flow_runs": {"name": {"any_": [run]}}}
+    deadline = time.monotonic() + WRITTEN_TIMEOUT_S
+    while time.monotonic() < deadline:
+        try:
+            tasks = httpx.post(f"{url}/task_runs/filter", json=asked, timeout=WRITTEN_TIMEOUT_S).json()
+        except (httpx.HTTPError, ValueError):
+            return
+        if not any(task["state_name"] in ("Pending", "Running") for task in tasks):
+            return
+        time.sleep(0.05)
 
 
 @contextmanager

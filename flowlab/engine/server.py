@@ -20,6 +20,7 @@ from pathlib import Path
 from flowlab.errors import StageError
 
 STARTUP_TIMEOUT_S = 120  # Prefect's 20 s are too few on a loaded machine (PrefectHQ/prefect#16397)
+NAMED_TIMEOUT_S = 10  # a server that the user names is up already
 LOG = "server.log"
 
 QUIET = {
@@ -89,11 +90,15 @@ def temporary_server(home: Path) -> Iterator[str]:
         _stop(process)
 
 
-def wait_until_healthy(url: str, home: Path, timeout_s: float = STARTUP_TIMEOUT_S) -> None:
-    """Return when the API answers. Raises `StageError` with the server's last words after ``timeout_s``."""
+def wait_until_healthy(url: str, home: Path) -> None:
+    """Return when the API answers.
+
+    Raises:
+        StageError: with the temporary server's last words, if nothing answers in time.
+    """
     import httpx
 
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + (STARTUP_TIMEOUT_S if url != api_url() else NAMED_TIMEOUT_S)
     problem = ""
     while time.monotonic() < deadline:
         try:
@@ -101,7 +106,7 @@ def wait_until_healthy(url: str, home: Path, timeout_s: float = STARTUP_TIMEOUT_
                 return
         except httpx.HTTPError as error:
             problem = f"{type(error).__name__}: {error}"
-            if "refused" in problem and api_url() is None:
+            if "refused" in problem and url != api_url():
                 break  # the port was open from the start: the process is gone
         time.sleep(0.1)
     log = home / LOG

@@ -1,0 +1,63 @@
+"""Runs the imagined stages as `flowlab run` does: `python imagined_run.py INPUT EPOCHS [words of flowlab run]`.
+
+Only the config and the stages are imagined; command line, engine, store and server are the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "engine"))
+
+import imagined
+
+import flowlab.cli
+import flowlab.stages
+from flowlab.contracts import NoOptions, Stage, StageJob, StageResult
+from flowlab.errors import StageError
+
+
+def simulate(job: StageJob) -> StageResult:
+    imagined.note("simulate")
+    if os.environ.get("IMAGINED_FAILURE"):
+        raise StageError("stage simulate: broken on purpose. Unset IMAGINED_FAILURE")
+    agreement = job.out / "agreement.json"
+    agreement.write_text(
+        '{"vectors": 7, "mismatches": 0, "executions": [{"name": "simulator", "vectors": 7, "mismatches": 0, '
+        '"first_difference": null}], "not_run": [{"name": "host C", "reason": "no compiler"}]}'
+    )
+    return StageResult({"agreement": {"agreement.json": agreement}})
+
+
+def stages() -> tuple[Stage, ...]:
+    made = Stage(
+        "simulate", "imagined_run:simulate", ("float_model",), ("agreement",), lambda config, catalogue: NoOptions(),
+        after=("ingest",),
+    )  # fmt: skip
+    return (*imagined.stages(), made)
+
+
+def config(data: Path, epochs: int) -> Any:
+    made = imagined.config(data, epochs)
+    made.dataset_name = "imagined"
+    made.given = {"training": {"training_epochs": epochs}}
+    made.training.model_name = "imagined"
+    made.common = SimpleNamespace(target_device="none")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    data, epochs, *words = arguments
+    sys.path.insert(0, str(Path(__file__).parent))
+    flowlab.stages.STAGES = stages()
+    catalogue = SimpleNamespace(broken={}, find=lambda kind, name: None)
+    flowlab.cli._config = lambda arguments: (config(Path(data), int(epochs)), catalogue)  # type: ignore[assignment]
+    return flowlab.cli.main(["run", "imagined.yaml", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
