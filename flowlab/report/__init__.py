@@ -1,1 +1,1 @@
-"""flowlab.report"""
+"""The report: one self-contained HTML page for people."""

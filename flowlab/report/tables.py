@@ -1,0 +1,248 @@
+"""The rows of the report's tables: plain values, worded; the template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flowlab.report.facts import Document, ReportFacts
+
+FLOAT_BYTES = 4
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a confusion matrix: how many, which share of its row, whether it is right; ``level`` 0..5 shades."""
+
+    count: int
+    share: str
+    right: bool
+    level: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A confusion matrix: rows are what is true, columns what was said."""
+
+    title: str
+    classes: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    wrong: int
+    total: int
+
+
+def percent(value: Any, digits: int = 2) -> str:
+    """A share as a percentage; a dash for None."""
+    return "–" if value is None else f"{100 * float(value):.{digits}f} %"
+
+
+def bytes_text(value: Any) -> str:
+    """A size with its bytes, and kB where that helps; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:,} bytes" if value < 1024 else f"{value:,} bytes ({value / 1024:.1f} kB)"
+
+
+def number(value: Any) -> str:
+    """A whole number with thousands apart; a dash for None."""
+    return "–" if value is None else f"{value:,}"
+
+
+def accuracies(facts: ReportFacts) -> list[dict[str, Any]]:
+    """Float, quantized and simulated on the test split: metric, windows that are wrong, distance to float."""
+    forms = [
+        ("float", "float32 network, in torch", facts.metrics_train),
+        ("quantized", "its integers, before they become a program", facts.metrics_quantize),
+        ("simulated", "the program's bytes, on the simulator", facts.metrics_simulate),
+    ]
+    base = _test(facts.metrics_train)
+    rows = []
+    for name, what, document in forms:
+        value = _test(document)
+        matrix = (document or {}).get("confusion")
+        total = sum(map(sum, matrix)) if matrix else None
+        right = sum(row[i] for i, row in enumerate(matrix)) if matrix else None
+        change = "" if value is None or base is None or name == "float" else f"{100 * (value - base):+.2f} points"
+        rows.append(
+            {
+                "name": name,
+                "what": what,
+                "value": value,
+                "wrong": None if total is None or right is None else total - right,
+                "total": total,
+                "change": change,
+            }
+        )
+    return rows
+
+
+def confusions(facts: ReportFacts) -> list[Confusion]:
+    """The float network's matrix and the integers'; the simulated one only where it differs."""
+    classes = [str(name) for name in facts.feature_spec["classes"]]
+    found = []
+    quantized = facts.metrics_quantize.get("confusion")
+    simulated = (facts.metrics_simulate or {}).get("confusion")
+    same = " and simulated" if simulated is not None and simulated == quantized else ""
+    for title, matrix in (
+        ("Float", facts.metrics_train.get("confusion")),
+        (f"Quantized{same}", quantized),
+        ("Simulated", None if same else simulated),
+    ):
+        if matrix is not None:
+            found.append(confusion(title, classes, matrix))
+    return found
+
+
+def confusion(title: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Confusion:
+    """A matrix with shares of each row."""
+    rows = []
+    for i, counts in enumerate(matrix):
+        total = sum(counts)
+        cells = []
+        for j, count in enumerate(counts):
+            share = count / total if total else 0.0
+            level = 0 if not count else min(5, 1 + int(share * 4.999))
+            cells.append(Cell(count, percent(share, 1), i == j, level))
+        rows.append((classes[i], cells))
+    total = sum(map(sum, matrix))
+    right = sum(row[i] for i, row in enumerate(matrix))
+    return Confusion(title, classes, rows, total - right, total)
+
+
+def split_rows(facts: ReportFacts) -> list[dict[str, Any]]:
+    """For each split: recordings by class, and windows."""
+    classes = [str(name) for name in facts.feature_spec["classes"]]
+    recordings: Mapping[str, Mapping[str, int]] = facts.splits.get("counts", {})
+    windows: Mapping[str, int] = facts.feature_spec.get("counts", {})
+    fractions = facts.splits.get("fractions") or {}
+    if not isinstance(fractions, Mapping):
+        fractions = dict(zip(SPLITS, fractions, strict=False))
+    rows = []
+    for split in SPLITS:
+        by_class = recordings.get(split, {})
+        rows.append(
+            {
+                "split": {"train": "training", "val": "validation", "test": "test"}[split],
+                "by_class": [by_class.get(name, 0) for name in classes],
+                "recordings": sum(by_class.values()),
+                "windows": windows.get(split),
+                "fraction": percent(fractions.get(split), 0) if split in fractions else "as given",
+            }
+        )
+    return rows
+
+
+def proof(facts: ReportFacts) -> tuple[list[tuple[str, Any]], list[str]]:
+    """The proof's counts, each with its words, and the sentences about what was checked."""
+    found = facts.splits.get("proof") or {}
+    counts = [(str(key).replace("_", " "), value) for key, value in found.items() if isinstance(value, int)]
+    return counts, [str(sentence) for sentence in found.get("checked", ())]
+
+
+def layer_rows(facts: ReportFacts) -> list[Document]:
+    """The layer table of the placed graph."""
+    rows: list[Document] = list(facts.placement.get("layers", ()))
+    return rows
+
+
+def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+    """Two tables that must not be mixed up: bytes of weights, and bytes of files."""
+    parameters = facts.metrics_train.get("parameters")
+    floats = None if parameters is None else FLOAT_BYTES * parameters
+    packed = (facts.memory or {}).get("packed_bytes")
+    weights = [("float32", bytes_text(floats), f"{number(parameters)} parameters, 4 bytes each")]
+    if packed is not None:
+        ratio = f", {floats / packed:.1f} times smaller" if floats and packed else ""
+        weights.append(("packed for the device", bytes_text(packed), f"as they lie in the program{ratio}"))
+    files = [
+        ("float ONNX", bytes_text(facts.file_bytes.get("float_onnx")), "the float network, for other tools"),
+        ("quantized ONNX", bytes_text(facts.file_bytes.get("quantized_onnx")), "the integer network, for other tools"),
+    ]
+    if facts.memory is not None and facts.memory.get("program_bytes") is not None:
+        files.append(("program", bytes_text(facts.memory["program_bytes"]), "what ships: weights, steps, checksum"))
+    return weights, files
+
+
+def memory_rows(facts: ReportFacts) -> list[dict[str, Any]]:
+    """For each region of the device: what lies there, how much there is."""
+    memory = facts.memory or {}
+    available: Mapping[str, Any] = memory.get("available") or {}
+    rows = []
+    for region, parts in (memory.get("regions") or {}).items():
+        needed = sum(parts.values())
+        there = available.get(region)
+        rows.append(
+            {
+                "region": region,
+                "parts": ", ".join(f"{name} {size:,}" for name, size in parts.items() if size) or "nothing",
+                "needed": needed,
+                "available": there,
+                "share": percent(needed / there, 1) if there else "–",
+                "bar": min(100.0, 100 * needed / there) if there else 0.0,
+            }
+        )
+    return rows
+
+
+def overview(facts: ReportFacts) -> list[tuple[str, str]]:
+    """What was asked for: key and value in the config's own words, without empty ones."""
+    rows = []
+    for section, values in (facts.notes.get("overview") or {}).items():
+        if not isinstance(values, Mapping):
+            rows.append((str(section), plain(values)))
+            continue
+        rows += [(f"{section}.{key}", plain(value)) for key, value in values.items() if value is not None]
+    return rows
+
+
+def asked(facts: ReportFacts, section: str, key: str) -> str:
+    """One value of the overview as text, or an empty text."""
+    values = (facts.notes.get("overview") or {}).get(section)
+    value = values.get(key) if isinstance(values, Mapping) else None
+    return "" if value is None else plain(value)
+
+
+def widths(facts: ReportFacts) -> list[tuple[str, str]]:
+    """Bits asked for and bits used, method, quantizer, calibration."""
+    config = facts.quantization_config
+    rows = []
+    for what, name in (("weights", "weight"), ("activations", "activation")):
+        used, wanted = config.get(f"{name}_bits"), config.get(f"requested_{name}_bits")
+        if used is not None:
+            rows.append((what, f"{used} bits" + (f" (asked for: {wanted})" if wanted not in (None, used) else "")))
+    for key, what in (("quantizer", "quantizer"), ("method", "method"), ("number_format", "number format")):
+        if config.get(key) is not None:
+            rows.append((what, str(config[key])))
+    if config.get("calibration_count") is not None:
+        rows.append(("calibration", f"{number(config['calibration_count'])} windows of the training split"))
+    return rows
+
+
+def feature_rows(facts: ReportFacts) -> list[tuple[str, str]]:
+    """How a window becomes a feature."""
+    spec = facts.feature_spec
+    rows = [
+        ("window", " × ".join(str(one) for one in spec.get("window", ())) + " (channel × sample)"),
+        ("feature", " × ".join(str(one) for one in spec["shape"]) + " (channel × height × width)"),
+    ]
+    if spec.get("columns"):
+        rows.append(("columns", ", ".join(str(name) for name in spec["columns"])))
+    rows.append(("extractor", str(spec.get("extractor", ""))))
+    if spec.get("preset"):
+        rows.append(("preset", str(spec["preset"])))
+    return rows
+
+
+def plain(value: Any) -> str:
+    """A config value as a person writes it."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(one) for one in value) or "none"
+    return str(value)
+
+
+def _test(document: Document | None) -> float | None:
+    test = (document or {}).get("test") or {}
+    value = test.get("accuracy")
+    return None if value is None else float(value)
