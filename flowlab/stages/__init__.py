@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-
 from flowlab.contracts import Stage
+from flowlab.stages.compile import STAGE as COMPILE
+from flowlab.stages.extract import STAGE as EXTRACT
+from flowlab.stages.ingest import STAGE as INGEST
+from flowlab.stages.inspect import STAGE as INSPECT
+from flowlab.stages.quantize import STAGE as QUANTIZE
+from flowlab.stages.report import STAGE as REPORT
+from flowlab.stages.simulate import STAGE as SIMULATE
+from flowlab.stages.train import STAGE as TRAIN
+from flowlab.stages.validate import STAGE as VALIDATE
 
-_NAMES = ("ingest", "extract", "inspect", "train", "quantize", "validate", "compile", "simulate", "report")
-
-
-def _declared(name: str) -> Stage | None:
-    try:
-        module = importlib.import_module(f"flowlab.stages.{name}")
-    except ModuleNotFoundError:  # its file is still being written
-        return None
-    stage: Stage = module.STAGE
-    return stage
-
-
-STAGES: tuple[Stage, ...] = tuple(stage for name in _NAMES if (stage := _declared(name)) is not None)
+STAGES: tuple[Stage, ...] = (INGEST, EXTRACT, INSPECT, TRAIN, QUANTIZE, VALIDATE, COMPILE, SIMULATE, REPORT)
