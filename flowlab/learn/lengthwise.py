@@ -64,9 +64,10 @@ def _turn(module: nn.Module) -> None:
     """Transpose kernels, strides and paddings in place; twice is nothing."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
-            layer.weight.data = layer.weight.data.transpose(2, 3).contiguous()
+            turned = layer.weight.data.transpose(2, 3)
+            layer.weight.data = turned.clone(memory_format=torch.contiguous_format)  # also its strides are as before
         if isinstance(layer, _DIRECTED):
             for name in ("kernel_size", "stride", "padding", "dilation", "output_size"):
-                if hasattr(layer, name):
-                    first, second = _pair(getattr(layer, name))
-                    setattr(layer, name, (second, first))
+                value = getattr(layer, name, None)
+                if isinstance(value, tuple):
+                    setattr(layer, name, value[::-1])

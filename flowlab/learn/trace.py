@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.errors import GraphError
@@ -55,12 +54,35 @@ def _trace(module: nn.Module, shape: tuple[int, int, int]) -> fx.GraphModule:
             "Decisions and loops that depend on values have no place in a fixed network: compute them before"
         ) from error
     traced.graph.eliminate_dead_code()
-    try:
-        with torch.no_grad():
-            ShapeProp(traced).propagate(torch.zeros(BATCH, *shape))
-    except Exception as error:  # as above
-        raise GraphError(f"{type(module).__name__} does not take an input of shape {shape}: {error}") from error
+    places = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    if len(places) != 1:
+        raise GraphError(f"forward has {len(places)} inputs ({', '.join(node.name for node in places)}): use one")
+    _Shapes(traced).run(torch.zeros(BATCH, *shape))
     return traced
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the module once on zeros, and notes the shape of every result that is one tensor."""
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.extra_traceback = False  # our own error says where
+
+    def run_node(self, n: fx.Node) -> Any:
+        """As torch.fx's; an exception becomes a GraphError with the node's place."""
+        try:
+            with torch.no_grad():
+                result = super().run_node(n)
+        except Exception as error:  # layers and functions of any kind
+            inputs = [str(tuple(node.meta["shape"][1:])) for node in n.all_input_nodes if "shape" in node.meta]
+            reason = str(error).partition("\n")[0]
+            raise GraphError(
+                f"'{n.target if n.op == 'call_module' else n.name}' does not take an input of shape "
+                f"{' and '.join(inputs)}: {reason}"
+            ) from error
+        if isinstance(result, torch.Tensor):
+            n.meta["shape"] = tuple(result.shape)
+        return result
 
 
 @dataclass
@@ -77,8 +99,6 @@ class _Builder:
     def add(self, node: fx.Node) -> None:
         """Take one torch.fx node."""
         if node.op == "placeholder":
-            if self.values:
-                raise GraphError(f"forward has a second input '{node.name}': a network here has one")
             self.values[node], self.types["input"] = "input", TensorType("float32", self.shape)
         elif node.op == "output":
             (value,) = node.args
@@ -165,10 +185,10 @@ Taker = Callable[[_Builder, _Call], None]
 
 
 def _shape(node: object, place: str) -> tuple[int, ...]:
-    meta = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
-    if meta is None or not hasattr(meta, "shape"):
+    shape = node.meta.get("shape") if isinstance(node, fx.Node) else None
+    if shape is None:
         raise GraphError(f"{place}: its result is not one tensor")
-    return tuple(meta.shape)
+    return tuple(shape)
 
 
 def _input(builder: _Builder, call: _Call) -> tuple[str, tuple[int, ...]]:
@@ -251,7 +271,7 @@ def _gelu(builder: _Builder, call: _Call) -> None:
 
 def _leaky_relu(builder: _Builder, call: _Call) -> None:
     slope = call.layer.negative_slope if call.layer is not None else call.argument(1, "negative_slope", 0.01)
-    call.require(bool(slope == 0.01), f"has the slope {slope}: use 0.01")
+    call.require(float(slope) == 0.01, f"has the slope {slope}: use 0.01")
     _activation("leaky_relu")(builder, call)
 
 
@@ -335,7 +355,7 @@ def _flatten(builder: _Builder, call: _Call) -> None:
 
 def _add(builder: _Builder, call: _Call) -> None:
     first, second = (builder.value(call.argument(i, name), call.node) for i, name in ((0, "input"), (1, "other")))
-    call.require(call.node.kwargs.get("alpha", 1) == 1, "has an alpha: add without it")
+    call.require(bool(call.node.kwargs.get("alpha", 1) == 1), "has an alpha: add without it")
     call.require(
         builder.types[first].shape == builder.types[second].shape,
         f"adds shapes {builder.types[first].shape} and {builder.types[second].shape}: make them equal",

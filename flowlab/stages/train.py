@@ -1,0 +1,177 @@
+"""Stage ``train``: from features to a float network, its ONNX, and what it reaches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flowlab.contracts import Model, Plugin, Stage, StageJob, StageResult
+from flowlab.errors import NotBuiltYet, OptionError
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What of the config decides a float training. ``test``: measure on the test split at the end."""
+
+    problem: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: str
+    weight_decay: float
+    lr_scheduler: str
+    seed: int
+    threads: int
+    test: bool
+
+
+def options(config: Any, catalogue: Any) -> TrainOptions:
+    """Copy them; `NotBuiltYet` for a device other than the CPU."""
+    training = config.training
+    if training.training_device != "cpu":
+        raise NotBuiltYet(
+            f"training.training_device: '{training.training_device}' is not built yet. Leave the key out: 'cpu'"
+        )
+    return TrainOptions(
+        problem=chosen_problem(catalogue.get("model", training.model_name)),
+        epochs=training.training_epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        optimizer=training.optimizer,
+        weight_decay=training.weight_decay,
+        lr_scheduler=training.lr_scheduler,
+        seed=training.seed,
+        threads=training.threads,
+        test=config.testing.enable,
+    )
+
+
+def chosen_problem(model: Any) -> str:
+    """The problem that a model solves here; `NotBuiltYet` where no training for it exists."""
+    from flowlab.learn.problems import PROBLEMS
+
+    for problem in model.problems:
+        if problem in PROBLEMS:
+            return str(problem)
+    raise NotBuiltYet(
+        f"training.model_name: '{model.name}' is for {', '.join(model.problems)}, and only "
+        f"{', '.join(PROBLEMS)} is built yet"
+    )
+
+
+def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
+    """The model that the config names."""
+    model = catalogue.get("model", config.training.model_name)
+    return {"model": (model, catalogue.options(model, config.options_for("training", "model_name")))}
+
+
+STAGE = Stage(
+    name="train",
+    run="flowlab.stages.train:run",
+    needs=("features_train", "features_val", "features_test", "feature_spec"),
+    makes=("float_model", "float_onnx", "metrics_train"),
+    options=options,
+    plugins=plugins,
+    code=(
+        "flowlab.stages.train",
+        "flowlab.learn",
+        "flowlab.signal.features_file",
+        "flowlab.compiler.ir",
+        "flowlab.compiler.exact_float",
+        "flowlab.compiler.export_onnx",
+    ),
+    libraries=("torch", "numpy", "pyarrow", "onnx"),
+    after=("inspect",),
+    torch=True,
+)
+
+
+def run(job: StageJob) -> StageResult:
+    """Train, keep the best epoch, export it, and measure it.
+
+    Raises:
+        StageError: where a split is empty or not finite, or the loss is no number.
+        GraphError: where the network has an operation that the graph cannot express (before any training).
+    """
+    from flowlab.compiler.export_onnx import export_onnx
+    from flowlab.learn.checkpoint import dump
+    from flowlab.learn.determinism import seeded
+    from flowlab.learn.layers import count_parameters
+    from flowlab.learn.loop import FitData, FitSettings, fit
+    from flowlab.learn.problems import PROBLEMS
+    from flowlab.learn.trace import float_graph
+    from flowlab.signal import features_file
+
+    asked: TrainOptions = job.options
+    spec = json.loads(job.input("feature_spec").read_text())
+    channels, height, width = spec["shape"]
+    shape, classes = (channels, height, width), tuple(spec["classes"])
+    problem = PROBLEMS[asked.problem]
+    model = job.plugins["model"]
+    if not isinstance(model, Model):
+        raise OptionError(f"'{model.name}' is a {model.kind}, and training.model_name names a model")
+    with seeded(asked.seed, asked.threads):
+        module = model.build(shape, problem.outputs(classes), job.plugin_options["model"])
+        float_graph(module, shape)
+    train = features_file.read(job.input("features_train"))
+    val = features_file.read(job.input("features_val"))
+    history = fit(
+        module,
+        FitData(train.features, train.labels, val.features, val.labels),
+        FitSettings(
+            problem=asked.problem,
+            epochs=asked.epochs,
+            batch_size=asked.batch_size,
+            learning_rate=asked.learning_rate,
+            optimizer=asked.optimizer,
+            weight_decay=asked.weight_decay,
+            lr_scheduler=asked.lr_scheduler,
+            seed=asked.seed,
+            threads=asked.threads,
+        ),
+        checkpoint=job.scratch / "float.checkpoint",
+        progress=job.progress,
+    )
+    metrics: dict[str, Any] = {
+        "history": history["epochs"],
+        "best_epoch": history["best_epoch"],
+        "val": {problem.metric: history["best_value"]},
+        **_test(job, module, len(classes)),
+        "classes": list(classes),
+        "parameters": count_parameters(module),
+        "seed": asked.seed,
+    }
+    files = {
+        "best_model.pt": dump(module.state_dict()),
+        "best_model_float.onnx": export_onnx(float_graph(module, shape), {"classes": json.dumps(classes)}),
+        "metrics_train.json": (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode(),
+    }
+    for name, content in files.items():
+        (job.out / name).write_bytes(content)
+    small = {name: metrics[name] for name in ("val", "test", "best_epoch", "parameters")}
+    roles = dict(zip(STAGE.makes, files, strict=True))
+    return StageResult(
+        files={role: {name: job.out / name} for role, name in roles.items()},
+        metrics=small,
+        warnings=tuple(history["warnings"]),
+    )
+
+
+def _test(job: StageJob, module: Any, classes: int) -> dict[str, Any]:
+    """The metrics and the confusion on the test split, or nulls."""
+    from flowlab.learn.determinism import seeded
+    from flowlab.learn.loop import predict
+    from flowlab.learn.problems import PROBLEMS, confusion
+    from flowlab.signal import features_file
+
+    if not job.options.test:
+        return {"test": None, "confusion": None}
+    table = features_file.read(job.input("features_test"))
+    if len(table.features) == 0:
+        return {"test": None, "confusion": None}
+    with seeded(job.options.seed, job.options.threads):
+        outputs = predict(module, table.features)
+    measured = PROBLEMS[job.options.problem].measure(outputs, table.labels)
+    return {"test": measured, "confusion": confusion(outputs, table.labels, classes)}

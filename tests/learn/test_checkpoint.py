@@ -1,0 +1,63 @@
+"""Checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowlab.learn import checkpoint
+from flowlab.learn.checkpoint import dump, load_checkpoint, save_checkpoint
+
+STATE = {"identity": "a", "weights": {"w": torch.arange(5.0)}, "rows": [{"epoch": 1, "loss": 0.5}]}
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c", STATE)
+    loaded = load_checkpoint(tmp_path / "c", "a")
+    assert loaded is not None
+    assert torch.equal(loaded["weights"]["w"], torch.arange(5.0))
+    assert loaded["rows"] == STATE["rows"]
+
+
+def test_another_identity_starts_from_the_beginning(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c", STATE)
+    assert load_checkpoint(tmp_path / "c", "b") is None
+
+
+def test_no_file_starts_from_the_beginning(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "none", "a") is None
+    assert load_checkpoint(None, "a") is None
+
+
+def test_any_flipped_bit_starts_from_the_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    save_checkpoint(path, STATE)
+    sound = path.read_bytes()
+    for place in range(0, len(sound), 97):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 1]) + sound[place + 1 :])
+        assert load_checkpoint(path, "a") is None
+    path.write_bytes(sound[: len(sound) // 2])
+    assert load_checkpoint(path, "a") is None
+    path.write_bytes(b"")
+    assert load_checkpoint(path, "a") is None
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c"
+    save_checkpoint(path, STATE)
+
+    def killed(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {**STATE, "rows": []})
+    monkeypatch.undo()
+    loaded = load_checkpoint(path, "a")
+    assert loaded is not None and loaded["rows"] == STATE["rows"]
+
+
+def test_equal_values_give_equal_bytes() -> None:
+    assert dump({"w": torch.ones(3)}) == dump({"w": torch.ones(3)})
