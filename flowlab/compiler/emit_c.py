@@ -74,7 +74,8 @@ def float_literal(value: float) -> str:
     exact = float(np.float32(value))
     if not np.isfinite(exact):
         raise ProgramError(f"{value} is no number that C can hold")
-    return f"{exact.hex()}F"
+    digits, power = exact.hex().split("p")
+    return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}p{power}F"
 
 
 def array(type_: str, name: str, values: Iterable[int | str], *, shape: str = "") -> str:
@@ -86,7 +87,10 @@ def array(type_: str, name: str, values: Iterable[int | str], *, shape: str = ""
             lines.append(line)
             line = "   "
         line += item
-    return f"static const {type_} {name}[{shape}] = {{\n" + "\n".join([*lines, line.rstrip(",")]) + "\n};\n"
+    declared = f"static const {type_} {name}[{shape}] = {{"
+    if not lines and len(declared) + len(line) <= LINE:
+        return f"{declared}{line.rstrip(',').removeprefix('   ')} }};\n"
+    return declared + "\n" + "\n".join([*lines, line.rstrip(",")]) + "\n};\n"
 
 
 class _Source:
@@ -349,8 +353,8 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
     result = source.store(
         made, f"(o * {made.shape[1]} + y) * {made.shape[2]} + x", _requantize(source, number, layer, "o")
     )
-    first = f"o / {out // layer.groups} * {inner} + i" if layer.groups > 1 else "i"
-    read = source.read(given, "in", f"(({first}) * {height} + iy) * {width} + ix")
+    first = f"(o / {out // layer.groups} * {inner} + i)" if layer.groups > 1 else "i"
+    read = source.read(given, "in", f"({first} * {height} + iy) * {width} + ix")
     _function(source, number, layer, f"""\
     for (long o = 0; o < {out}; o++) {{
         for (long y = 0; y < {made.shape[1]}; y++) {{

@@ -37,6 +37,7 @@ OPS = ("quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten",
 REQUANTIZED = ("conv", "linear", "sum_pool", "add")  # an accumulator and its requantization are one layer
 UNITS = ("cpu", "npu")
 DTYPES = ("float32", "int8", "uint8")
+MAX_AXIS = 65535  # outputs or inputs of one layer: 16-bit fields
 MAX_ELEMENTS = 1 << 24  # of one tensor: far above any microcontroller, and a bound for a hostile file
 OUTSIDE = 0xFFFFFFFF  # the offset of a tensor that lies in the caller's memory, not in the arena
 
@@ -243,6 +244,8 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
     shape = (0, 0)
     if layer.weight is not None:
         shape = (layer.weight.shape[0], layer.weight.shape[1])
+        if max(shape) > MAX_AXIS:
+            raise ProgramError(f"layer '{layer.name}': weights of {shape[0]} x {shape[1]} are beyond {MAX_AXIS}")
         weight_at = heaps[b"WGHT"].add(pack(layer.weight))
     if layer.op == "quantize":
         bnorm_at = heaps[b"INPT"].add(_input_record(layer))

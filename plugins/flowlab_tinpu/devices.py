@@ -100,7 +100,7 @@ class Device(Target):
         from flowlab.compiler.passes.pad_channels import PadChannels
         from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
 
-        return (PadLinearInputs(), PadChannels())
+        return (PadChannels(), PadLinearInputs())
 
     def lower(self, job: LowerJob) -> Program:
         """Placed graph -> container, C, vectors, and the call of TI's compiler."""

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from integer_graphs import Builder, example_graph, features_of
+
+from flowlab.compiler import interpreter
+from flowlab.compiler.program import parse
+from flowlab.compiler.trace import layer_crcs
+from flowlab.contracts import Golden, LowerJob
+from flowlab.errors import ProgramError
+from flowlab_cores.cores import CORES
+from flowlab_tinpu.compiler_call import COMPRESS, SOFT, presets, target_string
+from flowlab_tinpu.devices import ROWS, TARGETS
+
+DEVICES = {target.name: target for target in TARGETS}
+CORE = {core.name: core for core in CORES}
+
+
+def job_for(device: str, graph, out: Path, **changes) -> LowerJob:
+    features = features_of(graph, 2)
+    values = interpreter.run(graph, features)
+    outputs = {name: values[value] for name, value in graph.outputs.items()}
+    golden = Golden(features, values["quantize"], outputs, layer_crcs(graph, values), np.ones((2, 1, 100), np.float32))
+    spec = {
+        "shape": list(features.shape[1:]),
+        "options": {"feat_ext_transform": ["FFT_FE", "LOG_DB"], "frame_size": 100, "log_base": 10, "variables": [0]},
+    }
+    job = LowerJob(graph, golden, True, CORE[DEVICES[device].core], None, ("a", "b"), "ab" * 32, out)
+    return replace(job, feature_spec=spec, **changes)
+
+
+def test_every_device_names_a_core_that_exists() -> None:
+    assert {row.core for row in ROWS} == set(CORE)
+
+
+def test_only_a_device_with_an_npu_has_rules_formats_and_quantizers() -> None:
+    for device in TARGETS:
+        has = bool(device.rules()), bool(device.passes()), bool(device.formats), bool(device.quantizers)
+        assert set(has) == {device.row.npu}, device.name
+
+
+def test_the_reference_device_has_the_memory_that_its_maker_states() -> None:
+    assert DEVICES["F28P55"].memory == {"flash": 1088 * 1024, "ram": 133 * 1024}
+    assert DEVICES["F29P58"].memory == {}
+
+
+def test_an_npu_device_runs_on_a_simulator_and_says_why_there_is_no_core() -> None:
+    executions = {one.name: one for one in DEVICES["F28P55"].executions()}
+    assert set(executions) == {"simulator", "host-c", "emulated-core"}
+    assert executions["simulator"].missing() is None
+    assert executions["emulated-core"].missing() == "no open compiler or emulator for C28x"
+
+
+def test_without_a_compiler_the_host_s_c_is_missing_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    host = next(one for one in DEVICES["F28P55"].executions() if one.name == "host-c")
+    assert host.missing() == "no C compiler on PATH (looked for cc, gcc, clang)"
+
+
+def test_a_program_is_files_for_the_simulator_the_device_and_ti_s_compiler(tmp_path: Path) -> None:
+    settings = {"target": "c, ti-npu type=hard skip_normalize=false output_int=false opt_for_space=true"}
+    made = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path, settings=settings))
+    assert set(made.files) == {
+        "model.flnp", "model.c", "model.h", "test_vector.c", "test_vector.h", "main.c", "host_runner.c",
+        "user_input_config.h", "compiler_call.txt",
+    }  # fmt: skip
+    assert len(parse(made.files["model.flnp"].read_bytes()).golden.features) == 2
+    assert made.packed_bytes == 8 * 5 + 8 * 8 * 3 + 16 * 8 * 5 + 2 * 16
+    call = made.files["compiler_call.txt"].read_text()
+    assert '--target="c, ti-npu type=hard skip_normalize=true output_int=true opt_for_space=true"' in call
+    assert "--target-c-mcpu=c28" in call and "ab" * 32 in call
+    header = made.files["user_input_config.h"].read_text()
+    for line in ("FE_FFT", "FE_LOG", "FE_FRAME_SIZE 100", "FE_VARIABLES 1", "SKIP_NORMALIZE 1", "OUTPUT_INT 1"):
+        assert f"#define {line}\n" in header
+    assert {row.unit for row in made.layers if row.layer == "GCONV"} == {"npu"}
+
+
+def test_the_same_job_makes_the_same_bytes(tmp_path: Path) -> None:
+    one = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path / "a"))
+    two = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path / "b"))
+    for name in one.files:
+        assert one.files[name].read_bytes() == two.files[name].read_bytes(), name
+
+
+def test_a_soft_target_puts_every_layer_on_the_cpu(tmp_path: Path) -> None:
+    settings = {"target": "c, ti-npu type=soft skip_normalize=true output_int=true"}
+    made = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path, settings=settings))
+    assert {row.unit for row in made.layers} == {"cpu"}
+
+
+def test_a_program_that_is_too_large_says_what_is_largest(tmp_path: Path) -> None:
+    graph = Builder((1, 16384, 1), 0).conv("wide", 4, (3, 1), layer="FCONV").sum_pool("p").flatten().linear("fc", 2)
+    with pytest.raises(ProgramError, match=r"MSPM0G5187: does not fit: needs .* of 32\.0 kB ram; largest: arena"):
+        DEVICES["MSPM0G5187"].lower(job_for("MSPM0G5187", graph.graph(), tmp_path))
+
+
+def test_a_multiplier_that_the_npu_does_not_have_is_refused(tmp_path: Path) -> None:
+    graph = Builder((1, 16, 1), 0, multiplier=True).conv("conv", 4, (3, 1), layer="FCONV").graph()
+    with pytest.raises(ProgramError, match=r"'conv.bnorm': multiplier \d+ is outside 1 \.\. 1"):
+        DEVICES["F28P55"].lower(job_for("F28P55", graph, tmp_path))
+
+
+def test_the_compiler_s_flags_are_set_where_they_stand() -> None:
+    row = DEVICES["CC2755"].row
+    text = target_string(row, {"target": "c, ti-npu type=m33cde"}, skip_normalize=True, output_int=True)
+    assert text == "c, ti-npu type=m33cde"
+
+
+def test_presets_are_those_of_ti_s_tool() -> None:
+    found = {(one.name, one.when["target_device"][0]) for one in presets(ROWS)}
+    assert {name for name, device in found if device == "F28P55"} == {"default_preset", SOFT, COMPRESS}
+    assert {name for name, device in found if device == "F28P65"} == {"default_preset"}
+    for one in presets(ROWS):
+        assert set(one.values) == {"target", "target_c_mcpu", "cross_compiler", "cross_compiler_options"}
