@@ -62,8 +62,9 @@ def counts(total: int, fractions: Sequence[float]) -> tuple[int, ...]:
     by_remainder = sorted(range(len(whole)), key=lambda i: (whole[i] - exact[i], i))
     for i in by_remainder[: total - sum(whole)]:
         whole[i] += 1
-    while min(whole) == 0:  # the richest gives
-        whole[whole.index(max(whole))] -= 1
+    while min(whole) == 0:  # whoever has most above its share gives
+        giver = max((i for i, count in enumerate(whole) if count > 1), key=lambda i: whole[i] - exact[i])
+        whole[giver] -= 1
         whole[whole.index(0)] += 1
     return tuple(whole)
 

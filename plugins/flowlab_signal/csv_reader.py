@@ -104,7 +104,8 @@ def find_form(text: str, shown: str) -> Form:
     lines = _first_lines(text, 2)
     last = lines[-1]  # data, if there are any
     separator = ";" if ";" in last else "\t" if "\t" in last else ","
-    decimal = "," if separator != "," and "," in last else "."
+    comma = text.find(",", text.find(last))  # behind the header
+    decimal = "," if separator != "," and comma >= 0 else "."
     first = next(csv.reader([lines[0]], delimiter=separator, skipinitialspace=True))
     if _is_number(first[0], decimal):
         return Form(separator, decimal, None, len(first))

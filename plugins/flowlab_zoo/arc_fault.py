@@ -22,6 +22,7 @@ from flowlab.contracts import Recording
 RATE_HZ = 250_000
 LENGTH = 8 * 1024  # samples of a recording: 33 ms
 CLASSES = ("arc", "normal")
+LOG_FREQUENCY = np.log(np.maximum(np.fft.rfftfreq(LENGTH, 1 / RATE_HZ), 200.0))  # of coloured noise: flat below
 
 Array = NDArray[np.float64]
 
@@ -97,15 +98,13 @@ def log_uniform(rng: np.random.Generator, least: float, most: float) -> float:
 
 def coloured(rng: np.random.Generator, slope: float, hump: bool = False) -> Array:
     """Noise of unit variance whose power falls with ``frequency ** slope``, optionally with a broad hump."""
-    frequency = np.fft.rfftfreq(LENGTH, 1 / RATE_HZ)
-    frequency[0] = frequency[1]
-    amplitude = np.maximum(frequency, 200.0) ** (-slope / 2)
+    amplitude = np.exp(-slope / 2 * LOG_FREQUENCY)
     if hump:
-        middle, width = log_uniform(rng, 25_000.0, 60_000.0), rng.uniform(0.25, 0.4)
-        amplitude *= 1 + 2.0 * np.exp(-((np.log(frequency / middle) / width) ** 2) / 2)
+        middle, width = np.log(log_uniform(rng, 25_000.0, 60_000.0)), rng.uniform(0.25, 0.4)
+        amplitude *= 1 + 2.0 * np.exp(-(((LOG_FREQUENCY - middle) / width) ** 2) / 2)
     amplitude[0] = 0
-    spectrum = np.fft.rfft(rng.standard_normal(LENGTH)) * amplitude
-    noise = np.fft.irfft(spectrum, LENGTH)
+    parts = rng.standard_normal((2, len(amplitude))) * amplitude
+    noise = np.fft.irfft(parts[0] + 1j * parts[1], LENGTH)
     return noise / noise.std()
 
 
@@ -126,17 +125,15 @@ def ignitions(burning: Array, rng: np.random.Generator) -> Array:
     strikes = np.flatnonzero(np.diff(burning) > 0)
     out = np.zeros(LENGTH)
     for at in strikes:
-        out += burst(int(at), 0.08 * rng.standard_normal(), rng)
+        add_burst(out, int(at), 0.08 * rng.standard_normal(), rng)
     return out
 
 
-def burst(at: int, amplitude: float, rng: np.random.Generator) -> Array:
-    """A damped oscillation between 300 and 3000 Hz that starts at sample ``at``."""
-    out = np.zeros(LENGTH)
-    length = min(1200, LENGTH - at)
-    t = np.arange(length) / RATE_HZ
-    out[at : at + length] = amplitude * np.exp(-t / 0.0008) * np.cos(2 * np.pi * rng.uniform(300, 3000) * t)
-    return out
+def add_burst(out: Array, at: int, amplitude: float, rng: np.random.Generator) -> None:
+    """A damped oscillation between 300 and 3000 Hz, added to ``out`` from sample ``at`` on."""
+    t = np.arange(min(1200, LENGTH - at)) / RATE_HZ
+    wave = np.exp(-t / 0.0008) * np.cos(2 * np.pi * rng.uniform(300, 3000) * t)
+    out[at : at + len(t)] += amplitude * wave
 
 
 def ripples(load: Load, rng: np.random.Generator) -> Array:
@@ -144,11 +141,14 @@ def ripples(load: Load, rng: np.random.Generator) -> Array:
     t = np.arange(LENGTH) / RATE_HZ
     base, amplitude = rng.uniform(*load.ripple_hz), log_uniform(rng, *load.ripple)
     phase = 2 * np.pi * base * t + 0.02 * np.cumsum(coloured(rng, 1.0)) / 50
+    wave = np.exp(1j * phase)
+    power = np.ones_like(wave)
     out = np.zeros(LENGTH)
     for harmonic in range(1, load.harmonics + 1):
         if harmonic * base < RATE_HZ / 2:
-            height = amplitude / harmonic * np.exp(rng.normal(0, 0.4))
-            out += height * np.cos(harmonic * phase + rng.uniform(0, 2 * np.pi))
+            power *= wave
+            height, turn = amplitude / harmonic * np.exp(rng.normal(0, 0.4)), rng.uniform(0, 2 * np.pi)
+            out += (height * np.cos(turn)) * power.real - (height * np.sin(turn)) * power.imag
     return out
 
 
@@ -164,5 +164,5 @@ def steps(rng: np.random.Generator) -> Array:
     """Steps of the load, each with the damped burst that a filter answers with."""
     out = np.zeros(LENGTH)
     for _ in range(rng.poisson(6)):
-        out += burst(int(rng.integers(0, LENGTH)), 0.08 * rng.standard_normal(), rng)
+        add_burst(out, int(rng.integers(0, LENGTH)), 0.08 * rng.standard_normal(), rng)
     return out

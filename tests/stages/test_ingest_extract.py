@@ -1,0 +1,281 @@
+"""Ingest and extract together on small folders, without config or engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowlab.contracts import Dataset, FeatureExtractor, Plugin, Recording, StageJob, StageResult
+from flowlab.errors import DataError, NotBuiltYet, OptionError
+from flowlab.signal import features_file, layout, recordings_file
+from flowlab.signal.chain import FftOptions
+from flowlab.signal.windowing import WindowOptions
+from flowlab.stages import extract, ingest
+from flowlab_signal.csv_reader import CsvReader
+from flowlab_signal.fft_extractor import FftExtractor
+
+INGEST = ingest.IngestOptions("tones", "amongst_files", (0.6, 0.2, 0.2), 42)
+STEPS = ("FFT_FE", "WINDOWING", "FFT_POS_HALF", "ABS", "LOG_DB")
+CHAIN = FftOptions(STEPS, frame_size=16, log_threshold=1e-6)
+EXTRACT = extract.ExtractOptions(WindowOptions(frame_size=16), None)
+
+
+def tone(label: str, number: int, length: int = 64) -> np.ndarray:
+    rng = np.random.default_rng([number, len(label)])
+    period = {"hum": 8, "buzz": 3}[label]
+    wave = np.sin(2 * np.pi * np.arange(length) / period + rng.uniform(0, 6))
+    return np.column_stack([wave + rng.normal(0, 0.1, length), rng.normal(0, 1, length)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "tones"
+    for label in ("hum", "buzz"):
+        (root / "classes" / label).mkdir(parents=True)
+        for number in range(5):
+            lines = "\n".join(f"{a:.6f},{b:.6f}" for a, b in tone(label, number))
+            (root / "classes" / label / f"{number}.csv").write_text(f"x,y\n{lines}\n")
+    return root
+
+
+def job(out: Path, inputs: Mapping[str, Mapping[str, Path]], options: Any, plugin: Plugin, chosen: Any) -> StageJob:
+    out.mkdir(parents=True)
+    return StageJob(inputs, options, {plugin.kind: plugin}, {plugin.kind: chosen}, out, out, lambda what, done: None)
+
+
+def ingested(folder: Path, out: Path, options: ingest.IngestOptions = INGEST) -> StageResult:
+    inputs = {"source": layout.source_files(folder)}
+    return ingest.run(job(out, inputs, options, CsvReader(), CsvReader.Options()))
+
+
+def extracted(
+    folder: Path,
+    out: Path,
+    options: extract.ExtractOptions = EXTRACT,
+    chain: FftOptions = CHAIN,
+    extractor: FeatureExtractor | None = None,
+) -> StageResult:
+    files = ingested(folder, out / "ingest").files
+    inputs = {"recordings": files["recordings"]}
+    return extract.run(job(out / "extract", inputs, options, extractor or FftExtractor(), chain))
+
+
+def only(result: StageResult, role: str) -> Path:
+    (path,) = result.files[role].values()
+    return path
+
+
+class Toy(Dataset):
+    """Makes its own recordings."""
+
+    name = "toy"
+    synthetic = True
+
+    def __init__(self, splits: tuple[str | None, ...]) -> None:
+        self.splits = splits
+
+    def recordings(self, seed: int, options: Any) -> Iterator[Recording]:
+        for label in ("hum", "buzz"):
+            for number, part in enumerate(self.splits):
+                samples = tone(label, seed + number).astype(np.float32)
+                yield Recording(f"{label}/{number}", label, samples, ("x", "y"), part)
+
+
+def test_ingest_writes_recordings_and_the_proof(folder: Path, tmp_path: Path) -> None:
+    result = ingested(folder, tmp_path / "out")
+    table = recordings_file.read(only(result, "recordings"))
+    document = json.loads(only(result, "splits").read_text())
+    assert table.classes == ("buzz", "hum")
+    assert table.columns == ("x", "y")
+    assert not table.meta["synthetic"]
+    assert table.meta["origin"] == "tones"
+    assert document["method"] == "amongst_files"
+    assert document["seed"] == 42
+    assert document["counts"]["train"] == {"buzz": 3, "hum": 3}
+    assert document["proof"]["recordings_in_two_splits"] == 0
+    split_of = {piece["id"]: piece["split"] for piece in document["proof"]["pieces"]}
+    assert split_of == dict(zip(table.ids, table.splits, strict=True))
+    assert set(result.files) == set(ingest.STAGE.makes)
+
+
+def test_ingest_gives_the_same_bytes_twice(folder: Path, tmp_path: Path) -> None:
+    one, two = ingested(folder, tmp_path / "1"), ingested(folder, tmp_path / "2")
+    for role in ingest.STAGE.makes:
+        assert only(one, role).read_bytes() == only(two, role).read_bytes()
+
+
+def test_ingest_can_cut_each_recording_by_time(folder: Path, tmp_path: Path) -> None:
+    result = ingested(folder, tmp_path / "out", replace(INGEST, split_type="within_files"))
+    table = recordings_file.read(only(result, "recordings"))
+    document = json.loads(only(result, "splits").read_text())
+    assert len(table.ids) == 30
+    assert document["seed"] is None
+    assert {piece["source"] for piece in document["proof"]["pieces"]} == {
+        f"{label}/{number}.csv" for label in ("hum", "buzz") for number in range(5)
+    }
+
+
+def test_ingest_honours_lists_and_says_what_is_left_out(folder: Path, tmp_path: Path) -> None:
+    (folder / "annotations").mkdir()
+    for split, numbers in (("train", "01"), ("val", "2"), ("test", "3")):
+        names = [f"{label}/{number}.csv" for label in ("hum", "buzz") for number in numbers]
+        (folder / "annotations" / f"instances_{split}_list.txt").write_text("\n".join(names))
+    result = ingested(folder, tmp_path / "out")
+    assert result.metrics["split"] == "annotations"
+    assert result.metrics["counts"]["test"] == {"buzz": 1, "hum": 1}
+    assert "2 recordings stand in no annotation list" in result.warnings[0]
+
+
+def test_ingest_says_first_that_data_are_synthetic(tmp_path: Path) -> None:
+    dataset = Toy(("train", "val", "test"))
+    result = ingest.run(job(tmp_path / "out", {"source": {}}, INGEST, dataset, dataset.Options()))
+    assert result.warnings[0].startswith("the data are synthetic: made by the generator of 'toy' from dataset.seed 42.")
+    assert "dataset.input_data_path takes their place" in result.warnings[0]
+    assert result.metrics["split"] == "dataset"
+    assert recordings_file.read(only(result, "recordings")).meta["synthetic"]
+
+
+def test_ingest_splits_a_dataset_that_does_not(tmp_path: Path) -> None:
+    dataset = Toy((None,) * 5)
+    result = ingest.run(job(tmp_path / "out", {"source": {}}, INGEST, dataset, dataset.Options()))
+    assert result.metrics["split"] == "amongst_files"
+    assert result.metrics["counts"]["train"] == {"buzz": 3, "hum": 3}
+
+
+def test_ingest_names_files_whose_columns_differ(folder: Path, tmp_path: Path) -> None:
+    (folder / "classes" / "hum" / "1.csv").write_text("x,z\n1,2\n")
+    with pytest.raises(DataError, match=r"hum/1.csv has the columns x, z, but buzz/0.csv has x, y"):
+        ingested(folder, tmp_path / "out")
+
+
+def test_ingest_names_the_same_recording_in_two_splits(folder: Path, tmp_path: Path) -> None:
+    (folder / "annotations").mkdir()
+    for split, number in (("train", 0), ("val", 1), ("test", 2)):
+        names = f"hum/{number}.csv\nbuzz/{number}.csv"
+        (folder / "annotations" / f"instances_{split}_list.txt").write_text(names)
+    (folder / "classes" / "hum" / "2.csv").write_bytes((folder / "classes" / "hum" / "0.csv").read_bytes())
+    with pytest.raises(DataError, match=r"'hum/0.csv' and 'hum/2.csv' hold the same samples, one in 'train'"):
+        ingested(folder, tmp_path / "out")
+
+
+def test_repairs_are_kept_and_shortened_for_people(folder: Path, tmp_path: Path) -> None:
+    for file in folder.rglob("*.csv"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    result = ingested(folder, tmp_path / "out")
+    assert len(recordings_file.read(only(result, "recordings")).meta["repairs"]) == 10
+    assert result.warnings[-1] == "and 7 more repairs, in buzz, hum"
+
+
+def test_extract_writes_features_windows_and_their_description(folder: Path, tmp_path: Path) -> None:
+    result = extracted(folder, tmp_path)
+    spec = json.loads(only(result, "feature_spec").read_text())
+    assert spec["shape"] == [1, 9, 1]
+    assert spec["window"] == [1, 16]
+    assert spec["classes"] == ["buzz", "hum"]
+    assert spec["counts"] == {"train": 24, "val": 8, "test": 8}
+    assert spec["columns"] == ["x"]
+    assert spec["extractor"] == "fft"
+    assert set(result.files) == set(extract.STAGE.makes)
+    (note,) = result.warnings
+    assert spec["notes"] == [note]
+    assert "run as WINDOWING, FFT_FE" in note
+    test = features_file.read(only(result, "features_test"))
+    windows = features_file.read(only(result, "windows"))
+    assert windows.index is not None
+    again = FftExtractor().extract(windows.features, CHAIN)
+    assert np.array_equal(again, test.features[windows.index])
+    assert np.array_equal(windows.labels, test.labels[windows.index])
+    assert set(windows.labels.tolist()) == {0, 1}
+
+
+def test_a_window_leads_back_to_its_recording(folder: Path, tmp_path: Path) -> None:
+    result = extracted(folder, tmp_path)
+    recordings = recordings_file.read(tmp_path / "ingest" / "recordings.arrow")
+    windows = features_file.read(only(result, "windows"))
+    for window, row, start in zip(windows.features, windows.recording, windows.start, strict=True):
+        assert np.array_equal(window[0], recordings.samples[row][start : start + 16, 0])
+        assert recordings.splits[row] == "test"
+
+
+def test_no_window_of_a_recording_is_in_two_splits(folder: Path, tmp_path: Path) -> None:
+    result = extracted(folder, tmp_path)
+    rows = [set(features_file.read(only(result, f"features_{s}")).recording.tolist()) for s in layout.SPLITS]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]
+
+
+def test_without_transforms_the_window_itself_is_the_feature(folder: Path, tmp_path: Path) -> None:
+    options = extract.ExtractOptions(WindowOptions(frame_size=16, variables=("y", "x")), None)
+    result = extracted(folder, tmp_path, options, FftOptions(frame_size=16))
+    assert features_file.read(only(result, "features_val")).features.shape == (8, 2, 16, 1)
+
+
+def test_recordings_shorter_than_a_window_are_said(folder: Path, tmp_path: Path) -> None:
+    long = extract.ExtractOptions(WindowOptions(frame_size=65), None)
+    with pytest.raises(DataError, match="split 'train' has no window of 65 samples: its 6 recordings are shorter"):
+        extracted(folder, tmp_path, long, replace(CHAIN, frame_size=65))
+    file = folder / "classes" / "hum" / "0.csv"
+    file.write_text("\n".join(file.read_text().splitlines()[:9]))
+    result = extracted(folder, tmp_path / "again")
+    assert any("shorter than one window and give none (hum/0.csv)" in sentence for sentence in result.warnings)
+
+
+def test_a_constant_column_is_an_error_that_names_it(folder: Path, tmp_path: Path) -> None:
+    for number, file in enumerate(sorted(folder.rglob("*.csv"))):
+        rows = [f"5,{number + i % 7}" for i in range(64)]
+        file.write_text("stuck,y\n" + "\n".join(rows))
+    with pytest.raises(DataError, match="column 'stuck' is 5 in every training window"):
+        extracted(folder, tmp_path)
+
+
+class Broken(FeatureExtractor):
+    """Gives what it is told to."""
+
+    name = "broken"
+
+    def __init__(self, value: float, height: int = 9) -> None:
+        self.value, self.height = value, height
+
+    def shape(self, window: tuple[int, int], options: Any) -> tuple[int, int, int]:
+        return (1, 9, 1)
+
+    def extract(self, windows: np.ndarray, options: Any) -> np.ndarray:
+        return np.full((len(windows), 1, self.height, 1), self.value, np.float32)
+
+
+def test_features_that_are_no_numbers_name_the_first_window(folder: Path, tmp_path: Path) -> None:
+    for value in (np.nan, np.inf):
+        with pytest.raises(DataError, match=r"24 windows have features that are not finite; .* sample 0 of buzz/"):
+            extracted(folder, tmp_path / str(value), extractor=Broken(value))
+
+
+def test_features_that_are_all_equal_are_an_error(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="every feature is 3: the chain leaves nothing"):
+        extracted(folder, tmp_path, extractor=Broken(3))
+
+
+def test_an_extractor_that_breaks_its_announced_shape_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"feature extractor 'broken' gave features of shape \(1, 8, 1\)"):
+        extracted(folder, tmp_path, extractor=Broken(3, height=8))
+
+
+def test_extract_gives_the_same_bytes_twice_and_whatever_the_batch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = extracted(folder, tmp_path / "1")
+    monkeypatch.setattr(extract, "BATCH", 5)
+    two = extracted(folder, tmp_path / "2")
+    for role in extract.STAGE.makes:
+        assert only(one, role).read_bytes() == only(two, role).read_bytes()
+
+
+def test_a_step_that_is_to_come_is_said_before_any_window(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotBuiltYet, match="'FFT_Q15' is not built yet"):
+        extracted(folder, tmp_path, chain=FftOptions(("FFT_Q15",), 16))
