@@ -106,6 +106,7 @@ def _choose(scales: Scales, step: Step, value: Tensor, *, last: bool, format: Nu
     low, high = scales.range[name] = _range(step, scales)
     if isinstance(step, InputStep):
         scales.scale[name] = observe.input_scale(name, values, low, high)
+        observe.check_levels(name, values, scales.scale[name])
         scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, scales.scale[name])
     elif isinstance(step, LayerStep):
         source = scales.scale[step.source]

@@ -37,9 +37,10 @@ class _FloorClip(torch.autograd.Function):
 class _Lookup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, entries: Tensor, slopes: Tensor, least: int) -> Tensor:
-        index = (value - least).long()
+        nan = value.isnan()  # a training that has gone wrong must say so, and not end in an index
+        index = torch.where(nan, 0, value - least).long()
         ctx.save_for_backward(slopes[index])
-        return entries[index]
+        return torch.where(nan, value, entries[index])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:

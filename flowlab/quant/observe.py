@@ -170,6 +170,7 @@ class InputNumbers:
 
 MULTIPLIER_BITS = 12  # of magnitude
 LEAST_MULTIPLIER = 128  # 8 bits of magnitude
+MOST_MULTIPLIER = 2**24  # float32 holds it; more than 12 bits only for variables so small that no shift is left
 MOST_SHIFT = 23  # so that (x + bias) * multiplier of an unclipped input stays below 2^30
 
 
@@ -186,10 +187,10 @@ def input_numbers(name: str, bias: FloatArray, factor: FloatArray, scale: float)
     shift = np.where(over & (shift > 0), shift - 1, shift)
     multiplier = np.rint(wanted * 2.0**shift).astype(np.int64)
     for channel in range(len(wanted)):
-        if not LEAST_MULTIPLIER <= abs(multiplier[channel]) < 2**MULTIPLIER_BITS:
+        if not LEAST_MULTIPLIER <= abs(multiplier[channel]) <= MOST_MULTIPLIER:
             raise QuantizationError(
-                f"{name}: variable {channel} needs the factor {wanted[channel]:.3g}, which no multiplier of 8 to "
-                f"{MULTIPLIER_BITS} bits with a shift of 0 to {MOST_SHIFT} gives. "
+                f"{name}: variable {channel} needs the factor {wanted[channel]:.3g}, which no multiplier of 8 to 24 "
+                f"bits with a shift of 0 to {MOST_SHIFT} gives. "
                 f"Scale the variable by {2.0 ** np.rint(np.log2(abs(wanted[channel]))):.3g} in the feature extraction."
             )
     half = 0.5 * 2.0**shift / multiplier  # floor((x + bias) * m / 2^r) rounds to nearest with half a step added

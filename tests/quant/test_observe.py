@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowlab.contracts import Requantize
+from flowlab.errors import QuantizationError
+from flowlab.quant import observe
+
+NPU8 = Requantize(multiplier_bits=0, shift=(0, 31), bias_bits=24)
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(SEEDS, st.floats(-12, 12), st.floats(-6, 6), st.floats(-6, 6))
+def test_ratios_of_scales_are_powers_of_two_and_every_number_fits(
+    seed: int, weights: float, source: float, output: float
+) -> None:
+    random = np.random.default_rng(seed)
+    weight = random.normal(0, 2.0**weights, (4, 3, 5, 1))
+    bias = random.normal(0, 2.0**output * 50, 4)
+    try:
+        chosen = observe.layer_scales(
+            "conv", weight=weight, bias=bias, input_scale=2.0**source, output_scale=2.0**output, bits=8, form=NPU8
+        )
+    except QuantizationError as error:
+        assert "conv: " in str(error)
+        return
+    assert np.all((chosen.shift >= 0) & (chosen.shift <= 31))
+    np.testing.assert_allclose(chosen.weight * 2.0**source / chosen.output, 2.0 ** -chosen.shift.astype(float))
+    exponent = np.log2(chosen.output) - output
+    assert exponent == pytest.approx(round(exponent))
+    whole = np.rint(bias / (chosen.weight * 2.0**source)) + 2.0 ** (chosen.shift - 1.0)
+    bounds = 127 * 255 * 15 + 256 * 2.0**chosen.shift
+    assert np.all((np.abs(whole) < 2**23) | (np.abs(whole) > bounds))
+
+
+@given(SEEDS)
+def test_eight_bits_lose_less_than_two_percent_of_a_weight(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    weight = random.normal(0, 0.3, (8, 40))
+    chosen = observe.layer_scales(
+        "fc", weight=weight, bias=np.zeros(8), input_scale=0.02, output_scale=0.1, bits=8, form=NPU8
+    )
+    step = chosen.weight[:, None]
+    error = np.clip(np.rint(weight / step), -127, 127) * step - weight
+    assert np.sqrt((error**2).mean()) < 0.02 * np.sqrt((weight**2).mean())
+
+
+def test_weights_that_need_a_shift_to_the_left_make_the_output_coarser() -> None:
+    weight = np.full((1, 4), 100.0)
+    chosen = observe.layer_scales(
+        "fc", weight=weight, bias=np.zeros(1), input_scale=1.0, output_scale=0.125, bits=8, form=NPU8
+    )
+    assert chosen.output > 0.5
+    assert chosen.shift.tolist() == [0]
+    assert np.rint(weight / chosen.weight).max() <= 127
+
+
+def test_no_scale_at_all_is_an_error_with_layer_channel_and_limit() -> None:
+    with pytest.raises(QuantizationError, match=r"fc: channel 0 has a weight of 1e\+09.*shift below 0.*4096 times"):
+        observe.layer_scales(
+            "fc", weight=np.full((1, 4), 1e9), bias=np.zeros(1), input_scale=1.0, output_scale=1.0, bits=8, form=NPU8
+        )
+
+
+def test_a_bias_beyond_the_register_is_an_error_with_layer_channel_and_limit() -> None:
+    weight = np.full((2, 4), 50.0)
+    with pytest.raises(QuantizationError, match=r"conv: the bias of channel 1 is .* output steps, beyond 4 bits"):
+        observe.layer_scales(
+            "conv",
+            weight=weight,
+            bias=np.array([0.0, 3e4]) * 4096,
+            input_scale=1.0,
+            output_scale=1.0,
+            bits=8,
+            form=Requantize(0, (0, 31), 4),
+        )
+
+
+def test_a_channel_that_is_clipped_whatever_comes_needs_no_exact_bias() -> None:
+    weight = np.array([[0.01, -0.01], [0.01, 0.02]])
+    chosen = observe.layer_scales(
+        "conv", weight=weight, bias=np.array([-1e9, 0.0]), input_scale=0.02, output_scale=0.01, bits=8, form=NPU8
+    )
+    assert chosen.output == 0.01
+
+
+@given(SEEDS, st.floats(-4, 3), st.floats(-3, 3))
+def test_the_input_step_rounds_to_the_nearest_integer(seed: int, size: float, offset: float) -> None:
+    random = np.random.default_rng(seed)
+    factor = random.uniform(0.5, 1, 3) * 10.0**-size * random.choice([-1, 1], 3)
+    bias = random.normal(0, 10.0**size, 3) + offset * 10.0**size
+    scale = 4 / 127
+    numbers = observe.input_numbers("quantize", bias, factor, scale)
+    small = (np.abs(numbers.multiplier) < 4096) | (numbers.shift == 0)
+    assert np.all((np.abs(numbers.multiplier) >= 128) & small)
+    x = (random.uniform(-4, 4, (200, 3)) / factor - bias).astype(np.float32)
+    whole = np.floor((x + numbers.bias) * numbers.multiplier.astype(np.float32))
+    found = np.clip(np.floor(whole / np.exp2(numbers.shift)), -128, 127)
+    wanted = np.clip((x.astype(np.float64) + bias) * factor / scale, -128, 127)
+    assert np.abs(found - wanted).max() < 0.6  # half a step, and a little for the multiplier's 12 bits
+
+
+def test_a_variable_that_no_multiplier_reaches_is_named() -> None:
+    with pytest.raises(QuantizationError, match="quantize: variable 1 needs the factor"):
+        observe.input_numbers("quantize", np.zeros(2), np.array([1.0, 1e-9]), 0.03)
+
+
+def test_nan_in_calibration_is_an_error_with_name_and_window() -> None:
+    values = np.zeros((4, 3))
+    values[2, 1] = np.nan
+    with pytest.raises(QuantizationError, match=r"input: calibration gives 1 values .* window 2 \(1 of 4 windows\)"):
+        observe.check_finite("input", values)
+
+
+def test_an_outlier_that_flattens_a_tensor_is_an_error_with_its_name() -> None:
+    values = np.append(np.random.default_rng(0).normal(0, 1, 10000), 1e6)
+    with pytest.raises(QuantizationError, match=r"quantize: an outlier of 1e\+06 flattens"):
+        observe.check_levels("quantize", values, 1e6 / 127)
+
+
+def test_values_that_are_mostly_zero_are_no_outlier() -> None:
+    values = np.zeros(10000)
+    values[:50] = 3
+    observe.check_levels("relu", values, 3 / 255)
+
+
+@given(SEEDS, st.integers(1, 300))
+def test_a_global_sum_keeps_the_mean(seed: int, area: int) -> None:
+    random = np.random.default_rng(seed)
+    x = random.integers(0, 256, (50, area))
+    shift = observe.pool_shift(x.mean(axis=1) * 0.5, 0.5, area, low=0, high=255, most=31)
+    half = 2 ** (shift - 1) if shift else 0
+    found = np.clip((x.sum(axis=1) + half) >> shift, 0, 255) * (0.5 * 2.0**shift / area)
+    assert np.abs(found - x.mean(axis=1) * 0.5).max() <= 0.5 * 2.0**shift / area + 1.0

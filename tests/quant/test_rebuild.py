@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from networks.training import quantize_job, trained
+
+from flowlab.compiler.export_onnx import export_onnx
+from flowlab.compiler.text import same
+from flowlab.errors import FlowlabError, QuantizationError
+from flowlab.quant.ptq import post_training
+from flowlab.quant.quantization_config import Account, parse_config, print_config
+from flowlab.quant.rebuild import rebuild_graph, rebuild_onnx, weights_bytes
+
+ACCOUNT = Account(
+    quantizer="test",
+    method="PTQ",
+    number_format="tinpu",
+    requested_weight_bits=8,
+    requested_activation_bits=4,
+    weight_bits=8,
+    activation_bits=8,
+    calibration_count=256,
+    calibration_seed=0,
+    seed=0,
+    epochs=0,
+    output_int=True,
+    onnx_metadata={"classes": '["a: \'é\'", "b"]'},
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantization")
+    graph = post_training(quantize_job(trained()), "test").graph
+    (folder / "quantization_config.yaml").write_text(print_config(ACCOUNT, graph), encoding="utf-8")
+    (folder / "best_model.pt").write_bytes(weights_bytes(graph))
+    (folder / "best_model.onnx").write_bytes(export_onnx(graph, ACCOUNT.onnx_metadata))
+    return folder
+
+
+def test_the_onnx_is_built_again_to_the_same_hash(files: Path) -> None:
+    again = rebuild_onnx(files / "quantization_config.yaml", files / "best_model.pt")
+    assert hashlib.sha256(again).digest() == hashlib.sha256((files / "best_model.onnx").read_bytes()).digest()
+
+
+def test_a_fresh_process_needs_neither_data_nor_the_models_code(files: Path) -> None:
+    script = (
+        "import sys, hashlib, pathlib\n"
+        "from flowlab.quant.rebuild import rebuild_onnx\n"
+        "data = rebuild_onnx(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
+        "loaded = [name for name in sys.modules if name.startswith(('flowlab_', 'flowlab.learn'))]\n"
+        "print(hashlib.sha256(data).hexdigest(), loaded)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script, files / "quantization_config.yaml", files / "best_model.pt"],
+        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ).stdout  # fmt: skip
+    assert found.split() == [hashlib.sha256((files / "best_model.onnx").read_bytes()).hexdigest(), "[]"]
+
+
+def test_the_file_says_how_it_was_quantized(files: Path) -> None:
+    values = yaml.safe_load((files / "quantization_config.yaml").read_text(encoding="utf-8"))
+    assert values["onnx"] == {"opset": 18, "ir_version": 8, "metadata": dict(ACCOUNT.onnx_metadata)}
+    assert (values["requested_activation_bits"], values["activation_bits"]) == (4, 8)
+    assert (values["calibration_count"], values["calibration_seed"]) == (256, 0)
+    assert values["graph"].startswith("graph 1\n")
+
+
+def test_the_state_dict_holds_integers_by_node(files: Path) -> None:
+    state = torch.load(files / "best_model.pt", weights_only=True)
+    assert state["1.weight"].dtype == torch.int8
+    assert {state[f"1.bnorm.{key}"].dtype for key in ("bias", "multiplier", "shift")} == {torch.int32}
+
+
+def test_the_graph_is_the_same(files: Path) -> None:
+    graph = post_training(quantize_job(trained()), "test").graph
+    assert same(rebuild_graph(files / "quantization_config.yaml", files / "best_model.pt"), graph)
+
+
+def test_weights_of_another_network_are_refused(files: Path, tmp_path: Path) -> None:
+    state = torch.load(files / "best_model.pt", weights_only=True)
+    state["1.weight"] = state["1.weight"][:3]
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(FlowlabError, match="1"):
+        rebuild_onnx(files / "quantization_config.yaml", tmp_path / "other.pt")
+
+
+def test_a_pickle_with_code_is_refused(files: Path, tmp_path: Path) -> None:
+    torch.save({"weights": Path("x")}, tmp_path / "bad.pt")
+    with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler"):
+        rebuild_onnx(files / "quantization_config.yaml", tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("graph", "has no 'graph'"),
+        ("a: [", "is no YAML"),
+        ("version: 9\ngraph: x", "has version 9; known is 1"),
+        ("version: 1\nonnx: {opset: 17, ir_version: 8}\ngraph: x", "opset 18 and IR version 8"),
+    ],
+)
+def test_a_file_that_is_none_of_ours_is_refused(text: str, words: str) -> None:
+    with pytest.raises(QuantizationError, match=words):
+        parse_config(text)
+
+
+def test_weights_are_the_same_bytes_each_time() -> None:
+    graph = post_training(quantize_job(trained()), "test").graph
+    assert weights_bytes(graph) == weights_bytes(graph)
