@@ -139,7 +139,6 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, str]] = {
 """Typed keys that change nothing; said only where the value differs from the default."""
 
 NOT_BUILT: Mapping[str, Mapping[str, str]] = {
-    "dataset": {"split_type": "splitting inside recordings"},
     "data_processing_feature_extraction": {
         "gain_variations": "random gain",
         "offset": "overlap by an offset",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 460, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 44
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def curve(title: str, lines: Sequence[Line], *, marks: Sequence[tuple[float, flo
         )
     for x in _ticks(first, last):
         place = at(x, low)[0]
-        parts.append(Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(_n(place), HEIGHT - 14, int(x)))
-    parts.append(Markup('<text class="tick mid" x="{}" y="{}">epoch</text>').format(WIDTH // 2, HEIGHT - 1))
+        parts.append(Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(_n(place), HEIGHT - 26, int(x)))
+    parts.append(Markup('<text class="tick mid" x="{}" y="{}">epoch</text>').format(WIDTH // 2, HEIGHT - 6))
     for line in lines:
         places = " ".join(f"{_n(x)},{_n(y)}" for x, y in (at(*point) for point in _finite(line.points)))
         if places:

@@ -55,6 +55,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "widths": tables.widths(facts),
         "features": tables.feature_rows(facts),
         "verdict": verdict(facts),
+        "method": tables.METHODS.get(str(facts.splits.get("method")), str(facts.splits.get("method"))),
     }
 
 
@@ -98,7 +99,9 @@ def verdict(facts: ReportFacts) -> dict[str, Any]:
     if not found.get("executions"):
         return {"state": "open", "short": "nothing ran", "text": "No execution of this device runs here."}
     short = f"{mismatches:,} mismatches"
-    text = f"{mismatches:,} mismatches of every output integer in {vectors:,} test vectors."
+    text = f"Every output integer of every execution is the same on all {vectors:,} test vectors."
+    if mismatches:
+        text = f"On {mismatches:,} of {vectors:,} test vectors an execution computes other integers. Use none of this."
     return {"state": "bad" if mismatches else "good", "short": short, "text": text}
 
 

@@ -10,6 +10,12 @@ from flowlab.report.facts import Document, ReportFacts
 
 FLOAT_BYTES = 4
 SPLITS = ("train", "val", "test")
+METHODS = {
+    "amongst_files": "each whole recording drawn into one split",
+    "within_files": "each recording cut into consecutive stretches",
+    "annotations": "by the lists that came with the data",
+    "dataset": "by the dataset itself",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def bytes_text(value: Any) -> str:
     """A size with its bytes, and kB where that helps; a dash for None."""
     if value is None:
         return "–"
-    return f"{value:,} bytes" if value < 1024 else f"{value:,} bytes ({value / 1024:.1f} kB)"
+    return f"{value:,} bytes" if value < 1000 else f"{value:,} bytes ({value / 1000:.1f} kB)"
 
 
 def number(value: Any) -> str:
@@ -186,15 +192,14 @@ def memory_rows(facts: ReportFacts) -> list[dict[str, Any]]:
     return rows
 
 
-def overview(facts: ReportFacts) -> list[tuple[str, str]]:
-    """What was asked for: key and value in the config's own words, without empty ones."""
-    rows = []
+def overview(facts: ReportFacts) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What was asked for, by section: key and value in the config's own words, without empty ones."""
+    sections = []
     for section, values in (facts.notes.get("overview") or {}).items():
-        if not isinstance(values, Mapping):
-            rows.append((str(section), plain(values)))
-            continue
-        rows += [(f"{section}.{key}", plain(value)) for key, value in values.items() if value is not None]
-    return rows
+        rows = [(str(key), plain(value)) for key, value in values.items() if value is not None]
+        if rows:
+            sections.append((str(section), rows))
+    return sections
 
 
 def asked(facts: ReportFacts, section: str, key: str) -> str:
@@ -230,8 +235,6 @@ def feature_rows(facts: ReportFacts) -> list[tuple[str, str]]:
     if spec.get("columns"):
         rows.append(("columns", ", ".join(str(name) for name in spec["columns"])))
     rows.append(("extractor", str(spec.get("extractor", ""))))
-    if spec.get("preset"):
-        rows.append(("preset", str(spec["preset"])))
     return rows
 
 

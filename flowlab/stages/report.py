@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from flowlab.report.facts import Example
 
 MAX_POINTS = 400  # of a drawn window: more is not seen
+PACKS = "opt_for_space=true"  # in the compiler's target string, key compilation.target
 SIZES = ("float_onnx", "quantized_onnx")
 DOCUMENTS = (
     "feature_spec",
@@ -37,13 +38,9 @@ class ReportOptions:
 
 
 def options(config: Any, catalogue: Any) -> ReportOptions:
-    """Copy them from the target and the compile preset."""
-    device, name = config.common.target_device, config.compilation.preset_name
-    preset = None
-    if name is not None:
-        preset = catalogue.preset("compile", name, target_device=device, task_type=config.common.task_type)
-    packs = preset is not None and bool(preset.values.get("compress", False))
-    return ReportOptions(catalogue.get("target", device).unit_name, packs)
+    """Copy them from the target and from what the compile preset asks of the compiler."""
+    target = catalogue.get("target", config.common.target_device)
+    return ReportOptions(target.unit_name, PACKS in (config.compilation.target or ""))
 
 
 STAGE = Stage(

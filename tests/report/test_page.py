@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+from flowlab.report.facts import Example, ReportFacts
+from flowlab.report.page import render
+from tests.report.conftest import CPU, LAYERS, PADDED
+
+Changed = Callable[..., ReportFacts]
+
+VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class Outline(HTMLParser):
+    """Checks that tags nest, and collects what a page would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in {"script", "iframe", "object", "embed"}:
+            self.outside.append(tag)
+        for name, value in attrs:
+            if name in {"src", "href"} and value != "data:,":
+                self.outside.append(f"{name}={value}")
+            if name.startswith("on"):
+                self.outside.append(name)
+            if name == "id":
+                self.ids.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def outline(page: str) -> Outline:
+    found = Outline()
+    found.feed(page)
+    found.close()
+    assert found.open == []
+    return found
+
+
+def text(page: str) -> str:
+    body = re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+def test_the_page_is_whole_and_fetches_nothing(facts: ReportFacts) -> None:
+    page = render(facts)
+    found = outline(page)
+    assert found.outside == []
+    assert "@import" not in page
+    assert "url(" not in page
+    assert found.ids == list(dict.fromkeys(found.ids))
+    for name in ("what", "data", "accuracy", "training", "layers", "sizes", "agreement"):
+        assert name in found.ids
+
+
+def test_equal_facts_give_equal_bytes(facts: ReportFacts) -> None:
+    assert render(facts) == render(facts)
+
+
+def test_synthetic_data_and_the_open_model_are_said_at_the_top(facts: ReportFacts, changed: Changed) -> None:
+    shown = text(render(facts))
+    assert shown.index("Synthetic data.") < shown.index("What was run")
+    assert shown.index("Open model of the NPU.") < shown.index("What was run")
+    real = changed(
+        feature_spec={**facts.feature_spec, "synthetic": False},
+        placement={"layers": [{**row, "unit": "cpu"} for row in LAYERS], "npu_share": 0.0},
+    )
+    shown = text(render(real))
+    assert "Synthetic data" not in shown
+    assert "Open model" not in shown
+
+
+def test_accuracies_stand_side_by_side_with_what_is_wrong(facts: ReportFacts) -> None:
+    shown = text(render(facts))
+    assert "float float32 network, in torch 98.91 % 25 2,304 –" in shown
+    assert "quantized its integers, before they become a program 98.78 % 28 2,304 -0.13 points" in shown
+    assert (
+        "simulated the program's bytes, on the simulator 98.78 % 28 2,304 -0.13 points".replace("'", "&#39;") in shown
+    )
+
+
+def test_both_confusion_matrices_are_shown_and_a_third_where_it_differs(facts: ReportFacts, changed: Changed) -> None:
+    shown = text(render(facts))
+    assert "Float: 25 of 2,304 wrong" in shown
+    assert "Quantized and simulated: 28 of 2,304 wrong" in shown
+    other = changed(metrics_simulate={"test": {"accuracy": 0.5}, "confusion": [[600, 552], [600, 552]]})
+    shown = text(render(other))
+    assert "Quantized: 28 of 2,304 wrong" in shown
+    assert "Simulated: 1,152 of 2,304 wrong" in shown
+
+
+def test_sizes_of_weights_and_of_files_are_kept_apart(facts: ReportFacts) -> None:
+    shown = text(render(facts))
+    weights, files = shown.index("Weights"), shown.index("Files")
+    assert weights < shown.index("15,392 bytes") < shown.index("3,496 bytes") < files
+    assert files < shown.index("18,012 bytes") < shown.index("19,544 bytes") < shown.index("4,500 bytes")
+    assert "ONNX does not shrink: it carries the integers in float32 tensors" in shown
+    assert "The compile preset packs weights of fewer than 8 bits; at 8 bits, as here, it changes nothing." in shown
+
+
+def test_a_cpu_layer_has_reason_and_cure_and_padding_its_cost(changed: Changed) -> None:
+    shown = text(render(changed(placement={"layers": [*LAYERS, PADDED, CPU], "npu_share": 0.93})))
+    assert "Why not the NPU: the NPU has no layer for &#39;table&#39;. Cure: use ReLU" in shown
+    assert "Padded: 5 -&gt; 8 input channels" in shown
+    assert "93.0 % of the multiplications run on the NPU." in shown
+
+
+def test_agreement_names_what_ran_and_what_did_not_with_the_reason(facts: ReportFacts, changed: Changed) -> None:
+    shown = text(render(facts))
+    assert "simulator 2,304 0 none" in shown
+    assert "emulated core not run: no emulator is installed" in shown
+    assert "Every output integer of every execution is the same on all 2,304 test vectors." in shown
+    first = {"node": "features.7.bnorm", "vector": 17}
+    row = {"name": "simulator", "vectors": 2304, "mismatches": 3, "first_difference": first}
+    shown = text(render(changed(agreement={"vectors": 2304, "mismatches": 3, "executions": [row], "not_run": []})))
+    assert "On 3 of 2,304 test vectors an execution computes other integers." in shown
+    assert "layer features.7.bnorm , vector 17" in shown
+
+
+def test_requested_and_effective_widths_are_shown(facts: ReportFacts) -> None:
+    assert "activations 8 bits (asked for: 4)" in text(render(facts))
+
+
+def test_stages_that_did_not_run_leave_a_page_that_says_so(facts: ReportFacts, changed: Changed) -> None:
+    bare = changed(
+        memory=None,
+        agreement=None,
+        costs=None,
+        metrics_simulate=None,
+        examples=(),
+        metrics_train={**facts.metrics_train, "history": [], "test": None, "confusion": None},
+        metrics_quantize={**facts.metrics_quantize, "history": [], "test": None, "confusion": None},
+    )
+    page = render(bare)
+    outline(page)
+    shown = text(page)
+    assert "The program was not simulated, so nothing was compared." in shown
+    assert "The test split was not measured" in shown
+    assert "no epoch was trained" in shown
+    assert "Memory of the device" not in shown
+
+
+def hostile(value: Any) -> Any:
+    """The same document with markup in every text and every key that is data."""
+    if isinstance(value, dict):
+        return {key: hostile(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hostile(one) for one in value]
+    return f'<script>alert("{value}")</script>' if isinstance(value, str) else value
+
+
+def test_markup_in_any_text_stays_text(facts: ReportFacts, changed: Changed) -> None:
+    names = ("feature_spec", "metrics_train", "placement", "notes", "agreement", "memory", "costs", "gate")
+    documents = {name: hostile(getattr(facts, name)) for name in names}
+    documents["splits"] = hostile(facts.splits)
+    documents["quantization_config"] = hostile(facts.quantization_config)
+    examples = [Example('"><script>alert(1)</script>', [[0.0, 1.0]])]
+    page = render(changed(**documents, examples=examples, unit_name="<b>NPU</b>"))
+    assert outline(page).outside == []
+    assert "<script" not in page
+    assert "<b>NPU</b>" not in page
+
+
+def test_real_splits_with_fractions_and_a_seed_are_worded(facts: ReportFacts, changed: Changed) -> None:
+    drawn = {
+        **facts.splits,
+        "method": "amongst_files",
+        "seed": 42,
+        "fractions": {"train": 0.6, "val": 0.3, "test": 0.1},
+    }
+    shown = text(render(changed(splits=drawn)))
+    assert "each whole recording drawn into one split, seed 42" in shown
+    assert "training 27 27 54 60 % 6,912" in shown
