@@ -82,7 +82,7 @@ class Reader(Plugin):
     def read(self, path: Readable, shown: str, options: Any) -> Recording:
         """Read one file. ``shown`` is its name in messages. Raises `DataError` with file, line and column.
 
-        ``id`` of the recording is ``shown``; ``label`` and ``split`` are set by who asks: the layout decides them.
+        ``id`` is ``shown``; who asks puts its own ``label`` and ``split`` in place: the layout decides them.
         """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -22,7 +23,17 @@ MAX_FILE_BYTES = 1 << 30  # of one recording, unpacked: more than a day at 1 kHz
 MAX_TOTAL_BYTES = 8 << 30
 MAX_RATIO = 200  # text of numbers packs 2 to 10 times; a bomb about 1000 times
 RATIO_COUNTS_FROM = 1 << 20  # small files of zeros are no bomb
-DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, EOFError, RuntimeError, OSError)
+DAMAGED = (  # what zipfile and its decompressors raise; UnicodeDecodeError is a ValueError
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OSError,
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +63,10 @@ def members(path: Path) -> Mapping[str, Member]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise DataError(f"{path.name}: not a readable zip archive ({error}). Pack it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror or error})") from None
+    except DAMAGED as error:
+        raise DataError(f"{path.name}: not a readable zip archive ({error}). Pack it again") from None
     try:
         names = _checked(path.name, archive.infolist())
     except DataError:

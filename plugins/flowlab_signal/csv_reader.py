@@ -11,6 +11,7 @@ import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Readable, Reader, Recording
@@ -75,7 +76,8 @@ class CsvReader(Reader):
         if samples is None:
             samples, form = slow(text, form, shown, repairs)
         columns = tuple(form.names[i] for i in form.kept)
-        return Recording(id=shown, label="", samples=samples, columns=columns, repairs=tuple(repairs))
+        label = PurePosixPath(shown).parent.name or "unlabelled"  # the layout's word counts, not the reader's
+        return Recording(id=shown, label=label, samples=samples, columns=columns, repairs=tuple(repairs))
 
 
 def decode(data: bytes, shown: str) -> tuple[str, list[str]]:

@@ -7,6 +7,7 @@ from itertools import islice
 
 import numpy as np
 
+from flowlab import testing
 from flowlab.contracts import NoOptions, Recording
 from flowlab.signal import split
 from flowlab_zoo import arc_fault
@@ -108,3 +109,7 @@ def test_the_dataset_says_that_it_is_synthetic() -> None:
     (dataset,) = DATASETS
     assert dataset.synthetic
     assert "synthetic" in dataset.summary
+
+
+def test_the_dataset_passes_the_checks_for_strangers() -> None:
+    testing.check_dataset(DcArcFault())

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
+from flowlab import testing
 from flowlab.config.sections import keys
 from flowlab.contracts import Preset
 from flowlab.plugins import load
 from flowlab.signal import chain
 from flowlab.signal.chain import FftOptions
+from flowlab_signal.csv_reader import CsvReader
 from flowlab_signal.feature_presets import PRESETS
 from flowlab_signal.fft_extractor import FftExtractor
 
@@ -83,3 +86,12 @@ def test_the_package_announces_reader_extractor_and_presets() -> None:
         assert reader.name == "csv"
     assert set(SHAPES) <= set(catalogue.preset_names("feature_extraction"))
     assert "flowlab:flowlab_signal" not in catalogue.broken
+
+
+def test_reader_extractor_and_presets_pass_the_checks_for_strangers(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("a,b\n1,2\n3,4\n")
+    testing.check_reader(CsvReader(), tmp_path / "1.csv")
+    chosen = options(next(p for p in PRESETS if p.name == "Generic_256Input_FFT_128Feature_1Frame"))
+    testing.check_feature_extractor(FftExtractor(), (1, 256), chosen)
+    for preset in PRESETS:
+        testing.check_preset(preset)

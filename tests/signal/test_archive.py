@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import stat
 import struct
 import warnings
@@ -125,3 +126,24 @@ def test_what_is_no_archive_is_said(tmp_path: Path, data: bytes) -> None:
 def test_a_missing_archive_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
         archive.members(tmp_path / "none.zip")
+
+
+def test_whatever_byte_is_damaged_the_error_is_ours(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    for kind in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        sound = packed(
+            path, ("classes/a/ü.csv", b"1,2\n" * 50), ("classes/b/1.csv", b"3\n"), compress=kind
+        ).read_bytes()
+        rng = random.Random(kind)
+        refused = 0
+        for _ in range(300):
+            data = bytearray(sound)
+            for _ in range(rng.choice([1, 1, 2, 5])):
+                data[rng.randrange(len(data))] = rng.randrange(256)
+            path.write_bytes(bytes(data[: rng.choice([None, rng.randrange(len(data))])]))
+            try:
+                for member in archive.members(path).values():
+                    member.read_bytes()
+            except DataError:
+                refused += 1
+        assert refused > 150
