@@ -27,6 +27,14 @@ def import_onnx(data: bytes) -> Graph:
     Raises:
         GraphError: naming the ONNX node, if the bytes are no model, pass a limit, or say what the IR cannot.
     """
+    try:
+        return _import(data)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        # a file from outside may be wrong in more ways than there are checks: none may end in a traceback
+        raise GraphError(f"ONNX file: malformed ({type(problem).__name__}: {problem})") from problem
+
+
+def _import(data: bytes) -> Graph:
     model = read_model(data)
     values = _json(model, "flowlab.values")
     if model.metadata.get("flowlab.format", FORMAT) != FORMAT:

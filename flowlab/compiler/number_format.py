@@ -1,9 +1,9 @@
 """Requantization by a machine's number format, exactly, and the inputs that tell two machines apart.
 
 ``floor``: ``(acc * M) >> R``. ``half_up``: half a step is added before the shift. ``single`` and ``double`` are those
-of TFLite, with a multiplier of 31 bits: one rounding of the whole shift; or one after the upper 31 bits (half away from
-zero, ``SaturatingRoundingDoublingHighMul``) and another after the rest (``RoundingDivideByPOT``). In all of them the
-result is about ``acc * M / 2^R``, and a negative R shifts to the left.
+of TFLite, with a multiplier of 31 bits: one rounding of the whole shift; or one after the upper 31 bits (half up,
+``SaturatingRoundingDoublingHighMul``) and another after the rest (half away from zero, ``RoundingDivideByPOT``). In all
+of them the result is about ``acc * M / 2^R``, and a negative R shifts to the left.
 """
 
 from __future__ import annotations

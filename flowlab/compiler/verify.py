@@ -22,6 +22,7 @@ COMMON_ATTRIBUTES = ("unit", "layer", "channels", "in_channels")  # placement, a
 ROUNDINGS = ("floor", "half_up", "single", "double")
 FUNCTION_ATTRIBUTES = ("alpha", "low", "high")  # parameters of an activation function
 MAX_RANK = 3
+MAX_NUMBERS = 1 << 26  # of one value: a graph from outside must not fill the memory
 
 
 def verify(graph: Graph, format: NumberFormat | None = None) -> None:
@@ -72,6 +73,8 @@ def _check_type(name: str, type_: TensorType) -> None:
         raise GraphError(f"value '{name}': {unknown_name('type', type_.dtype, DTYPES)}")
     if not 1 <= len(type_.shape) <= MAX_RANK or any(type(extent) is not int or extent < 1 for extent in type_.shape):
         raise GraphError(f"value '{name}': shape {type_.shape} is not one to three positive integers")
+    if math.prod(type_.shape) > MAX_NUMBERS:
+        raise GraphError(f"value '{name}': shape {type_.shape} is more than {MAX_NUMBERS} numbers")
     if not (math.isfinite(type_.scale) and type_.scale >= 0):
         raise GraphError(
             f"value '{name}': scale {type_.scale} is not finite and positive (0 where it differs by channel)"

@@ -61,7 +61,9 @@ def _requantize(b: Builder, name: str, signed: bool) -> None:
     bias = b.rng.integers(-spread // 2 - 1, spread // 2 + 1)
     b.add(
         name, "requantize", "int8" if signed else "uint8", scale=0.5,
-        constants={"bias": bias.astype(np.int32), "multiplier": multiplier.astype(np.int32), "shift": shift.astype(np.int32)},
+        constants={
+            key: array.astype(np.int32) for key, array in (("bias", bias), ("multiplier", multiplier), ("shift", shift))
+        },
         low=-128 if signed else 0, high=127 if signed else 255, rounding="floor", bias_before_multiply=True,
     )  # fmt: skip
 
