@@ -101,7 +101,7 @@ def result_of(
             "quantized": small.read("metrics_quantize").get("test"),
             "simulated": small.read("metrics_simulate").get("test"),
         },
-        agreement=_agreement(small.read("agreement")),
+        agreement=agreement_of(records),
         sizes=_sizes(records, small, train.get("parameters")),
         artifacts={
             role: tuple({"name": one.name, "path": str(one.path), "sha256": one.sha256} for one in files)
@@ -131,12 +131,20 @@ class SmallFiles:
         return value if isinstance(value, dict) else {}
 
 
-def _agreement(found: Mapping[str, Any]) -> dict[str, Any]:
+def agreement_of(records: Mapping[str, Record]) -> dict[str, Any]:
+    """What all stages that compared executions say together: names, the most vectors, the sum of mismatches.
+
+    Returns ``vectors``, ``mismatches``, ``executions`` (names that ran) and ``not_run`` (name and reason).
+    """
+    found = [record.metrics["agreement"] for record in records.values() if "agreement" in record.metrics]
+    names = [one["name"] if isinstance(one, dict) else str(one) for said in found for one in said.get("executions", ())]
     return {
-        "vectors": found.get("vectors", 0),
-        "mismatches": found.get("mismatches", 0),
-        "executions": [one["name"] if isinstance(one, dict) else str(one) for one in found.get("executions", ())],
-        "not_run": [{"name": one["name"], "reason": one["reason"]} for one in found.get("not_run", ())],
+        "vectors": max((said.get("vectors", 0) for said in found), default=0),
+        "mismatches": sum(said.get("mismatches", 0) for said in found),
+        "executions": list(dict.fromkeys(names)),
+        "not_run": [
+            {"name": one["name"], "reason": one["reason"]} for said in found for one in said.get("not_run", ())
+        ],
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from flowlab.engine import server
 from flowlab.engine.local import ATTEMPTS, Done, Prepared, prepare, run_local
-from flowlab.engine.result import RunResult, SmallFiles, result_of
+from flowlab.engine.result import RunResult, agreement_of, result_of
 from flowlab.engine.status import Status, statuses
 from flowlab.errors import AgreementError, StageError, did_you_mean
 from flowlab.plan import Node
@@ -113,13 +113,13 @@ class Session:
             StageError: if an execution that was required did not run here.
         """
         records = {name: one.record for name, one in self.done.items()}
-        agreement = SmallFiles(records, self.store).read("agreement")
-        if agreement.get("mismatches"):
+        agreement = agreement_of(records)
+        if agreement["mismatches"]:
             raise AgreementError(
                 f"{agreement['mismatches']} of {agreement['vectors']} vectors differ between executions"
             )
-        ran = [one["name"] for one in agreement.get("executions", ())]
-        reasons = {one["name"]: one["reason"] for one in agreement.get("not_run", ())}
+        ran = agreement["executions"]
+        reasons = {one["name"]: one["reason"] for one in agreement["not_run"]}
         for name in self.asked.require:
             if name in ran:
                 continue

@@ -5,6 +5,7 @@ Only the config and the stages are imagined; command line, engine, store and ser
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -25,12 +26,15 @@ def simulate(job: StageJob) -> StageResult:
     imagined.note("simulate")
     if os.environ.get("IMAGINED_FAILURE"):
         raise StageError("stage simulate: broken on purpose. Unset IMAGINED_FAILURE")
+    said = {
+        "vectors": 7,
+        "mismatches": int(os.environ.get("IMAGINED_MISMATCHES", "0")),
+        "executions": [{"name": "simulator", "vectors": 7, "mismatches": 0, "first_difference": None}],
+        "not_run": [{"name": "host C", "reason": "no compiler"}],
+    }
     agreement = job.out / "agreement.json"
-    agreement.write_text(
-        '{"vectors": 7, "mismatches": 0, "executions": [{"name": "simulator", "vectors": 7, "mismatches": 0, '
-        '"first_difference": null}], "not_run": [{"name": "host C", "reason": "no compiler"}]}'
-    )
-    return StageResult({"agreement": {"agreement.json": agreement}})
+    agreement.write_text(json.dumps(said))
+    return StageResult({"agreement": {"agreement.json": agreement}}, metrics={"agreement": said})
 
 
 def stages() -> tuple[Stage, ...]:
