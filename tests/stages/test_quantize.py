@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from networks import rule_breaker
+from networks.tones import tones
+from networks.training import trained
+
+from flowlab.compiler.text import parse_graph
+from flowlab.contracts import Model, NoOptions, Quantized, QuantizeJob, Quantizer, StageJob, StageResult
+from flowlab.learn.checkpoint import dump
+from flowlab.quant.ptq import post_training
+from flowlab.quant.rebuild import rebuild_onnx
+from flowlab.signal import features_file
+from flowlab.stages.quantize import STAGE, QuantizeOptions, run
+from flowlab_tinpu.number_format import NPU
+from flowlab_tinpu.quantizers import QUANTIZERS
+
+CLASSES = ["low", "middle", "high"]
+
+
+class RuleBreaker(Model):
+    name = "rule_breaker"
+
+    def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:
+        return rule_breaker.build(seed=5)
+
+
+def options(**changes: Any) -> QuantizeOptions:
+    values: dict[str, Any] = {
+        "problem": "classification",
+        "format": NPU,
+        "weight_bits": 8,
+        "activation_bits": 8,
+        "requested_activation_bits": 4,
+        "calibration_count": 128,
+        "epochs": 2,
+        "batch_size": 32,
+        "learning_rate": 0.002,
+        "optimizer": "sgd",
+        "weight_decay": 1e-4,
+        "lr_scheduler": "cosineannealinglr",
+        "seed": 0,
+        "threads": 1,
+        "output_int": True,
+        "test": True,
+    }
+    return QuantizeOptions(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
+    folder = tmp_path_factory.mktemp("inputs")
+    for split, (count, seed) in {"train": (300, 1), "val": (120, 2), "test": (100, 3)}.items():
+        features, labels = tones(count, seed)
+        zeros = np.zeros(count)
+        meta = {"classes": CLASSES, "provenance": "made", "split": split}
+        path = folder / f"{split}.arrow"
+        features_file.write(path, features, labels, zeros.astype(np.int32), zeros.astype(np.int64), meta)
+    (folder / "feature_spec.json").write_text(json.dumps({"shape": list(rule_breaker.SHAPE), "classes": CLASSES}))
+    (folder / "best_model.pt").write_bytes(dump(trained().state_dict()))
+    return {
+        **{f"features_{split}": {"features.arrow": folder / f"{split}.arrow"} for split in ("train", "val", "test")},
+        "feature_spec": {"feature_spec.json": folder / "feature_spec.json"},
+        "float_model": {"best_model.pt": folder / "best_model.pt"},
+    }
+
+
+def quantized(inputs: dict[str, dict[str, Path]], folder: Path, trains: bool, **changes: Any) -> StageResult:
+    own = next(quantizer for quantizer in QUANTIZERS if quantizer.trains is trains)
+    quantizer = changes.pop("quantizer", own)
+    for name in ("out", "scratch"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return run(
+        StageJob(
+            inputs=inputs,
+            options=options(**changes),
+            plugins={"model": RuleBreaker(), "quantizer": quantizer},
+            plugin_options={"model": NoOptions(), "quantizer": NoOptions()},
+            out=folder / "out",
+            scratch=folder / "scratch",
+            progress=lambda what, done: None,
+        )
+    )
+
+
+def only(result: StageResult, role: str) -> Path:
+    (path,) = result.files[role].values()
+    return path
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["QAT", "PTQ"])
+def test_it_makes_its_roles_and_what_they_say_is_true(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, trains: bool
+) -> None:
+    result = quantized(inputs, tmp_path, trains)
+    assert set(result.files) == set(STAGE.makes)
+    metrics = json.loads(only(result, "metrics_quantize").read_text())
+    assert result.metrics["quantized"] == metrics["test"]
+    labels = features_file.read(inputs["features_test"]["features.arrow"]).labels
+    found = np.load(only(result, "torch_outputs"), allow_pickle=False)["output"]
+    assert found.dtype == np.int32
+    assert metrics["test"]["accuracy"] == (found.argmax(axis=1) == labels).mean() > 0.8
+    assert sum(map(sum, metrics["confusion"])) == len(labels)
+    assert len(metrics["history"]) == (2 if trains else 0)
+    parse_graph(only(result, "graph").read_text())
+
+
+def test_the_onnx_is_rebuilt_from_two_files(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    result = quantized(inputs, tmp_path, trains=False)
+    again = rebuild_onnx(only(result, "quantization_config"), only(result, "quantized_weights"))
+    assert hashlib.sha256(again).digest() == hashlib.sha256(only(result, "quantized_onnx").read_bytes()).digest()
+    assert "requested_activation_bits: 4\n" in only(result, "quantization_config").read_text()
+
+
+def test_a_second_run_gives_the_same_bytes(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    first, second = (quantized(inputs, tmp_path / name, trains=True) for name in ("first", "second"))
+    for role in STAGE.makes:
+        assert only(first, role).read_bytes() == only(second, role).read_bytes(), role
+
+
+def test_without_testing_there_are_no_test_metrics_but_integers(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path
+) -> None:
+    result = quantized(inputs, tmp_path, trains=False, test=False)
+    assert result.metrics["quantized"] is None
+    assert len(np.load(only(result, "torch_outputs"))["output"]) == 100
+
+
+class Ruinous(Quantizer):
+    """Loses the weights of the last layer on the way."""
+
+    name = "ruinous"
+
+    def quantize(self, job: QuantizeJob, options: Any) -> Quantized:
+        *nodes, last = job.graph.nodes
+        blank = replace(last, constants={"weight": 0 * last.constants["weight"], "bias": np.float32([0, 1, 0])})
+        return post_training(replace(job, graph=replace(job.graph, nodes=(*nodes, blank))), self.name)
+
+
+def test_chance_level_is_said_loudly(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    result = quantized(inputs, tmp_path, trains=False, quantizer=Ruinous())
+    assert any("THE QUANTIZED NETWORK IS AT CHANCE LEVEL" in text for text in result.warnings)
