@@ -217,8 +217,8 @@ def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:
 
 
 def weight_bytes(layer: Layer) -> int:
-    """Bytes of packed weights."""
-    return 0 if layer.weight is None else -(-layer.weight.size * layer.weight_bits // 8)
+    """Bytes of packed weights: one a weight, whatever its width, until narrower ones are packed."""
+    return 0 if layer.weight is None else int(layer.weight.size)
 
 
 # --- vectors and rows ---------------------------------------------------------------------------

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SETTINGS = ("preset_name", "target", "target_c_mcpu", "cross_compiler", "cross_compiler_options", "keep_libc_files")
+SETTINGS = ("target", "target_c_mcpu", "cross_compiler", "cross_compiler_options")  # what presets resolve to
+NOTE = "constants and activations; code is not counted, since no compiler of the device has seen it"
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def _memory(program: Program, target: Target) -> dict[str, Any]:
         "needed": needed,
         "available": available,
         "fits": all(size is None or needed[region] <= size for region, size in available.items()),
+        "note": NOTE,
         "packed_bytes": program.packed_bytes,
         "program_bytes": container.stat().st_size if container else None,
     }

@@ -31,6 +31,7 @@ class Simulator(Execution):
         np.save(given, np.ascontiguousarray(features, np.float32), allow_pickle=False)
         command: list[str | Path] = [
             sys.executable,
+            "-P",  # what lies in the working directory is not imported
             "-m",
             "flowlab_tinpu.simulator",
             program["model.flnp"],

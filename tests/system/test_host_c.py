@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiler.random_graphs import random_graph
 from integer_graphs import Builder, awkward_graph, example_graph, features_of, wide_input_graph
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
@@ -128,12 +129,13 @@ def test_a_compiler_that_fails_is_quoted(compiler, tmp_path: Path) -> None:
         HostC().run(program, features_of(example_graph(), 1), tmp_path / "scratch")
 
 
-def test_a_program_that_hangs_is_stopped_with_all_it_started(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"longer than 0\.5 s"):
-        run_tool(["sh", "-c", "sleep 60 & sleep 60"], timeout_s=0.5)
-
-
 def test_the_version_is_the_compiler_s_own_first_line(compiler) -> None:
     assert HostC().missing() is None
     assert HostC().version() == compiler.version() != "unknown"
     assert host_c.FILES == ("model.c", "model.h", "host_runner.c")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_c_agrees_on_random_networks(compiler, seed: int, tmp_path: Path) -> None:
+    graph = random_graph(seed, quantized=True)
+    assert_agrees(graph, write(graph, tmp_path), tmp_path / "scratch")
