@@ -21,11 +21,15 @@ ARCHIVE = ".zip"
 
 @dataclass(frozen=True)
 class Names:
-    """How the folders and lists are called."""
+    """How folders and lists are called; ``split_names`` are the words in the lists' names, in the order of `SPLITS`."""
 
     data_dir: str = "classes"
     annotation_dir: str = "annotations"
     annotation_prefix: str = "instances"
+    split_names: tuple[str, ...] = SPLITS
+
+
+DEFAULT = Names()
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def source_files(path: Path, names: Names = Names()) -> dict[str, Path]:
+def source_files(path: Path, names: Names = DEFAULT) -> dict[str, Path]:
     """The files that count as the source, by relative name: an archive itself, or what lies in a folder's two trees.
 
     Raises:
@@ -80,13 +84,21 @@ def open_source(files: Mapping[str, Path]) -> tuple[str, Mapping[str, Readable]]
     return "dataset", dict(files)
 
 
-def first_suffix(files: Mapping[str, Path], names: Names = Names()) -> str:
-    """The suffix of the first recording: it chooses the reader."""
-    shown, found = open_source(files)
+def first_suffix(path: Path, names: Names = DEFAULT) -> str:
+    """The suffix of a source's first recording, which chooses the reader; ``""`` where none is found quickly.
+
+    Raises:
+        DataError: if the source is no folder and no archive that can be read.
+    """
+    if path.is_dir():
+        folders = sorted(item for item in (path / names.data_dir).glob("*") if item.is_dir())
+        files = (item for folder in folders for item in sorted(folder.iterdir()))
+        return next((item.suffix.lower() for item in files if not is_hidden(item.name)), "")
+    shown, found = open_source(source_files(path, names))
     return PurePosixPath(_data(shown, found, names)[0]).suffix.lower()
 
 
-def layout(files: Mapping[str, Path], suffixes: tuple[str, ...], names: Names = Names()) -> Layout:
+def layout(files: Mapping[str, Path], suffixes: tuple[str, ...], names: Names = DEFAULT) -> Layout:
     """Find recordings, classes and lists.
 
     Args:
@@ -126,14 +138,15 @@ def layout(files: Mapping[str, Path], suffixes: tuple[str, ...], names: Names = 
 
 
 def read_lists(
-    shown: str, found: Mapping[str, Readable], known: tuple[str, ...], names: Names = Names()
+    shown: str, found: Mapping[str, Readable], known: tuple[str, ...], names: Names = DEFAULT
 ) -> dict[str, str] | None:
     """The split of each listed recording, or None where there are no lists.
 
     Raises:
         DataError: if some lists are missing or empty, a name is unknown, or a name stands in two lists.
     """
-    paths = {split: f"{names.annotation_dir}/{names.annotation_prefix}_{split}_list.txt" for split in SPLITS}
+    stem = f"{names.annotation_dir}/{names.annotation_prefix}"
+    paths = {split: f"{stem}_{word}_list.txt" for split, word in zip(SPLITS, names.split_names, strict=True)}
     present = [path for path in paths.values() if path in found]
     if not present:
         return None

@@ -92,19 +92,6 @@ def choose(columns: Sequence[str], variables: int | Sequence[int] | Sequence[str
     return tuple(chosen)
 
 
-def starts(samples: int, options: WindowOptions) -> list[list[int]]:
-    """For each window of a recording of so many (kept) samples, the first sample of each of its frames."""
-    if samples < options.frame_size:
-        return []
-    count = (samples - options.frame_size) // options.hop + 1
-    frames = max(1, options.num_frame_concat)
-    return [
-        [(last - frames + 1 + k) * options.hop for k in range(frames)]
-        for last in range(frames - 1, count)
-        if last % options.frame_skip == 0
-    ]
-
-
 def cut(
     samples: NDArray[np.float32], chosen: Sequence[int], options: WindowOptions
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -121,7 +108,11 @@ def cut(
     import numpy as np
 
     kept = samples[:: options.factor, list(chosen)]  # plain decimation, no filter
-    at = np.asarray(starts(len(kept), options), np.int64).reshape(-1, max(1, options.num_frame_concat))
+    frames = max(1, options.num_frame_concat)
+    count = (len(kept) - options.frame_size) // options.hop + 1 if len(kept) >= options.frame_size else 0
+    last = np.arange(frames - 1, count)  # the last frame of each window
+    last = last[last % options.frame_skip == 0]
+    at = (last[:, None] - np.arange(frames)[::-1]) * options.hop
     places = at[:, :, None] + np.arange(options.frame_size)
     windows = kept[places.reshape(len(at), options.length)].transpose(0, 2, 1)
     return np.ascontiguousarray(windows), at[:, 0] * options.factor

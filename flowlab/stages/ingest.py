@@ -28,6 +28,7 @@ class IngestOptions:
     data_dir: str = "classes"
     annotation_dir: str = "annotations"
     annotation_prefix: str = "instances"
+    split_names: tuple[str, ...] = ("train", "val", "test")
 
 
 def options(config: Any, catalogue: Any) -> IngestOptions:
@@ -45,6 +46,7 @@ def options(config: Any, catalogue: Any) -> IngestOptions:
         data_dir=asked.data_dir or "classes",
         annotation_dir=asked.annotation_dir,
         annotation_prefix=asked.annotation_prefix,
+        split_names=tuple(asked.split_names),
     )
 
 
@@ -55,8 +57,6 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
         ConfigError: where there is neither.
         DataError: where nobody reads such files.
     """
-    from flowlab.signal.layout import Names, first_suffix, source_files
-
     asked = config.dataset
     if not asked.input_data_path:
         if not asked.dataset_name:
@@ -70,10 +70,14 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
                 f"dataset.dataset_name: {known}. A dataset that flowlab cannot make needs dataset.input_data_path"
             )
         return {"dataset": (dataset, catalogue.options(dataset, config.options_for("dataset", "dataset_name")))}
+    from flowlab.signal.layout import Names, first_suffix, source_files
+
+    path = Path(asked.input_data_path)
     names = Names(asked.data_dir or "classes", asked.annotation_dir, asked.annotation_prefix)
-    suffix = first_suffix(source_files(Path(asked.input_data_path), names), names)
+    suffix = first_suffix(path, names)
     reader = catalogue.reader_for(suffix)
     if reader is None:
+        source_files(path, names)  # says it where there is nothing to read
         known = ", ".join(sorted({end for one in catalogue.of_kind("reader") for end in one.item.suffixes}))
         raise DataError(f"{asked.input_data_path}: no reader for '{suffix}' files. Known: {known or 'none'}")
     return {"reader": (reader, catalogue.options(reader, {}))}
@@ -171,7 +175,7 @@ def _read(job: StageJob, asked: IngestOptions) -> tuple[list[Piece], tuple[str, 
     from flowlab.signal import layout, split
 
     reader = cast("Reader", job.plugins["reader"])
-    names = layout.Names(asked.data_dir, asked.annotation_dir, asked.annotation_prefix)
+    names = layout.Names(asked.data_dir, asked.annotation_dir, asked.annotation_prefix, asked.split_names)
     found: Layout = layout.layout(job.inputs["source"], reader.suffixes, names)
     recordings = []
     for done, entry in enumerate(found.entries):

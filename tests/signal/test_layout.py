@@ -51,7 +51,7 @@ def test_a_zip_has_the_same_layout_as_a_folder(folder: Path, tmp_path: Path) -> 
     inside, outside = found(path), found(folder)
     assert [entry.name for entry in inside.entries] == [entry.name for entry in outside.entries]
     assert [entry.file.read_bytes() for entry in inside.entries] == [b"1\n2\n"] * 6
-    assert layout.first_suffix(layout.source_files(path)) == ".csv"
+    assert layout.first_suffix(path) == layout.first_suffix(folder) == ".csv"
 
 
 def test_lists_decide_the_split_and_what_is_in_none_is_left_out_and_said(folder: Path) -> None:
@@ -134,3 +134,10 @@ def test_a_source_that_is_neither_folder_nor_zip_is_said(tmp_path: Path) -> None
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(DataError, match=r"a folder or a .zip file, found a '.tar' file"):
         layout.source_files(tmp_path / "a.tar")
+
+
+def test_lists_may_go_by_other_words(folder: Path) -> None:
+    lists(folder, learn="hum/1.csv", tune="hum/2.csv", judge="hum/3.csv")
+    names = layout.Names(split_names=("learn", "tune", "judge"))
+    seen = layout.layout(layout.source_files(folder), CSV, names)
+    assert [entry.split for entry in seen.entries] == ["train", "val", "test"]

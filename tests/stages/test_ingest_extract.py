@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from flowlab.contracts import Dataset, FeatureExtractor, Plugin, Recording, StageJob, StageResult
-from flowlab.errors import DataError, NotBuiltYet, OptionError
+from flowlab.errors import ConfigError, DataError, NotBuiltYet, OptionError
+from flowlab.plugins import load
 from flowlab.signal import features_file, layout, recordings_file
 from flowlab.signal.chain import FftOptions
 from flowlab.signal.windowing import WindowOptions
@@ -279,3 +281,47 @@ def test_extract_gives_the_same_bytes_twice_and_whatever_the_batch(
 def test_a_step_that_is_to_come_is_said_before_any_window(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NotBuiltYet, match="'FFT_Q15' is not built yet"):
         extracted(folder, tmp_path, chain=FftOptions(("FFT_Q15",), 16))
+
+
+def config(**dataset: Any) -> SimpleNamespace:
+    known = {
+        "input_data_path": None,
+        "dataset_name": None,
+        "input_annotation_path": None,
+        "data_dir": None,
+        "annotation_dir": "annotations",
+        "annotation_prefix": "instances",
+    }
+    return SimpleNamespace(dataset=SimpleNamespace(**{**known, **dataset}), options_for=lambda section, key: {})
+
+
+def test_the_first_recording_chooses_the_reader(folder: Path) -> None:
+    chosen = ingest.plugins(config(input_data_path=str(folder)), load())
+    assert chosen["reader"][0].name == "csv"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "message"),
+    [
+        ({}, ConfigError, "neither input_data_path nor dataset_name"),
+        ({"dataset_name": "dc_arc_fault_example_dks"}, ConfigError, "Did you mean 'dc_arc_fault_example_dsk'"),
+        ({"input_data_path": "no/such/folder"}, DataError, "no such file or folder"),
+    ],
+)
+def test_a_source_that_is_not_there_says_what_to_do(dataset: dict[str, str], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ingest.plugins(config(**dataset), load())
+
+
+def test_files_that_nobody_reads_are_said_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "classes" / "hum").mkdir(parents=True)
+    with pytest.raises(DataError, match="no files in classes/<class>/"):
+        ingest.plugins(config(input_data_path=str(tmp_path)), load())
+    (tmp_path / "classes" / "hum" / "1.npy").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no reader for '.npy' files. Known: .csv, .txt"):
+        ingest.plugins(config(input_data_path=str(tmp_path)), load())
+
+
+def test_a_dataset_that_makes_itself_needs_no_path() -> None:
+    chosen = ingest.plugins(config(dataset_name="dc_arc_fault_example_dsk"), load())
+    assert chosen["dataset"][0].name == "dc_arc_fault_example_dsk"
