@@ -26,7 +26,7 @@ def plain(value: Any, where: str = "value") -> Any:
         return float(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: plain(getattr(value, item.name), f"{where}.{item.name}") for item in fields(value)}
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # dict first: an abstract class is slow to ask
         return {_key(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]

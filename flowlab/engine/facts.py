@@ -2,6 +2,7 @@
 
 The code of a stage is what its module imports, found in the sources: so a declaration cannot forget a module.
 Only the packages that a stage or plugin names, and flowlab itself, count as code; all others are libraries.
+Paths are texts in this file: a cached run asks for every import of every module, and `Path` takes ten times as long.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from flowlab.store.store import Store
 UNCOUNTED = frozenset({"flowlab", "flowlab.stages", "flowlab.errors", "flowlab.faults"})
 
 
+INIT = "/__init__.py"
+
+
 class DiskFacts:
     """Answers from disk, through a store's stat cache. One instance a command: it remembers within it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._sha: dict[Path, str] = {}
-        self._places: dict[str, Path | None] = {}
+        self._sha: dict[str, str] = {}
+        self._places: dict[str, str | None] = {}
         self._found: dict[tuple[str, ...], dict[str, str]] = {}
         self._versions: dict[str, str] = {}
         self._imports: dict[str, list[str]] | None = None
@@ -70,8 +74,8 @@ class DiskFacts:
             if place is None:
                 raise PluginError(f"code '{root}' is neither an importable module nor a package")
             waiting.append(root)
-            if place.name == "__init__.py":
-                waiting += self._package(root, place.parent, found)
+            if place.endswith(INIT):
+                waiting += self._package(root, place.removesuffix(INIT), found)
         seen: set[str] = set()
         while waiting:
             name = waiting.pop()
@@ -85,48 +89,49 @@ class DiskFacts:
                 waiting += self._imported(name, path)
         return dict(sorted(found.items()))
 
-    def _package(self, name: str, folder: Path, found: dict[str, str]) -> list[str]:
+    def _package(self, name: str, folder: str, found: dict[str, str]) -> list[str]:
         """The modules of a package; its other files are hashed at once."""
         modules = []
-        for path in sorted(folder.rglob("*")):
-            relative = path.relative_to(folder)
-            if not path.is_file() or "__pycache__" in relative.parts or path.name.startswith("."):
-                continue
-            if path.suffix == ".py" and path.name != "__init__.py":
-                modules.append(".".join((name, *relative.with_suffix("").parts)))
-            elif path.suffix == ".py":
-                modules.append(".".join((name, *relative.parts[:-1])))
-            else:
-                found[f"{name}/{relative.as_posix()}"] = self._hash(path)
+        for place, folders, files in os.walk(folder):
+            folders[:] = [one for one in folders if one != "__pycache__" and not one.startswith(".")]
+            inner = place[len(folder) :].replace(os.sep, "/")
+            for file in files:
+                if file == "__init__.py":
+                    modules.append(name + inner.replace("/", "."))
+                elif file.endswith(".py"):
+                    modules.append(f"{name}{inner.replace('/', '.')}.{file[:-3]}")
+                elif not file.startswith("."):
+                    found[f"{name}{inner}/{file}"] = self._hash(f"{place}/{file}")
         return modules
 
-    def _hash(self, path: Path) -> str:
+    def _hash(self, path: str) -> str:
         if path not in self._sha:
             self._sha[path] = self._store.stats.sha256(path)
         return self._sha[path]
 
-    def _place(self, name: str) -> Path | None:
+    def _place(self, name: str) -> str | None:
         """The source file of a module or package, or None; nothing is imported for it."""
         if name not in self._places:
             above, _, last = name.rpartition(".")
-            if above:
-                package = self._place(above)
-                known = package is not None and package.name == "__init__.py"
-                self._places[name] = _below(str(package.parent), last) if package is not None and known else None
-            else:
+            package = self._place(above) if above else None
+            if not above:
                 self._places[name] = _top(name)
+            elif package is not None and package.endswith(INIT):
+                self._places[name] = _below(package.removesuffix(INIT), last)
+            else:
+                self._places[name] = None
         return self._places[name]
 
-    def _imported(self, name: str, path: Path) -> list[str]:
+    def _imported(self, name: str, path: str) -> list[str]:
         """Names that a module's source imports, remembered by the source's hash."""
         if self._imports is None:
             self._imports = self._read_imports()
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        package = name if path.endswith(INIT) else name.rpartition(".")[0]
         key = f"{package}:{self._hash(path)}"
         if key not in self._imports:
             from flowlab.engine.imports import imports_of
 
-            self._imports[key] = imports_of(path.read_text(encoding="utf-8"), package)
+            self._imports[key] = imports_of(Path(path).read_text(encoding="utf-8"), package)
             self._learnt = True
         return self._imports[key]
 
@@ -138,15 +143,15 @@ class DiskFacts:
         return read if isinstance(read, dict) else {}
 
 
-def _below(folder: str, name: str) -> Path | None:
-    """A module or package in a package's folder. Texts, for this is asked of every imported name."""
-    for path in (f"{folder}/{name}.py", f"{folder}/{name}/__init__.py"):
-        if os.path.isfile(path):  # noqa: PTH113 - a tenth of the time of Path
-            return Path(path)
+def _below(folder: str, name: str) -> str | None:
+    """A module or package in a package's folder."""
+    for path in (f"{folder}/{name}.py", f"{folder}/{name}{INIT}"):
+        if os.path.isfile(path):  # noqa: PTH113 - see above
+            return path
     return None
 
 
-def _top(name: str) -> Path | None:
+def _top(name: str) -> str | None:
     """The source of a package or module that is nobody's part."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None:
@@ -155,7 +160,7 @@ def _top(name: str) -> Path | None:
         except (ImportError, ValueError):
             return None
         file = spec.origin if spec is not None else None
-    return Path(file) if file is not None and file.endswith(".py") else None
+    return file if file is not None and file.endswith(".py") else None
 
 
 def _version(distribution: metadata.Distribution) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ class StatCache:
         self._changed = False
         self._lock = threading.Lock()  # stages run in threads of some engines
 
-    def sha256(self, path: Path) -> str:
+    def sha256(self, path: Path | str) -> str:
         """The sha256 (hexadecimal) of a file's content. Raises OSError."""
         stat = _stat(path)
         key = str(path)
@@ -39,7 +40,7 @@ class StatCache:
             return str(entry[4])
         return self.rehash(path)
 
-    def rehash(self, path: Path) -> str:
+    def rehash(self, path: Path | str) -> str:
         """The same, but always from the bytes."""
         before = _stat(path)
         now = time.time_ns()
@@ -79,12 +80,12 @@ class StatCache:
         return {key: entry for key, entry in entries.items() if isinstance(entry, list) and len(entry) == 5}
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path | str) -> str:
     """Hash a file in one go, past every cache."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123 - a path may be a text here, which is faster
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stat(path: Path) -> _Stat:
-    stat = path.stat()
+def _stat(path: Path | str) -> _Stat:
+    stat = os.stat(path)  # noqa: PTH116 - as above
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino

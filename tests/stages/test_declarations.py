@@ -37,8 +37,8 @@ def imported(facts: DiskFacts, names: tuple[str, ...]) -> set[str]:
     for name in facts.code(names):
         path = facts._place(name) if "/" not in name else None
         if path is not None:
-            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-            found |= {one.partition(".")[0] for one in imports_of(path.read_text(), package)}
+            package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+            found |= {one.partition(".")[0] for one in imports_of(Path(path).read_text(), package)}
     return {name for name in found if name and name not in sys.stdlib_module_names and not name.startswith("flowlab")}
 
 

@@ -18,11 +18,11 @@ def old_file(tmp_path: Path, text: str = "text") -> Path:
     return path
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path | str]:
     """The files that are really hashed."""
     real, seen = stat_cache.sha256_of, []
 
-    def hashed(path: Path) -> str:
+    def hashed(path: Path | str) -> str:
         seen.append(path)
         return real(path)
 
