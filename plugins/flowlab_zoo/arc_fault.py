@@ -83,7 +83,7 @@ def current(load: Load, arc: bool, rng: np.random.Generator) -> Array:
     added += spikes(load.spikes_hz, level, rng) + steps(rng)
     if arc:
         burning = on_and_off(rng, on_s=0.012, off_s=0.0007)
-        strength = level * log_uniform(rng, 2.6, 8.0)
+        strength = level * log_uniform(rng, 2.35, 8.0)
         added += strength * burning * coloured(rng, 0.35, hump=True)
         added += ignitions(burning, rng)
         ripple *= 1 + 0.12 * burning * coloured(rng, 1.6)
@@ -104,8 +104,9 @@ def coloured(rng: np.random.Generator, slope: float, hump: bool = False) -> Arra
         amplitude *= 1 + 2.0 * np.exp(-(((LOG_FREQUENCY - middle) / width) ** 2) / 2)
     amplitude[0] = 0
     parts = rng.standard_normal((2, len(amplitude))) * amplitude
-    noise = np.fft.irfft(parts[0] + 1j * parts[1], LENGTH)
-    return noise / noise.std()
+    noise: Array = np.fft.irfft(parts[0] + 1j * parts[1], LENGTH)
+    noise /= noise.std()
+    return noise
 
 
 def on_and_off(rng: np.random.Generator, on_s: float, off_s: float) -> Array:
