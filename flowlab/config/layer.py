@@ -150,7 +150,8 @@ def _unknown_key(section: str, key: str, place: Place) -> str:
         owners = [f"'{other}:'" for other in _others(section) if key in keys(other) or key in UNREAD[other]]
         if owners:
             return f"{start} It belongs under {' or '.join(owners)}"
-    return f"{start}{suggestion} Known: {', '.join(sorted(keys(section)))}"
+        return f"{start} Known: {', '.join(sorted(keys(section)))}"
+    return f"{start}{suggestion}"
 
 
 def _others(section: str) -> Iterator[str]:

@@ -55,6 +55,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "widths": tables.widths(facts),
         "features": tables.feature_rows(facts),
         "verdict": verdict(facts),
+        "agreement": tables.agreement(facts),
         "method": tables.METHODS.get(str(facts.splits.get("method")), str(facts.splits.get("method"))),
     }
 
@@ -88,21 +89,17 @@ def charts(facts: ReportFacts) -> dict[str, Any]:
 
 def verdict(facts: ReportFacts) -> dict[str, Any]:
     """Whether everything that ran agrees: ``state`` is good, bad or open, with a sentence."""
-    found = facts.agreement
-    if found is None:
-        return {
-            "state": "open",
-            "short": "not simulated",
-            "text": "The program was not simulated, so nothing was compared.",
-        }
-    vectors, mismatches = found.get("vectors", 0), found.get("mismatches", 0)
-    if not found.get("executions"):
-        return {"state": "open", "short": "nothing ran", "text": "No execution of this device runs here."}
+    found = tables.agreement(facts)
+    if not found["executions"]:
+        return {"state": "open", "short": "nothing ran", "text": "No execution ran, so nothing was compared."}
+    vectors, mismatches = found["vectors"], found["mismatches"]
     short = f"{mismatches:,} mismatches"
     text = f"Every output integer of every execution is the same on all {vectors:,} test vectors."
     if mismatches:
         text = f"On {mismatches:,} of {vectors:,} test vectors an execution computes other integers. Use none of this."
-    return {"state": "bad" if mismatches else "good", "short": short, "text": text}
+    elif facts.agreement is None:
+        text += " The program itself was not run: simulation is off in this run."
+    return {"state": "bad" if mismatches else "good" if facts.agreement else "open", "short": short, "text": text}
 
 
 def _points(rows: list[Document], key: str, before: int) -> list[tuple[float, float]]:

@@ -10,6 +10,7 @@ from flowlab.report.facts import Document, ReportFacts
 
 FLOAT_BYTES = 4
 SPLITS = ("train", "val", "test")
+SECTIONS = ("common", "dataset", "data_processing_feature_extraction", "training", "testing", "compilation")
 METHODS = {
     "amongst_files": "each whole recording drawn into one split",
     "within_files": "each recording cut into consecutive stretches",
@@ -147,6 +148,17 @@ def proof(facts: ReportFacts) -> tuple[list[tuple[str, Any]], list[str]]:
     return counts, [str(sentence) for sentence in found.get("checked", ())]
 
 
+def agreement(facts: ReportFacts) -> dict[str, Any]:
+    """Executions before and after the program, one table: the graph's own, then the program's."""
+    parts = [part for part in (facts.placement.get("agreement"), facts.agreement) if part]
+    return {
+        "executions": [row for part in parts for row in part.get("executions", ())],
+        "not_run": [row for part in parts for row in part.get("not_run", ())],
+        "vectors": max((part.get("vectors", 0) for part in parts), default=0),
+        "mismatches": max((part.get("mismatches", 0) for part in parts), default=0),
+    }
+
+
 def layer_rows(facts: ReportFacts) -> list[Document]:
     """The layer table of the placed graph."""
     rows: list[Document] = list(facts.placement.get("layers", ()))
@@ -167,7 +179,13 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
         ("quantized ONNX", bytes_text(facts.file_bytes.get("quantized_onnx")), "the integer network, for other tools"),
     ]
     if facts.memory is not None and facts.memory.get("program_bytes") is not None:
-        files.append(("program", bytes_text(facts.memory["program_bytes"]), "what ships: weights, steps, checksum"))
+        files.append(
+            (
+                "program",
+                bytes_text(facts.memory["program_bytes"]),
+                "what ships: packed weights, steps, checked test vectors, names, checksums",
+            )
+        )
     return weights, files
 
 
@@ -194,9 +212,11 @@ def memory_rows(facts: ReportFacts) -> list[dict[str, Any]]:
 
 def overview(facts: ReportFacts) -> list[tuple[str, list[tuple[str, str]]]]:
     """What was asked for, by section: key and value in the config's own words, without empty ones."""
+    found = facts.notes.get("overview") or {}
+    order = {name: place for place, name in enumerate(SECTIONS)}
     sections = []
-    for section, values in (facts.notes.get("overview") or {}).items():
-        rows = [(str(key), plain(value)) for key, value in values.items() if value is not None]
+    for section in sorted(found, key=lambda name: (order.get(name, len(order)), name)):
+        rows = [(str(key), plain(value)) for key, value in found[section].items() if value is not None]
         if rows:
             sections.append((str(section), rows))
     return sections

@@ -113,7 +113,8 @@ def run(job: StageJob) -> StageResult:
         "interpreter_outputs": job.out / "interpreter_outputs.npz",
     }
     files["placed_graph"].write_text(print_graph(placement.graph), encoding="utf-8")
-    described = {**_placement(before, placement), "unit": target.unit_name}
+    agreement = {"vectors": len(table.features), "mismatches": 0, "executions": [_reference(table), *rows]}
+    described = {**_placement(before, placement), "unit": target.unit_name, "agreement": agreement}
     files["placement"].write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     chosen = golden_rows(table.labels)
     _save(files["golden"], _golden(placement.graph, table.features, chosen, runtime, crcs))
@@ -122,7 +123,7 @@ def run(job: StageJob) -> StageResult:
     return StageResult(
         files={role: {path.name: path} for role, path in files.items()},
         metrics={
-            "agreement": {"vectors": len(table.features), "mismatches": 0, "executions": [_reference(table), *rows]},
+            "agreement": agreement,
             "npu_share": placement.npu_share,
             "cpu_layers": [row.name for row in placement.rows if row.unit == "cpu"],
         },

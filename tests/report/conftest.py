@@ -52,6 +52,10 @@ PADDED = layer(
 )
 
 
+def row(name: str) -> dict[str, Any]:
+    return {"name": name, "vectors": 2304, "mismatches": 0, "first_difference": None}
+
+
 def history(epochs: int, start: float) -> list[dict[str, float]]:
     return [
         {
@@ -70,10 +74,7 @@ def make_facts() -> ReportFacts:
     agreement = {
         "vectors": 2304,
         "mismatches": 0,
-        "executions": [
-            {"name": "simulator", "vectors": 2304, "mismatches": 0, "first_difference": None},
-            {"name": "host C", "vectors": 2304, "mismatches": 0, "first_difference": None},
-        ],
+        "executions": [row("simulator"), row("host C")],
         "not_run": [{"name": "emulated core", "reason": "no emulator is installed"}],
     }
     return ReportFacts(
@@ -143,7 +144,12 @@ def make_facts() -> ReportFacts:
             "activation_bits": 8,
             "calibration_count": 512,
         },
-        placement={"layers": LAYERS, "npu_share": 1.0},
+        placement={
+            "layers": LAYERS,
+            "npu_share": 1.0,
+            "padding": {"layers": [], "macs": 0, "weight_bytes": 0},
+            "agreement": {"vectors": 2304, "mismatches": 0, "executions": [row("onnxruntime"), row("torch")]},
+        },
         notes={
             "warnings": ["activation bits 4 -> 8: the NPU stores bytes; 4 would save nothing and cost accuracy"],
             "overview": {

@@ -110,15 +110,19 @@ def test_sizes_of_weights_and_of_files_are_kept_apart(facts: ReportFacts) -> Non
 
 
 def test_a_cpu_layer_has_reason_and_cure_and_padding_its_cost(changed: Changed) -> None:
-    shown = text(render(changed(placement={"layers": [*LAYERS, PADDED, CPU], "npu_share": 0.93})))
+    padding = {"layers": ["tail.conv"], "macs": 1380, "weight_bytes": 138}
+    shown = text(render(changed(placement={"layers": [*LAYERS, PADDED, CPU], "npu_share": 0.93, "padding": padding})))
     assert "Why not the NPU: the NPU has no layer for &#39;table&#39;. Cure: use ReLU" in shown
     assert "Padded: 5 -&gt; 8 input channels" in shown
+    assert "Padding costs 1,380 multiply-accumulates and 138 bytes of weights in all." in shown
     assert "93.0 % of the multiplications run on the NPU." in shown
 
 
 def test_agreement_names_what_ran_and_what_did_not_with_the_reason(facts: ReportFacts, changed: Changed) -> None:
     shown = text(render(facts))
-    assert "simulator 2,304 0 none" in shown
+    for name in ("onnxruntime", "torch", "simulator", "host C"):
+        assert f"{name} 2,304 0 none" in shown
+    assert "in 2,304 test vectors, 4 executions" in shown
     assert "emulated core not run: no emulator is installed" in shown
     assert "Every output integer of every execution is the same on all 2,304 test vectors." in shown
     first = {"node": "features.7.bnorm", "vector": 17}
@@ -145,7 +149,7 @@ def test_stages_that_did_not_run_leave_a_page_that_says_so(facts: ReportFacts, c
     page = render(bare)
     outline(page)
     shown = text(page)
-    assert "The program was not simulated, so nothing was compared." in shown
+    assert "The program itself was not run: simulation is off in this run." in shown
     assert "The test split was not measured" in shown
     assert "no epoch was trained" in shown
     assert "Memory of the device" not in shown
@@ -182,3 +186,15 @@ def test_real_splits_with_fractions_and_a_seed_are_worded(facts: ReportFacts, ch
     shown = text(render(changed(splits=drawn)))
     assert "each whole recording drawn into one split, seed 42" in shown
     assert "training 27 27 54 60 % 6,912" in shown
+
+
+def test_nothing_compared_is_not_called_agreement(changed: Changed) -> None:
+    shown = text(render(changed(agreement=None, placement={"layers": LAYERS, "npu_share": 1.0})))
+    assert "nothing ran No execution ran, so nothing was compared." in shown
+
+
+def test_sections_of_the_overview_stand_in_the_order_of_a_config(facts: ReportFacts, changed: Changed) -> None:
+    jumbled = dict(sorted(facts.notes["overview"].items()))
+    shown = text(render(changed(notes={"warnings": [], "overview": jumbled})))
+    places = [shown.index(f"{name}:") for name in ("common", "dataset", "training", "compilation")]
+    assert places == sorted(places)

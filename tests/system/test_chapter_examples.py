@@ -12,7 +12,7 @@ from flowlab.plugins import load as load_plugins
 
 pytestmark = pytest.mark.system
 
-NAMES = (
+NAMES = (  # noqa: SIM905 - one name a word reads better
     "8.2.11-full 8.2.3-mode-0 8.2.3-mode-1 8.2.3-mode-2 8.2.4-ptq 8.2.4-qat 8.2.5-2-bit "
     "8.2.5-4-bit-weights-8-bit-activations 8.2.5-4-bit 8.2.5-8-bit 8.2.6-npu 8.2.9-1-qat 8.2.9-2-higher-bits "
     "8.2.9-3-activations-higher"
