@@ -125,8 +125,12 @@ def _path(config: Config, path: str) -> None:
     if path.startswith("${"):
         return
     found = Path(path)
-    if not found.exists():
-        raise ConfigError(f"{where}: no file or folder '{path}'")
+    try:
+        there = found.exists()
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        raise ConfigError(f"{where}: no file or folder '{path[:400]}'")
     if not found.is_dir() and found.suffix.lower() != ".zip":
         raise ConfigError(f"{where}: '{path}' is neither a folder nor a .zip file")
 

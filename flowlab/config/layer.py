@@ -139,7 +139,10 @@ def _cleaned(section: str, key: str, entry: Entry) -> Any:
     if isinstance(value, (str, type(None))) and value in NOT_GIVEN:
         return None
     if key in PATHS.get(section, ()) and isinstance(value, str) and "://" not in value and not value.startswith("${"):
-        return str((entry.base / Path(value).expanduser()).resolve())
+        try:
+            return str((entry.base / Path(value).expanduser()).resolve())
+        except (RuntimeError, ValueError, OSError):  # no such user, a zero byte, a loop of links: said when it is used
+            return value
     return value
 
 

@@ -18,6 +18,7 @@ from flowlab.errors import ConfigError
 
 MAX_BYTES = 1 << 20  # a config has a few kB; a larger file is a mistake
 MAX_DEPTH = 16
+MAX_KEY = 200  # characters
 MAX_VALUES = 20_000  # after references are followed
 
 TAG = "tag:yaml.org,2002:"
@@ -154,6 +155,8 @@ def _attach(parent: Node, keys: list[Pair | None], node: Node, event: Any, sourc
             raise ConfigError(
                 f"{source}, line {node.line}: merge keys ('<<') are not read; lay a second file over this one instead"
             )
+        if len(event.value) > MAX_KEY:
+            raise ConfigError(f"{source}, line {node.line}: a key of more than {MAX_KEY} characters")
         pair = Pair(str(event.value), node.line, node)
         parent.pairs.append(pair)
         keys[-1] = pair

@@ -256,6 +256,9 @@ def test_paths_count_from_the_file_and_in_set_from_the_working_directory(
 def test_data_that_are_not_there_are_named(loaded: Loaded, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset.input_data_path, line 2: no file or folder '.*none.zip'"):
         loaded("dataset:\n  input_data_path: none.zip\n")
+    for hostile in ('"a\\0b"', "~nobody-of-this-name/x", "x" * 5000):
+        with pytest.raises(ConfigError, match="no file or folder"):
+            loaded(f"dataset:\n  input_data_path: {hostile}\n")
     (tmp_path / "x.csv").write_text("1\n")
     with pytest.raises(ConfigError, match=r"neither a folder nor a .zip"):
         loaded("dataset:\n  input_data_path: x.csv\n")

@@ -87,6 +87,7 @@ def test_references_that_multiply_are_refused() -> None:
         ("a: 1\nb: {c: 1, c: 2}\n", "'c' stands twice, in line 2 and in line 2"),
         ("a: " + "[" * 200 + "]" * 200, "nested deeper than 16 levels"),
         ("a: " + "[" * 100_000, "nested deeper than 16 levels|not YAML"),
+        ("k" * 300 + ": 1\n", "line 1: a key of more than 200 characters"),
         ("a: !!int abc\n", "line 1: 'abc' cannot be read as int"),
         ("a: " + "9" * 5000, "cannot be read as int"),
     ],
