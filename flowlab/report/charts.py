@@ -54,8 +54,12 @@ def curve(title: str, lines: Sequence[Line], *, marks: Sequence[tuple[float, flo
         parts.append(Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(_n(place), HEIGHT - 26, int(x)))
     parts.append(Markup('<text class="tick mid" x="{}" y="{}">epoch</text>').format(WIDTH // 2, HEIGHT - 6))
     for line in lines:
-        places = " ".join(f"{_n(x)},{_n(y)}" for x, y in (at(*point) for point in _finite(line.points)))
-        if places:
+        found = [at(*point) for point in _finite(line.points)]
+        if len(found) == 1:  # a line through one point is nothing to see
+            (x, y) = found[0]
+            parts.append(Markup('<circle class="line {}" cx="{}" cy="{}" r="3"/>').format(line.style, _n(x), _n(y)))
+        elif found:
+            places = " ".join(f"{_n(x)},{_n(y)}" for x, y in found)
             parts.append(Markup('<polyline class="line {}" points="{}"/>').format(line.style, places))
     for x, y, text in marks:
         if math.isfinite(y):

@@ -52,3 +52,7 @@ def test_a_title_is_escaped() -> None:
 def test_a_mark_shows_what_it_is() -> None:
     svg = curve("Accuracy", [Line("float", "a", [(1.0, 0.5), (2.0, 0.9)])], marks=[(2.0, 0.9, "best epoch: 2")])
     assert "<title>best epoch: 2</title>" in svg
+
+
+def test_one_epoch_is_a_dot() -> None:
+    assert '<circle class="line a"' in curve("Loss", [Line("float", "a", [(1.0, 0.5)])])
