@@ -108,8 +108,8 @@ def test_a_key_in_a_wrong_section_is_sent_to_its_own(loaded: Loaded) -> None:
 
 
 def test_a_misspelt_section_gets_a_suggestion(loaded: Loaded) -> None:
-    with pytest.raises(ConfigError, match=r"part\.yaml, line 1: no section 'traning'. Did you mean 'training'\?"):
-        loaded("traning:\n  batch_size: 3\n")
+    with pytest.raises(ConfigError, match=r"part\.yaml, line 1: no section 'trainings'. Did you mean 'training'\?"):
+        loaded("trainings:\n  batch_size: 3\n")
 
 
 def test_every_misspelt_key_of_a_file_is_said_at_once(loaded: Loaded) -> None:
@@ -179,7 +179,7 @@ def test_names_are_looked_up_and_suggested_with_their_line(loaded: Loaded) -> No
             "data_processing_feature_extraction:\n  feature_extraction_name: FFT1024Input_256Feature_1Frame\n",
             r"line 2: no feature preset or extractor named .* 'FFT1024Input_256Feature_1Frame_Full_Bandwidth'\?",
         ),
-        ("data_processing_feature_extraction:\n  feature_extraction_name: toi\n", r"Did you mean 'toy'\?"),
+        ("data_processing_feature_extraction:\n  feature_extraction_name: toyy\n", r"Did you mean 'toy'\?"),
         ("data_processing_feature_extraction:\n  feature_extraction_name: only_motor\n", "is not made for task"),
         ("compilation:\n  preset_name: compress_npu\n", r"no compile preset .* 'compress_npu_layer_data'\?"),
         ("training:\n  model_name: REGR_2k\n", "model 'REGR_2k' is for regression"),
@@ -229,7 +229,7 @@ def test_set_wins_over_files_and_reads_yaml(loaded: Loaded) -> None:
     ("text", "message"),
     [
         ("training.epoch=5", r"--set training.epoch=5, training: no key 'epoch'"),
-        ("traning.seed=5", r"no section 'traning'. Did you mean 'training'\?"),
+        ("trainings.seed=5", r"no section 'trainings'. Did you mean 'training'\?"),
         ("training.seed", "expected section.key=value"),
         ("seed=5", "expected section.key=value"),
         ("training.seed=[", "not YAML"),
@@ -322,7 +322,7 @@ def test_a_plugin_may_be_chosen_with_options(loaded: Loaded, catalogue: Catalogu
     assert config.options_for("training", "quantizer") == {"iterations": 20}
     assert config.options_for("training", "model_name") == {}
     with pytest.raises(ConfigError, match="it has no 'name'"):
-        loaded("training:\n  quantizer: {nam: npu_qat}\n")
+        loaded("training:\n  quantizer: {title: npu_qat}\n")
 
 
 def test_an_extractor_gets_the_keys_that_it_reads(loaded: Loaded) -> None:
