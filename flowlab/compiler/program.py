@@ -9,8 +9,8 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
     WGHT     int8 weights in blocks of 4 outputs x 4 inputs: [out/4][kernel_h][kernel_w][in/4][4 out][4 in];
              the last block of a row or column holds what is left, so no byte is padding
     BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8)
-    INPT     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
-    TABL     256-byte tables
+    STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
+    LUT8     256-byte tables
     OUTP     output names and their tensors
     GOLD     optional vectors: features, quantized inputs, outputs, CRC-32 of each layer's output
 
@@ -49,7 +49,7 @@ _OUTPUT = struct.Struct("<II")
 _BNORM = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "i1"), ("zero", "u1")])
 _INPUT = np.dtype([("bias", "<f4"), ("multiplier", "<i4"), ("shift", "<i4")])
 _CRC_FIELD = slice(12, 16)
-_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"INPT", b"TABL", b"OUTP", b"GOLD")
+_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"STEP", b"LUT8", b"OUTP", b"GOLD")
 
 
 @dataclass(frozen=True)
@@ -248,11 +248,11 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
             raise ProgramError(f"layer '{layer.name}': weights of {shape[0]} x {shape[1]} are beyond {MAX_AXIS}")
         weight_at = heaps[b"WGHT"].add(pack(layer.weight))
     if layer.op == "quantize":
-        bnorm_at = heaps[b"INPT"].add(_input_record(layer))
+        bnorm_at = heaps[b"STEP"].add(_input_record(layer))
     elif layer.bias is not None:
         bnorm_at = heaps[b"BNRM"].add(_bnorm_record(layer))
     if layer.entries is not None:
-        table_at = heaps[b"TABL"].add((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
+        table_at = heaps[b"LUT8"].add((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
     inputs = (*layer.inputs, 0)[:2]
     codes = (OPS.index(layer.op), UNITS.index(layer.unit), layer.weight_bits, len(layer.inputs))
     geometry = (*layer.kernel, *layer.stride, *layer.padding, layer.groups)
@@ -417,12 +417,12 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
         parts["weight"] = unpack(reader.piece(b"WGHT", weight_at, math.prod(dims)), dims)
     if op == "quantize" or op in REQUANTIZED:
         channels = source.shape[0] if op == "quantize" else result.shape[0]
-        form, tag = (_INPUT, b"INPT") if op == "quantize" else (_BNORM, b"BNRM")
+        form, tag = (_INPUT, b"STEP") if op == "quantize" else (_BNORM, b"BNRM")
         rows = np.frombuffer(reader.piece(tag, bnorm_at, channels * form.itemsize), form)
         parts["bias"] = rows["bias"].copy()
         parts["multiplier"], parts["shift"] = rows["multiplier"].astype(np.int32), rows["shift"].astype(np.int32)
     if op == "table":
-        bytes_ = np.frombuffer(reader.piece(b"TABL", table_at, 256), np.uint8)
+        bytes_ = np.frombuffer(reader.piece(b"LUT8", table_at, 256), np.uint8)
         parts["entries"] = (bytes_.view(np.int8) if result.dtype == "int8" else bytes_).astype(np.int16)
     scale = record[-1]
     assert isinstance(scale, float)

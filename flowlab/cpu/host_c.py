@@ -23,7 +23,7 @@ FILES = ("model.c", "model.h", "host_runner.c")
 class HostC(Execution):
     """Compiles ``host_runner.c`` (which includes ``model.c``) and feeds it every vector."""
 
-    name = "host-c"
+    name = "host C"
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
@@ -76,13 +76,13 @@ def _read(layout: str, data: bytes, count: int) -> Outcome:
         elif kind == "layer":
             layers.append(rest)
         else:
-            raise StageError(f"host-c: the runner's layout has a line {shlex.quote(line)}")
+            raise StageError(f"host C: the runner's layout has a line {shlex.quote(line)}")
     record = np.dtype(
         [(f"output {at}", code, shape) for at, (_, code, shape) in enumerate(fields)]
         + [("layers", f"{order}u4", (len(layers),))]
     )
     if len(data) != count * record.itemsize:
-        raise StageError(f"host-c: {len(data)} bytes of results for {count} vectors of {record.itemsize} bytes")
+        raise StageError(f"host C: {len(data)} bytes of results for {count} vectors of {record.itemsize} bytes")
     rows = np.frombuffer(data, record)
     outputs: dict[str, NDArray[Any]] = {
         name: rows[f"output {at}"].astype(np.float32 if code.endswith("f4") else np.int32)

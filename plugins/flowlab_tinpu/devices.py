@@ -113,7 +113,7 @@ class Device(Target):
         from flowlab.cpu.host_c import HostC
 
         simulator = (Simulator(),) if self.row.npu else ()
-        return (*simulator, HostC(), Absent("emulated-core", _no_core(self.core)))
+        return (*simulator, HostC(), Absent("emulated core", _no_core(self.core)))
 
 
 def _no_core(core: str) -> str:

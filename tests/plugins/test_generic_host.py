@@ -24,7 +24,7 @@ def test_the_host_takes_any_integer_graph_as_c(tmp_path: Path) -> None:
         "model.flnp", "model.c", "model.h", "test_vector.c", "test_vector.h", "main.c", "host_runner.c",
     }  # fmt: skip
     assert parse(made.files["model.flnp"].read_bytes()).golden is not None
-    assert [one.name for one in HostTarget().executions()] == ["host-c"]
+    assert [one.name for one in HostTarget().executions()] == ["host C"]
 
 
 def test_the_host_has_no_accelerator_and_no_limit() -> None:

@@ -50,14 +50,14 @@ def test_the_reference_device_has_the_memory_that_its_maker_states() -> None:
 
 def test_an_npu_device_runs_on_a_simulator_and_says_why_there_is_no_core() -> None:
     executions = {one.name: one for one in DEVICES["F28P55"].executions()}
-    assert set(executions) == {"simulator", "host-c", "emulated-core"}
+    assert set(executions) == {"simulator", "host C", "emulated core"}
     assert executions["simulator"].missing() is None
-    assert executions["emulated-core"].missing() == "no open compiler or emulator for C28x"
+    assert executions["emulated core"].missing() == "no open compiler or emulator for C28x"
 
 
 def test_without_a_compiler_the_host_s_c_is_missing_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    host = next(one for one in DEVICES["F28P55"].executions() if one.name == "host-c")
+    host = next(one for one in DEVICES["F28P55"].executions() if one.name == "host C")
     assert host.missing() == "no C compiler on PATH (looked for cc, gcc, clang)"
 
 

@@ -128,4 +128,4 @@ def test_a_damaged_program_is_one_line_and_no_traceback(tmp_path: Path) -> None:
 
 
 def test_an_absent_execution_gives_its_reason() -> None:
-    assert Absent("emulated-core", "no emulator").missing() == "no emulator"
+    assert Absent("emulated core", "no emulator").missing() == "no emulator"

@@ -100,7 +100,7 @@ def test_a_compiled_program_agrees_on_every_vector(graph, tmp_path: Path, no_com
     assert agreement["vectors"] == COUNT
     assert agreement["mismatches"] == 0
     assert [row["name"] for row in agreement["executions"]] == ["simulator"]
-    assert {row["name"] for row in agreement["not_run"]} == {"host-c", "emulated-core"}
+    assert {row["name"] for row in agreement["not_run"]} == {"host C", "emulated core"}
     assert all(row["reason"] for row in agreement["not_run"])
     metrics = json.loads(result.files["metrics_simulate"]["metrics_simulate.json"].read_text())
     assert sum(map(sum, metrics["confusion"])) == COUNT
@@ -171,5 +171,5 @@ def test_tools_say_which_compiler_counts_or_that_it_is_absent(no_compiler: None)
             return F28P55
 
     assert simulate_stage.tools(Config, Catalogue()) == {
-        "simulator": "", "host-c": "absent", "emulated-core": "absent",
+        "simulator": "", "host C": "absent", "emulated core": "absent",
     }  # fmt: skip

@@ -84,7 +84,7 @@ def test_a_bit_flipped_in_the_program_only_is_found_and_named(what: str, name: s
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_bit_flipped_in_the_c_only_is_found_and_named(what: str, name: str, tmp_path: Path) -> None:
     program = files(tmp_path, CONTAINER, mutated(name, FLIPS[what]))
-    with pytest.raises(AgreementError, match=rf"execution 'host-c' differs .* parts first at {re.escape(name)}"):
+    with pytest.raises(AgreementError, match=rf"execution 'host C' differs .* parts first at {re.escape(name)}"):
         run(HostC(), program, tmp_path / "c")
     assert run(Simulator(), program, tmp_path / "s")["mismatches"] == 0
 

@@ -85,5 +85,5 @@ def test_all_five_executions_give_equal_integers(quantizer, output_int: bool, tm
     result = run.stage(simulate, simulate.SimulateOptions("classification"))
     agreement = result.metrics["agreement"]
     assert (agreement["vectors"], agreement["mismatches"]) == (len(labels), 0)
-    assert [row["name"] for row in agreement["executions"]] == ["simulator", "host-c"]
+    assert [row["name"] for row in agreement["executions"]] == ["simulator", "host C"]
     assert result.metrics["simulated"]["accuracy"] > 0.5
