@@ -74,6 +74,9 @@ def run(job: StageJob) -> StageResult:
         GraphError: naming what of the network the graph cannot express.
         QuantizationError: with every problem that the quantizer finds.
     """
+    from flowlab.compiler.passes.drop_dead import DropDead
+    from flowlab.compiler.passes.drop_identity import DropIdentity
+    from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
     from flowlab.compiler.pipeline import apply_passes
     from flowlab.compiler.place import place
 
@@ -88,7 +91,8 @@ def run(job: StageJob) -> StageResult:
             f"{model.name} cannot be quantized by {quantizer.name} for {target.name}, and nothing was trained:\n"
             + "\n".join(f"  * {problem}" for problem in problems)
         )
-    placement = place(apply_passes(graph, target.passes()), target.rules(), target.unit_name)
+    tidy = (DropDead(), DropIdentity(), FoldBatchNorm())  # what is left are the layers that will run
+    placement = place(apply_passes(graph, (*tidy, *target.passes())), target.rules(), target.unit_name)
     gate = {
         "layers": [asdict(row) for row in placement.rows],
         "problems": list(problems),
