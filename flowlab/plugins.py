@@ -222,15 +222,18 @@ def load_announced(announced: Iterable[Announced]) -> Catalogue:
 
     broken: dict[str, list[str]] = {}
     brought: list[Brought] = []
+    seen: set[tuple[str, str, str]] = set()
     manager = pluggy.PluginManager("flowlab")
     manager.add_hookspecs(hookspecs)
     for one in announced:
         reasons: list[str] = []
         for item in _from_package(manager, one, reasons):
-            if _is_repeated(item, one.distribution, brought):
-                reasons.append(f"brings a second {_kind(item)} named '{item.name}'")
-            else:
-                brought.append(Brought(item, one.distribution))
+            known = (item.kind, item.name, one.distribution)
+            if isinstance(item, Plugin) and known in seen:  # of presets, one name may hold for several devices
+                reasons.append(f"brings a second {item.kind.replace('_', ' ')} named '{item.name}'")
+                continue
+            seen.add(known)
+            brought.append(Brought(item, one.distribution))
         if reasons:
             broken.setdefault(_package(one), []).extend(reasons)
     return Catalogue(tuple(brought), {package: "; ".join(reasons) for package, reasons in broken.items()})
@@ -306,16 +309,6 @@ def _unmarked(module: ModuleType, manager: pluggy.PluginManager, name: str, reas
                 reasons.append(f"{attribute} is not marked with @hookimpl and is not called")
 
 
-def _is_repeated(item: Plugin | Preset, distribution: str, brought: Sequence[Brought]) -> bool:
-    if isinstance(item, Preset):
-        return False  # one name may hold for several devices or tasks
-    return any(
-        isinstance(one.item, Plugin)
-        and (one.item.kind, one.item.name, one.distribution) == (item.kind, item.name, distribution)
-        for one in brought
-    )
-
-
 def _choose(kind: str, name: str, answering: Sequence[Brought]) -> Brought:
     """The one that is meant: the bundled one, or the only one."""
     bundled = [one for one in answering if one.distribution == OWN]
@@ -329,10 +322,6 @@ def _choose(kind: str, name: str, answering: Sequence[Brought]) -> Brought:
 
 def _holds(restricted: Mapping[str, tuple[str, ...]], given: Mapping[str, str]) -> bool:
     return all(key in given and given[key] in values for key, values in restricted.items())
-
-
-def _kind(item: Plugin | Preset) -> str:
-    return item.kind.replace("_", " ")
 
 
 def _package(one: Announced) -> str:
