@@ -6,37 +6,31 @@ network takes and gives. What an extractor does not tell is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-FLAGS: Mapping[str, tuple[str, ...]] = {
-    "RAW_FE": ("FE_RAW",),
-    "WINDOWING": ("FE_WIN",),
-    "FFT_FE": ("FE_FFT",),
-    "FFT_POS_HALF": ("FE_MAG",),
-    "NORMALIZE": ("FE_NORMALIZE",),
-    "DOWNSAMPLE": (),
-    "SIMPLE_WINDOW": (),
-    "ABS": ("FE_MAG",),
-    "DC_REMOVE": ("FE_DC_REM",),
-    "BINNING": ("FE_BIN",),
-    "LOG_DB": ("FE_LOG",),
-    "CONCAT": ("FE_CONCAT",),
+FLAGS: Mapping[str, str] = {
+    "RAW_FE": "FE_RAW",
+    "WINDOWING": "FE_WIN",
+    "FFT_FE": "FE_FFT",
+    "NORMALIZE": "FE_NORMALIZE",
+    "ABS": "FE_MAG",
+    "DC_REMOVE": "FE_DC_REM",
+    "BINNING": "FE_BIN",
+    "LOG_DB": "FE_LOG",
+    "CONCAT": "FE_CONCAT",
 }
 """TI's transform names and the flags that switch them on."""
 
 VALUES: Mapping[str, str] = {
-    "variables": "FE_VARIABLES",
     "frame_size": "FE_FRAME_SIZE",
     "feature_size_per_frame": "FE_FEATURE_SIZE_PER_FRAME",
     "num_frame_concat": "FE_NUM_FRAME_CONCAT",
     "min_bin": "FE_MIN_FFT_BIN",
-    "fft_bin_size": "FE_FFT_BIN_SIZE",
-    "analysis_bandwidth": "",
     "log_mul": "FE_LOG_MUL",
     "log_base": "FE_LOG_BASE",
     "log_threshold": "FE_LOG_TOL",
-    "bin_offset": "FE_BIN_OFFSET",
     "normalize_bin": "FE_BIN_NORMALIZE",
     "offset": "FE_OFFSET",
     "scale": "FE_SCALE",
@@ -55,12 +49,16 @@ def user_input_config(spec: Mapping[str, Any], outputs: int, *, skip_normalize: 
         output_int: whether it gives integers.
     """
     options: Mapping[str, Any] = spec.get("options") or {}
-    transforms = options.get("feat_ext_transform") or ()
-    defined = {flag: "" for name in transforms for flag in FLAGS.get(str(name), ())}
+    transforms = [str(name) for name in options.get("feat_ext_transform") or ()]
+    defined = {flag: "" for name, flag in FLAGS.items() if name in transforms}
+    window = list(spec.get("window") or ())
+    if window:
+        defined["FE_VARIABLES"] = str(window[0])
     for key, word in VALUES.items():
         value = _number(options.get(key))
-        if word and value is not None:
+        if value is not None:
             defined[word] = value
+    defined |= _spectrum(options, transforms)
     shape = list(spec.get("shape") or ())
     if len(shape) == 3:
         defined["FE_STACKING_CHANNELS"], defined["FE_STACKING_FRAME_WIDTH"] = str(shape[0]), str(shape[1] * shape[2])
@@ -72,14 +70,21 @@ def user_input_config(spec: Mapping[str, Any], outputs: int, *, skip_normalize: 
     return f"#ifndef USER_INPUT_CONFIG_H\n#define USER_INPUT_CONFIG_H\n\n{lines}\n\n#endif\n"
 
 
+def _spectrum(options: Mapping[str, Any], transforms: list[str]) -> dict[str, str]:
+    """What follows from the sizes: stages of the FFT, values in one bin."""
+    frame, features = options.get("frame_size"), options.get("feature_size_per_frame")
+    found = {}
+    if "FFT_FE" in transforms and isinstance(frame, int) and frame > 0:
+        found["FE_FFT_STAGES"] = str(frame.bit_length() - 1)
+        if "BINNING" in transforms and features:
+            found["FE_FFT_BIN_SIZE"] = str(frame // 2 // features // (options.get("analysis_bandwidth") or 1))
+    return found
+
+
 def _number(value: Any) -> str | None:
     """A C literal, or None for what is no number."""
+    if value == "e":
+        return repr(math.e)
     if isinstance(value, bool):
         return str(int(value))
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return str(len(value))  # variables as a list of columns
-    return None
+    return repr(value) if isinstance(value, int | float) else None

@@ -27,7 +27,14 @@ def job_for(device: str, graph, out: Path, **changes) -> LowerJob:
     golden = Golden(features, values["quantize"], outputs, layer_crcs(graph, values), np.ones((2, 1, 100), np.float32))
     spec = {
         "shape": list(features.shape[1:]),
-        "options": {"feat_ext_transform": ["FFT_FE", "LOG_DB"], "frame_size": 100, "log_base": 10, "variables": [0]},
+        "window": [1, 64],
+        "options": {
+            "feat_ext_transform": ["FFT_FE", "BINNING", "LOG_DB"],
+            "frame_size": 64,
+            "feature_size_per_frame": 16,
+            "log_base": "e",
+            "scale": None,
+        },
     }
     job = LowerJob(graph, golden, True, CORE[DEVICES[device].core], None, ("a", "b"), "ab" * 32, out)
     return replace(job, feature_spec=spec, **changes)
@@ -74,8 +81,19 @@ def test_a_program_is_files_for_the_simulator_the_device_and_ti_s_compiler(tmp_p
     assert '--target="c, ti-npu type=hard skip_normalize=true output_int=true opt_for_space=true"' in call
     assert "--target-c-mcpu=c28" in call and "ab" * 32 in call
     header = made.files["user_input_config.h"].read_text()
-    for line in ("FE_FFT", "FE_LOG", "FE_FRAME_SIZE 100", "FE_VARIABLES 1", "SKIP_NORMALIZE 1", "OUTPUT_INT 1"):
+    for line in (
+        "FE_FFT",
+        "FE_LOG",
+        "FE_FRAME_SIZE 64",
+        "FE_VARIABLES 1",
+        "FE_FFT_STAGES 6",
+        "FE_FFT_BIN_SIZE 2",
+        "FE_LOG_BASE 2.718281828459045",
+        "SKIP_NORMALIZE 1",
+        "OUTPUT_INT 1",
+    ):
         assert f"#define {line}\n" in header
+    assert "FE_SCALE" not in header and "None" not in header
     assert {row.unit for row in made.layers if row.layer == "GCONV"} == {"npu"}
 
 
