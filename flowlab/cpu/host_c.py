@@ -42,22 +42,32 @@ class HostC(Execution):
         Raises:
             StageError: if it does not compile, crashes, or gives back another number of bytes than it should.
         """
-        import numpy as np
-
-        from flowlab.cpu.process import run_tool
+        import tempfile
 
         compiler = host_compiler.find()
         if compiler is None:
             raise StageError(str(self.missing()))
         scratch.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
-            shutil.copyfile(program[name], scratch / name)
-        runner, given, results = scratch / "host_runner", scratch / "features.bin", scratch / "results.bin"
-        compiler.compile(scratch / "host_runner.c", runner)
-        np.ascontiguousarray(features, np.float32).tofile(given)
-        layout = run_tool([runner], timeout_s=60, folder=scratch)
-        run_tool([runner, given, results], timeout_s=600, folder=scratch)
-        return _read(layout, results.read_bytes(), len(features))
+        # A folder of its own: what a killed run left behind may still write into the last one.
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            return _build_and_run(compiler, program, features, Path(folder).resolve())
+
+
+def _build_and_run(
+    compiler: host_compiler.HostCompiler, program: Mapping[str, Path], features: NDArray[np.float32], folder: Path
+) -> Outcome:
+    import numpy as np
+
+    from flowlab.cpu.process import run_tool
+
+    for name in FILES:
+        shutil.copyfile(program[name], folder / name)
+    runner, given, results = folder / "host_runner", folder / "features.bin", folder / "results.bin"
+    compiler.compile(folder / "host_runner.c", runner)
+    np.ascontiguousarray(features, np.float32).tofile(given)
+    layout = run_tool([runner], timeout_s=60, folder=folder)
+    run_tool([runner, given, results], timeout_s=600, folder=folder)
+    return _read(layout, results.read_bytes(), len(features))
 
 
 def _read(layout: str, data: bytes, count: int) -> Outcome:

@@ -22,22 +22,22 @@ class Simulator(Execution):
 
     def run(self, program: Mapping[str, Path], features: NDArray[np.float32], scratch: Path) -> Outcome:
         """Run ``model.flnp`` on float32 (vector, channel, height, width). Raises `StageError` where it fails."""
+        import tempfile
+
+        scratch.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: what a killed run left behind may still write into the last one.
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            return self._run(program["model.flnp"], features, Path(folder))
+
+    def _run(self, program: Path, features: NDArray[np.float32], folder: Path) -> Outcome:
         import numpy as np
 
         from flowlab.cpu.process import run_tool
 
-        scratch.mkdir(parents=True, exist_ok=True)
-        given, results = scratch / "features.npy", scratch / "results.npz"
+        given, results = folder / "features.npy", folder / "results.npz"
         np.save(given, np.ascontiguousarray(features, np.float32), allow_pickle=False)
-        command: list[str | Path] = [
-            sys.executable,
-            "-P",  # what lies in the working directory is not imported
-            "-m",
-            "flowlab_tinpu.simulator",
-            program["model.flnp"],
-            given,
-            results,
-        ]
+        # -P: what lies in the working directory is not imported
+        command = [sys.executable, "-P", "-m", "flowlab_tinpu.simulator", str(program), str(given), str(results)]
         run_tool(command, timeout_s=1800)
         with np.load(results, allow_pickle=False) as found:
             outputs = {name.removeprefix("output/"): found[name] for name in found.files if name.startswith("output/")}

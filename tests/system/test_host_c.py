@@ -139,3 +139,11 @@ def test_the_version_is_the_compiler_s_own_first_line(compiler) -> None:
 def test_c_agrees_on_random_networks(compiler, seed: int, tmp_path: Path) -> None:
     graph = random_graph(seed, quantized=True)
     assert_agrees(graph, write(graph, tmp_path), tmp_path / "scratch")
+
+
+def test_a_relative_scratch_folder_is_no_trap(compiler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = example_graph()
+    program = write(graph, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert_agrees(graph, program, Path("scratch"), count=3)
+    assert list((tmp_path / "scratch").iterdir()) == []  # nothing is left behind
