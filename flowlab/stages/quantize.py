@@ -165,9 +165,8 @@ def run(job: StageJob) -> StageResult:
 
 def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
     """The trained float network, in eval mode."""
-    import torch
-
     from flowlab.learn.problems import PROBLEMS
+    from flowlab.learn.state_dict import load_state
 
     model = job.plugins["model"]
     if not isinstance(model, Model):
@@ -175,8 +174,7 @@ def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
     channels, height, width = spec["shape"]
     outputs = PROBLEMS[job.options.problem].outputs(tuple(spec["classes"]))
     module = model.build((channels, height, width), outputs, job.plugin_options["model"])
-    module.load_state_dict(torch.load(job.input("float_model"), weights_only=True, map_location="cpu"))
-    return module.eval()
+    return load_state(module, job.input("float_model"))
 
 
 def _quantize(job: StageJob, model: Any, data: Any) -> Any:
