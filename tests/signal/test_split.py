@@ -78,6 +78,11 @@ def test_a_class_that_is_added_moves_no_other() -> None:
     assert {name: large[name] for name in small} == small
 
 
+def test_classes_of_one_size_are_drawn_by_themselves() -> None:
+    parts = {p.recording.id: p.split for p in split.amongst(many({"a": 20, "b": 20}), FRACTIONS, 1)}
+    assert [parts[f"a/{i:03d}"] for i in range(20)] != [parts[f"b/{i:03d}"] for i in range(20)]
+
+
 def test_recordings_with_equal_content_stay_together() -> None:
     recordings = many({"a": 9, "b": 9})
     for seed in range(8):
