@@ -123,8 +123,8 @@ def test_one_class_is_no_classification(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_classes_says_what_was_found(tmp_path: Path) -> None:
-    (tmp_path / "clases").mkdir()
-    with pytest.raises(DataError, match=r"Did you mean 'clases'\? Found at the top: clases"):
+    (tmp_path / "klasses").mkdir()
+    with pytest.raises(DataError, match=r"Did you mean 'klasses'\? Found at the top: klasses"):
         layout.source_files(tmp_path)
 
 
