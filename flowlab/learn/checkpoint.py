@@ -1,4 +1,4 @@
-"""Weights and trainings on disk: state dicts as bytes, and where a training stood after its last whole epoch."""
+"""Where a training stood after its last whole epoch: one file, replaced at once, never half of it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,6 @@ def dump(value: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
-
-
-def load_weights(module: torch.nn.Module, path: Path) -> None:
-    """Put a file's state dict into a module that was built alike; nothing in the file can run code.
-
-    Raises:
-        RuntimeError: torch's own, where names or shapes are not the module's.
-    """
-    module.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

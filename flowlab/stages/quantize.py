@@ -77,7 +77,7 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
     given = config.options_for("training", "quantizer")
     return {
-        "model": (model, catalogue.options(model, {})),
+        "model": (model, catalogue.options(model, config.options_for("training", "model_name"))),
         "quantizer": (quantizer, catalogue.options(quantizer, given)),
     }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from flowlab.learn import checkpoint
-from flowlab.learn.checkpoint import dump, load_checkpoint, load_weights, save_checkpoint
+from flowlab.learn.checkpoint import dump, load_checkpoint, save_checkpoint
 
 STATE = {"identity": "a", "weights": {"w": torch.arange(5.0)}, "rows": [{"epoch": 1, "loss": 0.5}]}
 
@@ -62,16 +61,3 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
 
 def test_equal_values_give_equal_bytes() -> None:
     assert dump({"w": torch.ones(3)}) == dump({"w": torch.ones(3)})
-
-
-def test_weights_come_back_from_their_bytes(tmp_path: Path) -> None:
-    module, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-    (tmp_path / "best_model.pt").write_bytes(dump(module.state_dict()))
-    load_weights(other, tmp_path / "best_model.pt")
-    assert torch.equal(module.weight, other.weight)
-
-
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(3, 2), tmp_path / "whole.pt")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
-        load_weights(torch.nn.Linear(3, 2), tmp_path / "whole.pt")
