@@ -123,9 +123,9 @@ class Session:
         for name in self.asked.require:
             if name in ran:
                 continue
-            known = [*ran, *reasons]
-            reason = reasons.get(name) or f"there is no such execution.{did_you_mean(name, known)}"
-            raise StageError(f"--require {name}: it did not run: {reason} Ran here: {', '.join(ran) or 'none'}")
+            hint = "" if name in reasons else did_you_mean(name, [*ran, *reasons])
+            reason = reasons.get(name, "there is no such execution").rstrip(".")
+            raise StageError(f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}")
 
     def finish(self, engine: str) -> RunResult:
         """Copies, ``latest``, and what there is to say. Raises what `check` raises."""

@@ -1,4 +1,4 @@
-"""Runs the imagined stages as `flowlab run` does: `python imagined_run.py INPUT EPOCHS [words of flowlab run]`.
+"""Runs the imagined stages as `flowlab run` does: `python imagined_run.py INPUT EPOCHS COMMAND [words]`.
 
 Only the config and the stages are imagined; command line, engine, store and server are the real ones.
 """
@@ -24,6 +24,8 @@ from flowlab.errors import StageError
 
 def simulate(job: StageJob) -> StageResult:
     imagined.note("simulate")
+    if os.environ.get("IMAGINED_NOISE"):
+        os.write(1, b"a library speaks\n")
     if os.environ.get("IMAGINED_FAILURE"):
         raise StageError("stage simulate: broken on purpose. Unset IMAGINED_FAILURE")
     said = {
@@ -55,12 +57,12 @@ def config(data: Path, epochs: int) -> Any:
 
 
 def main(arguments: list[str]) -> int:
-    data, epochs, *words = arguments
+    data, epochs, command, *words = arguments
     sys.path.insert(0, str(Path(__file__).parent))
     flowlab.stages.STAGES = stages()
     catalogue = SimpleNamespace(broken={}, find=lambda kind, name: None)
     flowlab.cli._config = lambda arguments: (config(Path(data), int(epochs)), catalogue)  # type: ignore[assignment]
-    return flowlab.cli.main(["run", "imagined.yaml", *words])
+    return flowlab.cli.main([command, "imagined.yaml", *words])
 
 
 if __name__ == "__main__":

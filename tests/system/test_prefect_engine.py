@@ -35,7 +35,7 @@ def start(
     if api is not None:
         outside["PREFECT_API_URL"] = api
     return subprocess.Popen(
-        [sys.executable, str(CHILD), "data", str(epochs), *words],
+        [sys.executable, str(CHILD), "data", str(epochs), "run", *words],
         cwd=folder,
         env={**outside, "IMAGINED_LOG": str(folder / "log"), **environment},
         stdout=subprocess.PIPE,
@@ -161,7 +161,7 @@ def test_a_gate_fails_the_flow_run_of_cached_stages_too(api: str, first: tuple[P
     folder, _ = first
     child = start(folder, "--require", "host C", api=api)
     _, error = finish(child, code=1)
-    assert error == "flowlab: --require host C: it did not run: no compiler Ran here: simulator\n"
+    assert error == "flowlab: --require host C did not run here: no compiler. Ran: simulator\n"
     newest = max(path.name for path in (folder / "artifacts" / ".store" / "runs").iterdir())
     assert flow_run(api, newest)["state_type"] == "FAILED"
 

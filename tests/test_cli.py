@@ -1,0 +1,252 @@
+"""The command line: errors without tracebacks, JSON without a second voice, gates, and what people read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowlab import __version__, cli
+from flowlab.contracts import Core
+from flowlab.errors import FlowlabError
+from flowlab.plugins import Brought, Catalogue
+
+CHILD = Path(__file__).parent / "system" / "imagined_run.py"
+
+
+def imagined(folder: Path, *words: str, epochs: int = 3, command: str = "run", **environment: str) -> Any:
+    """Run `flowlab run` with imagined stages, on the local engine unless the words say otherwise."""
+    data = folder / "data" / "idle"
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "1.csv").write_text("1\n2\n")
+    return subprocess.run(
+        [sys.executable, str(CHILD), "data", str(epochs), command, *words],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["--version"])
+    assert raised.value.code == 0
+    assert capsys.readouterr().out == f"flowlab {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["no_such_command"], ["run", "--engine", "dask"], ["plan", "--no-such-word"]])
+def test_a_wrong_command_line_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(words)
+    assert raised.value.code == 2
+    assert "usage: flowlab" in capsys.readouterr().err
+
+
+def test_an_error_is_one_text_on_stderr_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "no_such_file.yaml"]) == 1
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith("flowlab: no_such_file.yaml: ")
+    assert "Traceback" not in found.err
+
+
+def test_run_without_a_config_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run"]) == 1
+    assert "flowlab demo" in capsys.readouterr().err
+
+
+def test_an_error_in_json_mode_leaves_stdout_empty(tmp_path: Path) -> None:
+    done = imagined(tmp_path, "--engine", "local", "--json", IMAGINED_FAILURE="1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "flowlab: stage simulate: broken on purpose. Unset IMAGINED_FAILURE\n"
+
+
+def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_path: Path) -> None:
+    done = imagined(tmp_path, "--engine", "local", "--json", IMAGINED_NOISE="1")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert list(result) == [
+        "run",
+        "engine",
+        "stages",
+        "metrics",
+        "agreement",
+        "sizes",
+        "artifacts",
+        "warnings",
+        "report",
+    ]
+    assert set(result["stages"][0]) == {"name", "cached", "seconds"}
+    assert set(result["metrics"]) == {"float", "quantized", "simulated"}
+    assert set(result["agreement"]) == {"vectors", "mismatches", "executions", "not_run"}
+    assert result["agreement"]["not_run"] == [{"name": "host C", "reason": "no compiler"}]
+    assert set(result["sizes"]) == {"float_bytes", "packed_bytes", "onnx_bytes", "program_bytes"}
+    for files in result["artifacts"].values():
+        for file in files:
+            assert set(file) == {"name", "path", "sha256"}
+            assert Path(file["path"]).is_file()
+    assert Path(result["report"]).is_file()
+    assert "a library speaks" in done.stderr
+
+
+def test_the_second_run_is_cached_and_starts_no_engine(tmp_path: Path) -> None:
+    imagined(tmp_path, "--engine", "local")
+    done = imagined(tmp_path, "--json")
+    result = json.loads(done.stdout)
+    assert result["engine"] == "none"
+    assert all(stage["cached"] for stage in result["stages"])
+
+
+def test_people_get_a_line_a_stage_ten_lines_of_summary_and_the_report(tmp_path: Path) -> None:
+    done = imagined(tmp_path, "--engine", "local")
+    stages, _, summary = done.stdout.partition("\n\n")
+    assert [line.split()[0] for line in stages.splitlines()] == ["ingest", "train", "simulate", "report"]
+    lines = summary.splitlines()
+    assert len(lines) == 11
+    assert lines[-1].split()[0] == "report"
+    assert (tmp_path / lines[-1].split()[1]).is_file()
+    assert "0 mismatches in 7 vectors (simulator; host C not run: no compiler)" in summary
+
+
+def test_latest_leads_to_the_run(tmp_path: Path) -> None:
+    result = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)
+    latest = tmp_path / "artifacts" / "imagined" / "latest"
+    assert latest.is_symlink()
+    assert latest.resolve().name == result["run"]
+    assert (latest / "report.html").is_file()
+
+
+def test_a_failed_run_moves_latest_nowhere_and_says_so_in_the_store(tmp_path: Path) -> None:
+    first = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)
+    assert imagined(tmp_path, "--engine", "local", epochs=4, IMAGINED_FAILURE="1").returncode == 1
+    assert (tmp_path / "artifacts" / "imagined" / "latest").resolve().name == first["run"]
+    states = [
+        json.loads(path.read_text())["state"]
+        for path in sorted((tmp_path / "artifacts" / ".store" / "runs").glob("*/run.json"))
+    ]
+    assert sorted(states) == ["Completed", "Failed"]
+
+
+def test_a_required_execution_that_did_not_run_is_an_error_on_cached_runs_too(tmp_path: Path) -> None:
+    assert imagined(tmp_path, "--engine", "local", "--require", "simulator").returncode == 0
+    done = imagined(tmp_path, "--require", "host C")
+    assert done.returncode == 1
+    assert done.stderr == "flowlab: --require host C did not run here: no compiler. Ran: simulator\n"
+
+
+def test_a_required_execution_that_nobody_knows_gets_a_suggestion(tmp_path: Path) -> None:
+    done = imagined(tmp_path, "--engine", "local", "--require", "simulater")
+    assert done.returncode == 1
+    assert "Did you mean 'simulator'?" in done.stderr
+
+
+def test_a_mismatch_is_an_error(tmp_path: Path) -> None:
+    done = imagined(tmp_path, "--engine", "local", IMAGINED_MISMATCHES="3")
+    assert done.returncode == 1
+    assert "3 of 7 vectors differ between executions" in done.stderr
+
+
+def test_plan_says_why_a_stage_runs(tmp_path: Path) -> None:
+    def plan(epochs: int, *words: str) -> str:
+        done = imagined(tmp_path, *words, epochs=epochs, command="plan")
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    assert plan(3).splitlines() == [
+        "ingest     will run: it has not run in this store yet",
+        "train      depends on ingest",
+        "simulate   depends on train",
+        "report     depends on train, simulate",
+    ]
+    imagined(tmp_path, "--engine", "local")
+    assert {line.split()[1] for line in plan(3).splitlines()} == {"cached"}
+    changed = plan(4).splitlines()
+    assert changed[0] == "ingest     cached"
+    assert changed[1] == "train      will run: options.training_epochs: 3 -> 4"
+    assert changed[2] == "simulate   depends on train"
+    (tmp_path / "artifacts" / ".store" / "records").rename(tmp_path / "elsewhere")
+    assert "has not run" in plan(3)
+    found = json.loads(plan(4, "--json"))["stages"]
+    assert set(found[0]) == {"name", "state", "reason", "changes", "waits_for"}
+
+
+def test_plan_names_a_changed_input_and_a_lost_object(tmp_path: Path) -> None:
+    result = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)
+    (tmp_path / "data" / "idle" / "2.csv").write_text("5\n")
+    done = imagined(tmp_path, command="plan")
+    assert done.stdout.splitlines()[0] == "ingest     will run: inputs.source: changed"
+    (tmp_path / "data" / "idle" / "2.csv").unlink()
+    sha = result["artifacts"]["float_model"][0]["sha256"]
+    (tmp_path / "artifacts" / ".store" / "objects" / sha[:2] / sha).unlink()
+    done = imagined(tmp_path, command="plan")
+    assert done.stdout.splitlines()[1] == "train      will run: a file of its result is lost or damaged"
+
+
+def test_plan_runs_nothing(tmp_path: Path) -> None:
+    imagined(tmp_path, command="plan", IMAGINED_LOG=str(tmp_path / "log"))
+    assert not (tmp_path / "log").exists()
+
+
+class Box(Core):
+    name = "box"
+    summary = "a core"
+
+
+def test_plugins_lists_what_is_installed_and_what_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue = Catalogue((Brought(Box(), "someone"),), {"flowlab-broken": "cannot be loaded: RuntimeError: no"})
+    monkeypatch.setattr("flowlab.plugins.load", lambda: catalogue)
+    assert cli.main(["plugins"]) == 0
+    found = capsys.readouterr()
+    assert "core:\n  box" in found.out
+    assert found.err == "broken: flowlab-broken: cannot be loaded: RuntimeError: no\n"
+    assert cli.main(["plugins", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["plugins"][0]["distribution"] == "someone"
+    assert listed["broken"] == {"flowlab-broken": "cannot be loaded: RuntimeError: no"}
+
+
+def test_demo_without_any_plugin_is_a_clear_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("flowlab.plugins.load", lambda: Catalogue((), {"gone": "cannot be loaded"}))
+    assert cli.main(["demo"]) == 1
+    assert (
+        capsys.readouterr().err
+        == "flowlab: no installed package brings the example preset 'demo'. gone: cannot be loaded.\n"
+    )
+
+
+def test_strict_makes_an_error_of_a_broken_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Config:
+        warnings = ("a key is never read",)
+
+    monkeypatch.setattr(cli, "_config", lambda arguments: (Config(), Catalogue((), {"gone": "cannot be loaded"})))
+    assert cli.main(["run", "x.yaml", "--strict"]) == 1
+    assert capsys.readouterr().err == "flowlab: --strict: a key is never read; gone: cannot be loaded\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [(FlowlabError("broken"), 1, "flowlab: broken\n"), (KeyboardInterrupt(), 130, "flowlab: stopped. Finished")],
+)
+def test_how_a_command_ends(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(cli, "_config", fail)
+    assert cli.main(["run", "x.yaml"]) == code
+    assert capsys.readouterr().err.startswith(said)
