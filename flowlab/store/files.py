@@ -21,7 +21,7 @@ class Files(Protocol):
         ...
 
     def replace(self, path: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
+        """Write a file, whole or not at all; after a power cut it may be gone (nothing waits for the disk)."""
         ...
 
     def create(self, path: str, data: bytes, fault: str = "") -> bool:
@@ -34,7 +34,7 @@ class Files(Protocol):
 
 
 class LocalFiles:
-    """A folder: a temporary name, fsync, then rename or link."""
+    """A folder: a temporary name, fsync for what must last, then rename or link."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,14 +46,12 @@ class LocalFiles:
     def replace(self, path: str, data: bytes) -> None:
         """See `Files.replace`."""
         target = self.root / path
-        temporary = self._write(target, data, "")
-        temporary.replace(target)
-        sync_folder(target.parent)
+        self._write(target, data, durable=False).replace(target)
 
     def create(self, path: str, data: bytes, fault: str = "") -> bool:
         """See `Files.create`; a hard link to the temporary file fails where the name is taken."""
         target = self.root / path
-        temporary = self._write(target, data, fault)
+        temporary = self._write(target, data, fault, durable=True)
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -74,8 +72,8 @@ class LocalFiles:
             return
         sync_folder(source.parent)
 
-    def _write(self, target: Path, data: bytes, fault: str) -> Path:
-        """Write and sync a temporary file; target's folder exists afterwards."""
+    def _write(self, target: Path, data: bytes, fault: str = "", *, durable: bool) -> Path:
+        """Write a temporary file; target's folder exists afterwards."""
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = self.root / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +85,9 @@ class LocalFiles:
                 file.flush()
                 fault_point(fault)
             file.write(data[half:])
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         return temporary
 
 
