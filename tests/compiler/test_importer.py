@@ -280,3 +280,27 @@ def test_a_damaged_file_is_read_or_refused_and_never_a_crash(at: int, bit: int) 
         import_onnx(bytes(damaged))
     except GraphError as error:
         assert str(error)
+
+
+def test_a_clip_before_the_multiplication_may_only_be_that_of_24_bits() -> None:
+    graph = parse_graph(
+        """
+        graph 1
+        input %input: float32[400]
+        %q: int8[400] scale 0.5 = quantize(%input) high=127 low=-128
+          bias: float32[400] = 0.0*400
+          multiplier: int32[400] = 1*400
+          shift: int32[400] = 0*400
+        %fc: int32[1] scale 0.0 = linear(%q) weight_bits=8
+          weight: int8[1, 400] = 127*400
+        %y: int8[1] scale 2.0 = requantize(%fc) bias_before_multiply=true high=127 low=-128 rounding="floor"
+          bias: int32[1] = 0
+          multiplier: int32[1] = 200
+          shift: int32[1] = 17
+        output "output" = %y
+        """
+    )
+    data = export_onnx(graph, {})
+    assert text.print_graph(import_onnx(data)) == text.print_graph(graph)
+    with pytest.raises(GraphError, match="only 24 bits change nothing"):
+        import_onnx(changed(data, "y.most", lambda array: array / array.dtype.type(2)))

@@ -81,3 +81,22 @@ def test_the_padding_passes_together_change_nothing_more(seed: int, quantized: b
 
     once = both(random_graph(seed, quantized))
     assert text.print_graph(both(once)) == text.print_graph(once)
+
+
+def test_a_layer_that_others_read_too_keeps_its_batch_norm() -> None:
+    graph = text.parse_graph(
+        """
+        graph 1
+        input %input: float32[2]
+        %fc: float32[1] = linear(%input)
+          weight: float32[1, 2] = 1.0 2.0
+        %norm: float32[1] = batch_norm(%fc) epsilon=0.0
+          bias: float32[1] = 3.0
+          mean: float32[1] = 1.0
+          variance: float32[1] = 4.0
+          weight: float32[1] = 6.0
+        %sum: float32[1] = add(%fc, %norm)
+        output "output" = %sum
+        """
+    )
+    assert text.same(FoldBatchNorm().apply(graph), graph)
