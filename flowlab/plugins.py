@@ -28,6 +28,8 @@ from flowlab.errors import PluginError, did_you_mean, unknown_name
 from flowlab.options import read_options
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
     import pluggy
 
 OWN = "flowlab"  # the distribution whose names stay bare
@@ -204,14 +206,22 @@ def installed(group: str) -> list[Announced]:
     from importlib.metadata import entry_points
 
     found = []
-    names: dict[int, str] = {}  # reading a distribution's name parses its metadata: once each
+    names: dict[int, str] = {}
     for point in entry_points(group=group):
         dist = point.dist
         if dist is not None and id(dist) not in names:
-            names[id(dist)] = dist.name
+            names[id(dist)] = _name(dist)
         found.append(Announced(point.name, point.value, names.get(id(dist), point.name)))
     unique = dict.fromkeys(found)  # the same package twice on the path announces itself twice
     return sorted(unique, key=lambda one: (one.distribution != OWN, one.distribution, one.name))
+
+
+def _name(distribution: Distribution) -> str:
+    """``distribution.name`` without the parsing of all of its metadata, which takes 20 ms."""
+    for line in (distribution.read_text("METADATA") or "").splitlines():
+        if line.startswith("Name:"):
+            return line.partition(":")[2].strip()
+    return distribution.name
 
 
 def load_announced(announced: Iterable[Announced]) -> Catalogue:
