@@ -58,6 +58,39 @@ def test_the_light_path_imports_nothing_heavy(code: str) -> None:
     assert loaded_by(code) == set()
 
 
+def test_planning_all_nine_stages_of_the_example_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Options, plugins, recipes and code hashes of every stage: all that a cached run does but the look-ups."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from flowlab.plugins import load; from flowlab.config import load_mapping\n"
+        "from flowlab.engine.run import Asked, survey\n"
+        "catalogue = load(); demo = catalogue.preset('example', 'demo')\n"
+        "asked = Asked(store=sys.argv[1])\n"
+        "assert len(survey(load_mapping(demo.values, catalogue), catalogue, asked)) == 9"
+    )
+    assert loaded_by(code, str(tmp_path / "store")) == set()
+
+
+def test_a_run_in_which_all_is_cached_imports_nothing_heavy(tmp_path: Path) -> None:
+    data = tmp_path / "data" / "idle"
+    data.mkdir(parents=True)
+    (data / "1.csv").write_text("1\n")
+    words = [str(tmp_path / "data"), "3", "run", "--json", "--store", str(tmp_path / "store")]
+    code = (
+        "import os; sys.path.insert(0, 'tests/system'); import imagined_run\n"
+        "words = sys.argv[2:]; os.chdir(sys.argv[1]); assert imagined_run.main(words) == 0"
+    )
+    first = subprocess.run(
+        [sys.executable, str(ROOT / "tests/system/imagined_run.py"), *words, "--engine", "local"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert first.returncode == 0, first.stderr
+    assert loaded_by(code, str(tmp_path), *words) == set()
+
+
 def test_the_test_of_the_light_path_can_fail() -> None:
     assert loaded_by("import numpy") == {"numpy"}
 
