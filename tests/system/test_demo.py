@@ -1,0 +1,121 @@
+"""The chapter's example and the bearing example, from recordings to a report, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["ingest", "extract", "inspect", "train", "quantize", "validate", "compile", "simulate", "report"]
+
+
+def flowlab(folder: Path, *words: str, check: bool = True, env: dict[str, str] | None = None) -> Any:
+    """Run the command line in a folder of its own and return what it printed as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flowlab.cli", *words, "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+    assert not check or done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def assert_all_agree(result: dict[str, Any], vectors: int) -> None:
+    agreement = result["agreement"]
+    assert [stage["name"] for stage in result["stages"]] == STAGES
+    assert agreement["mismatches"] == 0
+    assert agreement["vectors"] >= vectors
+    assert {"torch", "ONNX Runtime", "interpreter", "simulator", "host C"} <= set(agreement["executions"]), agreement
+    for missing in agreement["not_run"]:
+        assert missing["reason"], missing
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def demo(demo_folder: Path) -> dict[str, Any]:
+    return flowlab(demo_folder, "demo", "--engine", "local")  # type: ignore[no-any-return]
+
+
+def test_the_demo_runs_through_nine_stages_without_a_mismatch(demo: dict[str, Any]) -> None:
+    assert_all_agree(demo, 500)
+
+
+def test_the_demo_float_accuracy_means_something(demo: dict[str, Any]) -> None:
+    assert 0.96 <= demo["metrics"]["float"]["accuracy"] <= 0.997
+    assert demo["metrics"]["quantized"]["accuracy"] >= demo["metrics"]["float"]["accuracy"] - 0.01
+    assert demo["metrics"]["simulated"] == demo["metrics"]["quantized"]
+
+
+def test_the_demo_again_is_wholly_cached(demo: dict[str, Any], demo_folder: Path) -> None:
+    again = flowlab(demo_folder, "demo", "--engine", "local")
+    assert all(stage["cached"] for stage in again["stages"])
+    assert again["artifacts"]["program"][0]["sha256"] == demo["artifacts"]["program"][0]["sha256"]
+
+
+def test_the_run_folder_holds_the_chapters_tree(demo: dict[str, Any], demo_folder: Path) -> None:
+    latest = demo_folder / "artifacts" / "dc_arc_fault_example_dsk" / "latest"
+    for name in (
+        "training/base/best_model.pt",
+        "training/quantization/best_model.onnx",
+        "training/quantization/best_model.pt",
+        "training/quantization/quantization_config.yaml",
+        "compilation/model.flnp",
+        "compilation/model.c",
+        "report.html",
+    ):
+        assert (latest / name).is_file(), name
+    assert Path(demo["report"]).is_file()
+
+
+@pytest.fixture(scope="module")
+def cwru(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    shared = Path(os.environ.get("FLOWLAB_SHARED", ROOT.parent / "shared"))
+    archive = shared / "data" / "cwru_bearing" / "cwru_bearing_12k.zip"
+    if not archive.is_file():
+        pytest.skip("no cwru_bearing_12k.zip in FLOWLAB_SHARED")
+    folder = tmp_path_factory.mktemp("cwru")
+    config = str(ROOT / "flows" / "examples" / "cwru.yaml")
+    return [
+        flowlab(
+            folder,
+            "run",
+            config,
+            "--engine",
+            "local",
+            "--set",
+            f"dataset.input_data_path={archive}",
+            "--set",
+            f"training.seed={seed}",
+        )
+        for seed in (0, 1, 2)
+    ]
+
+
+@pytest.mark.parametrize("which", ["float", "quantized", "simulated"])
+def test_cwru_reaches_99_percent_as_the_mean_of_three_seeds(cwru: list[dict[str, Any]], which: str) -> None:
+    assert statistics.mean(run["metrics"][which]["accuracy"] for run in cwru) >= 0.990
+
+
+def test_cwru_agrees_to_the_bit_for_every_seed(cwru: list[dict[str, Any]]) -> None:
+    for run in cwru:
+        assert_all_agree(run, 432)
+
+
+def test_seeds_share_ingest_and_extract(cwru: list[dict[str, Any]]) -> None:
+    for run in cwru[1:]:
+        assert {stage["name"]: stage["cached"] for stage in run["stages"]}["extract"]
