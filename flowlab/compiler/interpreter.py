@@ -178,7 +178,7 @@ def _max_pool(node: Node, x: Array) -> Array:
 
 
 def _flatten(node: Node, x: Array) -> Array:
-    return x.reshape(len(x), -1)
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def _relu(node: Node, x: Array) -> Array:

@@ -68,7 +68,7 @@ def test_every_float_and_every_name_survives(values: list[float], name: str, sca
     ("change", "message"),
     [
         (("graph 1", "graph 2"), "line 1: found 'graph 2'; the first line is 'graph 1'"),
-        (("= linear(", "= linaer("), "line 5: no operation named 'linaer'. Did you mean 'linear'?"),
+        (("= linear(", "= linearr("), "line 5: no operation named 'linearr'. Did you mean 'linear'?"),
         (("int32[1]", "int33[1]"), "line 5: no type named 'int33'. Did you mean 'int32'?"),
         (("1*4 2 3", "1*4 2"), "line 6: constant 'fc.weight' has 5 numbers; its shape has 6"),
         (("1*4 2 3", "1*99999999"), "line 6: constant 'fc.weight' has more than the 6 numbers of its shape"),

@@ -14,7 +14,7 @@ from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.text import parse_graph, print_graph
 from flowlab.contracts import NoOptions, NumberFormat, Requantize, StageJob, StageResult
-from flowlab.errors import AgreementError, GraphError
+from flowlab.errors import AgreementError, GraphError, StageError
 from flowlab.signal import features_file
 from flowlab.stages import validate
 from flowlab_tinpu.devices import TARGETS
@@ -56,10 +56,12 @@ AWKWARD = parse_graph(
 )
 
 
-def job_of(folder: Path, graph: Graph = AWKWARD, exported: Graph = AWKWARD, spoiled: int | None = None) -> StageJob:
+def job_of(
+    folder: Path, graph: Graph = AWKWARD, exported: Graph = AWKWARD, spoiled: int | None = None, count: int = COUNT
+) -> StageJob:
     """Files as the stages before leave them; ``spoiled`` changes torch's output of that vector."""
-    features = (np.random.default_rng(0).normal(size=(COUNT, 3, 10, 1)) * 3).astype(np.float32)
-    labels = np.arange(COUNT, dtype=np.int64) % 3
+    features = (np.random.default_rng(0).normal(size=(count, 3, 10, 1)) * 3).astype(np.float32)
+    labels = np.arange(count, dtype=np.int64) % 3
     out = folder / "out"
     out.mkdir()
     (folder / "graph.txt").write_text(print_graph(graph))
@@ -68,9 +70,9 @@ def job_of(folder: Path, graph: Graph = AWKWARD, exported: Graph = AWKWARD, spoi
     if spoiled is not None:
         outputs[spoiled, 1] += 1
     np.savez(folder / "torch_outputs.npz", output=outputs)
-    zeros = np.zeros(COUNT, np.int32)
+    zeros = np.zeros(count, np.int32)
     meta = {"classes": ["a", "b", "c"], "split": "test", "provenance": "made"}
-    features_file.write(folder / "features.arrow", features, labels, zeros, np.arange(COUNT), meta)
+    features_file.write(folder / "features.arrow", features, labels, zeros, np.arange(count), meta)
     names = {
         "graph": "graph.txt",
         "quantized_onnx": "best_model.onnx",
@@ -177,6 +179,11 @@ def test_a_graph_outside_the_number_format_is_refused(tmp_path: Path) -> None:
     narrow = NumberFormat("narrow", {8: Requantize(multiplier_bits=2, shift=(0, 31), bias_bits=32)})
     with pytest.raises(GraphError, match=r"node 'conv.bnorm' .* multiplier 4 of channel 3 is not in 0 \.\. 3"):
         validate.run(replace(job, options=validate.ValidateOptions(narrow)))
+
+
+def test_no_test_vector_is_no_agreement(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="the test split has no windows"):
+        validate.run(job_of(tmp_path, count=0))
 
 
 def test_the_first_layer_that_differs_is_found() -> None:
