@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from flowlab import __version__
 from flowlab.errors import ConfigError, FlowlabError, PluginError
@@ -239,20 +239,6 @@ def _with_run_options(parser: argparse.ArgumentParser) -> None:
 # --- what people look at ------------------------------------------------------------------------
 
 
-class _Watch(Protocol):
-    """How a run says what it does; see `flowlab.engine.run.Watch`."""
-
-    def __enter__(self) -> _Watch: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def progress(self, stage: str, what: str, fraction: float) -> None: ...
-
-    def finished(self, stage: str, cached: bool, seconds: float) -> None: ...
-
-
 class _Lines:
     """One line for each finished stage: for logs and pipes."""
 
@@ -334,6 +320,9 @@ class _Late:
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
         (self._bars or self._lines).finished(stage, cached, seconds)
+
+    def said(self, text: str) -> None:
+        print(text, flush=True)
 
 
 def _watch() -> _Late:

@@ -38,6 +38,9 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
         FlowlabError: as the stage raised it (the flow run is then Failed), or if no API answers.
     """
     results: list[RunResult] = []
+    if server.api_url() is None:
+        first = "" if home.is_dir() else "; the first time it makes its database, which takes longer"
+        session.watch.said(f"Starting Prefect's temporary server{first}.")
     with server.running(home) as url, _interruptible() as stopped:
         from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -99,6 +102,9 @@ class _Stoppable:
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
         self._watch.finished(stage, cached, seconds)
+
+    def said(self, text: str) -> None:
+        self._watch.said(text)
 
 
 @contextmanager

@@ -51,6 +51,10 @@ class Watch(Protocol):
         """A stage has its result."""
         ...
 
+    def said(self, text: str) -> None:
+        """Something takes its time before the first stage."""
+        ...
+
 
 class Silent:
     """Nobody looks."""
@@ -60,6 +64,9 @@ class Silent:
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
         """See `Watch.finished`."""
+
+    def said(self, text: str) -> None:
+        """See `Watch.said`."""
 
 
 @dataclass
