@@ -200,6 +200,23 @@ def test_equal_results_of_other_code_cut_off_what_follows(
     assert asked() == {"ingest": False, "train": True, "report": True}
 
 
+def test_a_changed_byte_of_a_plugins_code_is_noticed(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import imagined
+
+    package = tmp_path / "code" / "strangers_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "table.csv").write_text("1,2")
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setattr(imagined.Network, "code", ("strangers_package",))
+    run(tmp_path)
+    assert all(cached(run(tmp_path)).values())
+    (package / "table.csv").write_text("1,3")
+    assert cached(run(tmp_path)) == {"ingest": True, "train": False, "report": True}
+
+
 def test_a_stage_that_makes_other_roles_than_it_declares_is_refused(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
