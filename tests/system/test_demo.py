@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -47,8 +48,44 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def demo(demo_folder: Path) -> dict[str, Any]:
+def demo_text(demo_folder: Path) -> str:
+    """What a newcomer sees: the first `flowlab demo`, with the engine that it has by default."""
+    done = subprocess.run(
+        [sys.executable, "-m", "flowlab.cli", "demo"],
+        cwd=demo_folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def demo(demo_folder: Path, demo_text: str) -> dict[str, Any]:
+    """The same run as JSON: cached by now, so it says what the first one found."""
     return flowlab(demo_folder, "demo", "--engine", "local")  # type: ignore[no-any-return]
+
+
+def shown(text: str) -> set[str]:
+    """Lines of `flowlab demo` without what differs from run to run and from processor to processor."""
+    lines = set()
+    for line in text.splitlines():
+        words = " ".join(line.split())
+        words = re.sub(r"\d{8}T\d{6}Z-[0-9a-f]{4}", "RUN", words)
+        words = re.sub(r"\S*(?=artifacts/)", "", words)
+        words = re.sub(r"\d+\.\d+ s\b", "SECONDS", words)
+        words = re.sub(r"accuracy [01]\.\d{4}", "accuracy", words)
+        words = re.sub(r"onnx [\d,]+", "onnx", words)
+        lines.add(words)
+    return lines
+
+
+def test_the_readme_shows_what_the_demo_prints(demo_text: str) -> None:
+    block = (ROOT / "README.md").read_text().split("```console\n$ flowlab demo\n")[1].split("```")[0]
+    assert len(block.splitlines()) > 20
+    assert shown(block) - {""} <= shown(demo_text), demo_text
 
 
 def test_the_demo_runs_through_nine_stages_without_a_mismatch(demo: dict[str, Any]) -> None:
