@@ -20,7 +20,7 @@ from flowlab import __version__
 from flowlab.errors import ConfigError, FlowlabError, PluginError
 
 if TYPE_CHECKING:
-    from flowlab.engine.run import Asked
+    from flowlab.engine.session import Asked
     from flowlab.plugins import Catalogue
 
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
@@ -164,7 +164,7 @@ def _demo_config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
 
 
 def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> Asked:
-    from flowlab.engine.run import Asked
+    from flowlab.engine.session import Asked
 
     asked = Asked(
         engine=getattr(arguments, "engine", None),

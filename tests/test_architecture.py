@@ -63,7 +63,8 @@ def test_planning_all_nine_stages_of_the_example_imports_nothing_heavy(tmp_path:
     code = (
         "import sys; from pathlib import Path\n"
         "from flowlab.plugins import load; from flowlab.config import load_mapping\n"
-        "from flowlab.engine.run import Asked, survey\n"
+        "from flowlab.engine.run import survey\n"
+        "from flowlab.engine.session import Asked\n"
         "catalogue = load(); demo = catalogue.preset('example', 'demo')\n"
         "asked = Asked(store=sys.argv[1])\n"
         "assert len(survey(load_mapping(demo.values, catalogue), catalogue, asked)) == 9"

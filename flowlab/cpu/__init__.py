@@ -1,1 +1,1 @@
-"""flowlab.cpu"""
+"""Outside tools: the host's compiler, and C run on the host."""

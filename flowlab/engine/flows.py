@@ -7,63 +7,22 @@ Importing this module imports Prefect: call `flowlab.engine.server.prepare_envir
 """
 
 # No ``from __future__ import annotations`` here: Prefect reads the parameters' types.
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
+from flowlab.engine.work import Work, offered, offered_work, planned
 from flowlab.errors import StageError
 
 FLOW_NAME = "flowlab"
-
-Record = dict[str, Any]
-Perform = Callable[[str, Mapping[str, Record]], tuple[Record, bool]]
-"""``(stage, records of the stages that it reads) -> (record, cached)``, records as plain JSON."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage as the flow sees it: its name, the stages whose records it reads, those that it only waits for."""
-
-    name: str
-    reads: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a flow run does: its steps in order, the function that does one, and what is done when all are through.
-
-    What ``finish`` raises fails the flow run.
-    """
-
-    steps: Sequence[Step]
-    perform: Perform
-    finish: Callable[[], None] = lambda: None
-
-
-_WORK: ContextVar[Work | None] = ContextVar("flowlab_work", default=None)
-
-
-@contextmanager
-def offered(work: Work) -> Iterator[None]:
-    """Let flow and tasks of this process use a plan that is already made, with its progress bars."""
-    token = _WORK.set(work)
-    try:
-        yield
-    finally:
-        _WORK.reset(token)
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
 def stage(name: str, upstream: dict[str, Any]) -> Any:
     """Do one stage; a hit in the store is shown as the state Cached."""
-    work = _WORK.get()
+    work = offered_work()
     if work is None:
         raise StageError(f"stage {name}: it runs outside the flow that planned it")
     record, cached = work.perform(name, upstream)
@@ -81,7 +40,7 @@ def pipeline(config: dict[str, Any], run: str = "flowlab") -> dict[str, Any]:
     Raises:
         FlowlabError: of the first stage that failed; the flow run is then Failed.
     """
-    work = _WORK.get() or _planned(config)
+    work = offered_work() or planned(config)
     with offered(work):
         records = _submit_all(work)
     work.finish()
@@ -108,10 +67,3 @@ def _submit_all(work: Work) -> dict[str, Any]:
 def _reason(name: str, state: Any) -> BaseException:
     found = state.result(raise_on_failure=False)
     return found if isinstance(found, BaseException) else StageError(f"{name}: {state.message}")
-
-
-def _planned(config: dict[str, Any]) -> Work:
-    """A deployment's run: nobody has planned it yet."""
-    from flowlab.engine.on_prefect import planned
-
-    return planned(config)

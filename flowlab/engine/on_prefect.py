@@ -10,20 +10,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flowlab.engine import server
 from flowlab.engine.result import RunResult
-from flowlab.engine.run import Asked, Session, Silent, begin
-from flowlab.errors import StageError
+from flowlab.engine.session import Session
+from flowlab.engine.work import offered, work_of
 
-if TYPE_CHECKING:
-    from flowlab.engine.flows import Work
-
-ENGINE = "prefect"
 WRITTEN_TIMEOUT_S = 10
 
 
@@ -50,7 +46,7 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
         work = work_of(session, results, stopped)
         # The heartbeat's thread would cost up to 1 s at the end; only temporary settings can switch it off.
         settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        with temporary_settings(settings), _quiet(), flows.offered(work):
+        with temporary_settings(settings), _quiet(), offered(work):
             try:
                 flows.pipeline(
                     config={name: dict(keys) for name, keys in session.config.given.items()}, run=session.name
@@ -60,51 +56,6 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
                 if server.api_url() is None:
                     _wait_until_written(url, session.name)
     return results[0]
-
-
-def work_of(session: Session, results: list[RunResult], stopped: threading.Event | None = None) -> Work:
-    """What the flow does for a session; ``results`` gets what the run has to say."""
-    from flowlab.engine.flows import Step, Work
-
-    plan = session.prepared.plan
-    steps = []
-    for node in plan:
-        makers = {maker.name for role in node.needs if (maker := plan.maker(role))}
-        waits_for = [other.name for other in plan.waits_for(node)]
-        reads = tuple(name for name in waits_for if name in makers)
-        steps.append(Step(node.name, reads, tuple(name for name in waits_for if name not in makers)))
-
-    if stopped is not None:
-        session.watch = _Stoppable(session.watch, stopped)
-    return Work(steps, session.perform, lambda: results.append(session.finish(ENGINE)))
-
-
-def planned(config: Mapping[str, Any]) -> Work:
-    """What a deployment's flow run does: it gets only the config, in a process of its own."""
-    from flowlab.config import load_mapping
-    from flowlab.plugins import load
-
-    catalogue = load()
-    return work_of(begin(load_mapping(config, catalogue), catalogue, Asked(), Silent()), [])
-
-
-class _Stoppable:
-    """Lets Ctrl-C reach a stage in another thread, at the next time that it says how far it is."""
-
-    def __init__(self, watch: Any, stopped: threading.Event) -> None:
-        self._watch = watch
-        self._stopped = stopped
-
-    def progress(self, stage: str, what: str, fraction: float) -> None:
-        if self._stopped.is_set():
-            raise StageError(f"{stage}: stopped")
-        self._watch.progress(stage, what, fraction)
-
-    def finished(self, stage: str, cached: bool, seconds: float) -> None:
-        self._watch.finished(stage, cached, seconds)
-
-    def said(self, text: str) -> None:
-        self._watch.said(text)
 
 
 @contextmanager

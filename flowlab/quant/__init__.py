@@ -1,1 +1,1 @@
-"""flowlab.quant"""
+"""Quantization: fake quantization, scales, QAT and PTQ, and the integer graph."""

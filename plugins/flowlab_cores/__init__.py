@@ -1,1 +1,1 @@
-"""flowlab_cores"""
+"""Processor cores as data."""

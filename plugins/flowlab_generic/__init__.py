@@ -1,1 +1,1 @@
-"""flowlab_generic"""
+"""The host computer as a target."""

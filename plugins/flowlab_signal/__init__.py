@@ -1,1 +1,1 @@
-"""flowlab_signal"""
+"""Readers, feature chains and feature presets."""

@@ -1,1 +1,1 @@
-"""flowlab_tinpu"""
+"""An NPU: number format, rules, quantizers, packing and simulator, and the devices that go with it."""

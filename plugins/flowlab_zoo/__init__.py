@@ -1,1 +1,1 @@
-"""flowlab_zoo"""
+"""Models, the named datasets, and the example config."""

@@ -1,0 +1,165 @@
+"""One run while it goes on, the same for every engine: what was asked, who looks on, what is done so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from flowlab.engine.local import Done, Prepared, prepare
+from flowlab.engine.result import RunResult, agreement_of, result_of
+from flowlab.errors import AgreementError, StageError, did_you_mean
+from flowlab.store.records import Record
+from flowlab.store.run_folder import RunFolder
+from flowlab.store.runs import State, run_name
+from flowlab.store.store import Store, store_root
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What stands on the command line besides the config.
+
+    Args:
+        engine: ``prefect``, ``local``, or None when it was not said.
+        store: the store's folder, or None for the default.
+        require: executions of the program that must have run here.
+        artifacts: where runs and the default store go.
+    """
+
+    engine: str | None = None
+    store: str | None = None
+    require: tuple[str, ...] = ()
+    artifacts: Path = Path("artifacts")
+
+
+class Watch(Protocol):
+    """Who looks at a run while it goes on. Called from the thread that runs the stage."""
+
+    def progress(self, stage: str, what: str, fraction: float) -> None:
+        """A stage says what it does and how much of it is done (0..1)."""
+        ...
+
+    def finished(self, stage: str, cached: bool, seconds: float) -> None:
+        """A stage has its result."""
+        ...
+
+    def said(self, text: str) -> None:
+        """Something takes its time before the first stage."""
+        ...
+
+
+class Silent:
+    """Nobody looks."""
+
+    def progress(self, stage: str, what: str, fraction: float) -> None:
+        """See `Watch.progress`."""
+
+    def finished(self, stage: str, cached: bool, seconds: float) -> None:
+        """See `Watch.finished`."""
+
+    def said(self, text: str) -> None:
+        """See `Watch.said`."""
+
+
+@dataclass
+class Session:
+    """One run while it goes on, the same for every engine."""
+
+    config: Any
+    catalogue: Any
+    asked: Asked
+    watch: Watch
+    name: str
+    prepared: Prepared
+    done: dict[str, Done] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        """Where the results are."""
+        return self.prepared.store
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return str(self.config.dataset_name)
+
+    def perform(self, stage: str, upstream: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], bool]:
+        """Do one stage; records go in and out as plain JSON."""
+        clock = time.monotonic()
+        records = {name: Record.from_json(record) for name, record in upstream.items()}
+        record, cached = self.prepared.perform(
+            stage, records, lambda what, fraction: self.watch.progress(stage, what, fraction)
+        )
+        self.note(stage, Done(record, cached, round(time.monotonic() - clock, 3)))
+        return record.to_json(), cached
+
+    def note(self, stage: str, done: Done) -> None:
+        """A stage has its result."""
+        self.done[stage] = done
+        self.watch.finished(stage, done.cached, done.seconds)
+
+    def write(self, state: State) -> None:
+        """Write ``run.json``: written first, it is what the store's clean-up starts from."""
+        stages = {name: one.record.fingerprint for name, one in self.done.items()}
+        recipes = {node.name: node.recipe for node in self.prepared.plan}
+        self.store.runs.write(self.name, self.dataset, state, stages=stages, recipes=recipes)
+
+    def check(self) -> None:
+        """Gates: they look at records, cached ones too, and are in no fingerprint.
+
+        Raises:
+            AgreementError: if executions differ.
+            StageError: if an execution that was required did not run here.
+        """
+        records = {name: one.record for name, one in self.done.items()}
+        agreement = agreement_of(records)
+        if agreement["mismatches"]:
+            raise AgreementError(
+                f"{agreement['mismatches']} of {agreement['vectors']} vectors differ between executions"
+            )
+        ran = agreement["executions"]
+        reasons = {one["name"]: one["reason"] for one in agreement["not_run"]}
+        for name in self.asked.require:
+            if name in ran:
+                continue
+            hint = "" if name in reasons else did_you_mean(name, [*ran, *reasons])
+            reason = reasons.get(name, "there is no such execution").rstrip(".")
+            raise StageError(f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}")
+
+    def finish(self, engine: str) -> RunResult:
+        """Copies, ``latest``, and what there is to say. Raises what `check` raises."""
+        self.check()
+        order = {node.name: self.done[node.name] for node in self.prepared.plan}
+        folder = RunFolder(self.asked.artifacts, self.dataset, self.name)
+        artifacts = folder.fill([one.record for one in order.values()], self.store.objects)
+        about = {
+            "dataset": self.dataset,
+            "model": self.config.training.model_name,
+            "device": self.config.common.target_device,
+        }
+        result = result_of(
+            self.name,
+            engine,
+            order,
+            self.store,
+            folder=folder.path,
+            artifacts=artifacts,
+            warnings=tuple(self.config.warnings),
+            about=about,
+        )
+        self.write("Completed")
+        folder.becomes_latest()
+        self.store.close()
+        return result
+
+
+def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch) -> Session:
+    """Plan a run and give it a name."""
+    from flowlab.stages import STAGES
+
+    store = Store(store_root(asked.store, asked.artifacts))
+    session = Session(config, catalogue, asked, watch, run_name(), prepare(STAGES, config, catalogue, store))
+    session.write("Running")
+    return session
