@@ -359,6 +359,10 @@ class Target(Plugin):
         """The rules of the accelerator; none means that every layer runs on the CPU."""
         return ()
 
+    def accelerator_off(self, settings: Mapping[str, Any]) -> str:
+        """Why these keys of the compilation section put every layer on the CPU; empty where they do not."""
+        return ""
+
     def passes(self) -> tuple[Pass, ...]:
         """Passes up to placement, in order."""
         return ()

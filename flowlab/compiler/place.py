@@ -50,13 +50,14 @@ class Placement:
         )
 
 
-def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU") -> Placement:
+def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str = "") -> Placement:
     """Ask the rules about every layer.
 
     Args:
         graph: verified; float or integer, after the padding passes.
         rules: of the target; without any, every layer runs on the CPU.
         unit_name: how reasons call the accelerator.
+        off: why the accelerator is not used at all: the reason of every layer; empty where it is used.
     """
     units: dict[str, str] = {}
     rows = []
@@ -70,7 +71,7 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU") -> Placem
             nodes.append(node)
             continue
         layer = describe(graph, node)
-        row = _row(graph, node, layer, rules, unit_name)
+        row = _row(node, layer, rules, unit_name, off)
         units[node.name] = row.unit
         macs[row.unit] += row.macs
         rows.append(row)
@@ -122,9 +123,9 @@ def _kind(node: Node) -> str:
     return "PWCONV" if weight[2:] == (1, 1) and integers(node, "stride", 2) == (1, 1) else "GCONV"
 
 
-def _row(graph: Graph, node: Node, layer: Layer, rules: Sequence[Rule], unit_name: str) -> LayerRow:
-    reason, cure = "", ""
-    if rules:
+def _row(node: Node, layer: Layer, rules: Sequence[Rule], unit_name: str, off: str) -> LayerRow:
+    reason, cure = off, ""
+    if rules and not off:
         reason, cure = _verdict(node, layer, rules, unit_name)
     unit = "npu" if rules and not reason else "cpu"
     return LayerRow(

@@ -107,7 +107,9 @@ def result_of(
             role: tuple({"name": one.name, "path": str(one.path), "sha256": one.sha256} for one in files)
             for role, files in artifacts.items()
         },
-        warnings=(*warnings, *(text for record in records.values() for text in record.warnings)),
+        warnings=tuple(
+            dict.fromkeys((*warnings, *(text for record in records.values() for text in record.warnings)))
+        ),  # inspect and validate may say the same of a layer
         report=report,
         folder=folder,
         about={**about, **spec, "parameters": train.get("parameters"), "npu_share": _npu_share(small)},

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import Core, Golden, LowerJob, Plugin, Program, Stage, StageJob, StageResult, Target
+from flowlab.stages.choice import compile_settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-SETTINGS = ("target", "target_c_mcpu", "cross_compiler", "cross_compiler_options")  # what presets resolve to
 NOTE = "constants and activations; code is not counted, since no compiler of the device has seen it"
 
 
@@ -27,11 +27,7 @@ class CompileOptions:
 
 def options(config: Any, catalogue: Any) -> CompileOptions:
     """Copy them: a quantized network takes the quantized input, a float one takes features."""
-    found = {key: getattr(config.compilation, key) for key in SETTINGS}
-    return CompileOptions(
-        skip_normalize=config.training.quantization != 0,
-        settings={key: value for key, value in found.items() if value is not None},
-    )
+    return CompileOptions(skip_normalize=config.training.quantization != 0, settings=compile_settings(config))
 
 
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
@@ -48,7 +44,7 @@ STAGE = Stage(
     makes=("program", "memory"),
     options=options,
     plugins=plugins,
-    code=("flowlab.stages.compile", "flowlab.compiler", "flowlab.signal.features_file"),
+    code=("flowlab.stages.compile", "flowlab.stages.choice", "flowlab.compiler", "flowlab.signal.features_file"),
     libraries=("numpy", "pyarrow"),
 )
 

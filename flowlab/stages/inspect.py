@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult, Target
 from flowlab.errors import QuantizationError
+from flowlab.stages.choice import accelerator_off, chosen_format
 from flowlab.stages.train import chosen_problem
-from flowlab.stages.validate import chosen_format
 
 if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph
+    from flowlab.compiler.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class InspectOptions:
     weight_bits: int
     activation_bits: int
     format: NumberFormat
+    accelerator_off: str = ""
 
 
 def options(config: Any, catalogue: Any) -> InspectOptions:
@@ -33,6 +35,7 @@ def options(config: Any, catalogue: Any) -> InspectOptions:
         weight_bits=config.training.quantization_weight_bitwidth,
         activation_bits=config.effective_activation_bits(catalogue),
         format=chosen_format(config, catalogue),
+        accelerator_off=accelerator_off(config, catalogue),
     )
 
 
@@ -57,7 +60,7 @@ STAGE = Stage(
     plugins=plugins,
     code=(
         "flowlab.stages.inspect",
-        "flowlab.stages.validate",
+        "flowlab.stages.choice",
         "flowlab.stages.train",
         "flowlab.compiler",
         "flowlab.learn",
@@ -92,7 +95,9 @@ def run(job: StageJob) -> StageResult:
             + "\n".join(f"  * {problem}" for problem in problems)
         )
     tidy = (DropDead(), DropIdentity(), FoldBatchNorm())  # what is left are the layers that will run
-    placement = place(apply_passes(graph, (*tidy, *target.passes())), target.rules(), target.unit_name)
+    off = asked.accelerator_off
+    passes: tuple[Pass, ...] = tidy if off else (*tidy, *target.passes())
+    placement = place(apply_passes(graph, passes), target.rules(), target.unit_name, off)
     gate = {
         "layers": [asdict(row) for row in placement.rows],
         "problems": list(problems),

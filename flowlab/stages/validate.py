@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import NumberFormat, Plugin, Stage, StageJob, StageResult, Target
-from flowlab.errors import AgreementError, OptionError, StageError
+from flowlab.errors import AgreementError, StageError
+from flowlab.stages.choice import accelerator_off, chosen_format
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,28 +30,15 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class ValidateOptions:
-    """The number format that the graph must obey, by value."""
+    """The number format that the graph must obey, by value, and why the accelerator is not used, if it is not."""
 
     format: NumberFormat
-
-
-def chosen_format(config: Any, catalogue: Any) -> NumberFormat:
-    """The format of the config's device that its quantizer asks for; `OptionError` where there is none."""
-    quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
-    target = catalogue.get("target", config.common.target_device)
-    if quantizer.format not in target.formats:
-        known = ", ".join(sorted(target.formats)) or "none"
-        raise OptionError(
-            f"quantizer '{quantizer.name}' asks for the number format '{quantizer.format}', and "
-            f"'{target.name}' has: {known}"
-        )
-    found: NumberFormat = target.formats[quantizer.format]
-    return found
+    accelerator_off: str = ""
 
 
 def options(config: Any, catalogue: Any) -> ValidateOptions:
-    """Copy it."""
-    return ValidateOptions(chosen_format(config, catalogue))
+    """Copy them."""
+    return ValidateOptions(chosen_format(config, catalogue), accelerator_off(config, catalogue))
 
 
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
@@ -66,7 +54,7 @@ STAGE = Stage(
     makes=("placed_graph", "placement", "golden", "interpreter_outputs"),
     options=options,
     plugins=plugins,
-    code=("flowlab.stages.validate", "flowlab.compiler", "flowlab.signal.features_file"),
+    code=("flowlab.stages.validate", "flowlab.stages.choice", "flowlab.compiler", "flowlab.signal.features_file"),
     libraries=("numpy", "pyarrow", "onnx", "onnxruntime"),
 )
 
@@ -92,8 +80,10 @@ def run(job: StageJob) -> StageResult:
     verify(graph, job.options.format)
     model = job.input("quantized_onnx").read_bytes()
     check_import(graph, model)
-    before = place(graph, target.rules(), target.unit_name)
-    placement = place(apply_passes(graph, target.passes()), target.rules(), target.unit_name)
+    off = job.options.accelerator_off
+    before = place(graph, target.rules(), target.unit_name, off)
+    padded = graph if off else apply_passes(graph, target.passes())  # a CPU needs no zeros
+    placement = place(padded, target.rules(), target.unit_name, off)
     table = features_file.read(job.input("features_test"))
     if len(table.features) == 0:
         raise StageError("the test split has no windows, so no execution can be compared: give it a larger fraction")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flowlab.contracts import Preset
 
 if TYPE_CHECKING:
-    from flowlab_tinpu.devices import Row
+    from flowlab_tinpu.device_table import Row
 
 DEFAULT = "default_preset"
 SOFT = "forced_soft_npu_preset"

@@ -1,15 +1,13 @@
-"""TI's devices: a row each. Those with an NPU have its number format, rules and quantizers; the others have none yet.
-
-Sources of the numbers: TI's device constants (flash, SRAM, clock, NPU) and, where these say nothing, TI's device
-pages; a region that neither gives is not checked. kB are 1024 bytes.
-"""
+"""TI's devices as targets. Those with an NPU have its number format, rules and quantizers; the others none yet."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Execution, LowerJob, NumberFormat, Program, Target
+from flowlab_tinpu.compiler_call import runs_on_cpu
+from flowlab_tinpu.device_table import ROWS, Row
 from flowlab_tinpu.executions import Absent, Simulator
 from flowlab_tinpu.number_format import NPU
 from flowlab_tinpu.rules import RULES
@@ -22,55 +20,6 @@ KB = 1024
 QUANTIZERS = {"QAT": "tinpu_qat", "PTQ": "tinpu_ptq"}
 NO_C28X = "no open compiler or emulator for C28x"
 NO_C29X = "no open compiler or emulator for C29x"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What is known of one device; 0 where no source gives a size."""
-
-    name: str
-    family: str
-    core: str
-    mcpu: str
-    flash_kb: int
-    ram_kb: int
-    npu: bool = False
-    note: str = ""
-
-
-ROWS = (
-    Row("F280013", "C2000", "C28x", "c28", 256, 0),
-    Row("F280015", "C2000", "C28x", "c28", 384, 0),
-    Row("F28002x", "C2000", "C28x", "c28", 256, 0),
-    Row("F28003", "C2000", "C28x", "c28", 384, 64),
-    Row("F28004", "C2000", "C28x", "c28", 384, 0),
-    Row("F2807x", "C2000", "C28x", "c28", 512, 0),
-    Row("F2837", "C2000", "C28x", "c28", 1024, 200),
-    Row("F2837xS", "C2000", "C28x", "c28", 1024, 0),
-    Row("F2838x", "C2000", "C28x", "c28", 1024, 0),
-    Row("F28P55", "C2000", "C28x", "c28", 1088, 133, npu=True, note="TI's reference device for its NPU"),
-    Row("F28P551x", "C2000", "C28x", "c28", 1126, 0, note="F28P55 without NPU"),
-    Row("F28P65", "C2000", "C28x-FPU64", "c28", 1280, 128),
-    Row("F29H85", "C2000", "C29x", "c29", 4352, 452),
-    Row("F29P58", "C2000", "C29x", "c29", 0, 0),
-    Row("F29P32", "C2000", "C29x", "c29", 0, 0),
-    Row("MSPM0G3507", "MSPM0", "Cortex-M0+", "cortex-m0plus", 128, 32),
-    Row("MSPM0G3519", "MSPM0", "Cortex-M0+", "cortex-m0plus", 512, 128),
-    Row("MSPM0G5187", "MSPM0", "Cortex-M0+", "cortex-m0plus", 128, 32, npu=True),
-    Row("MSPM33C32", "MSPM33", "Cortex-M33", "cortex-m33", 1024, 256),
-    Row("MSPM33C34", "MSPM33", "Cortex-M33", "cortex-m33", 1024, 256, npu=True),
-    Row("AM13E2", "AM13", "Cortex-M33", "cortex-m33", 512, 128, npu=True),
-    Row("AM263", "AM26", "Cortex-R5F", "cortex-r5", 2048, 512),
-    Row("AM263P", "AM26", "Cortex-R5F", "cortex-r5", 2048, 512),
-    Row("AM261", "AM26", "Cortex-R5F", "cortex-r5", 0, 0),
-    Row("CC2755", "SimpleLink", "Cortex-M33", "cortex-m33", 1024, 256, note="Arm custom datapath, not used here"),
-    Row("CC2745", "SimpleLink", "Cortex-M33", "cortex-m33", 1024, 256, note="Arm custom datapath, not used here"),
-    Row("CC1352", "SimpleLink", "Cortex-M4F", "cortex-m4", 352, 80),
-    Row("CC1312", "SimpleLink", "Cortex-M4F", "cortex-m4", 352, 80),
-    Row("CC1354", "SimpleLink", "Cortex-M33", "cortex-m33", 1024, 256),
-    Row("CC1314", "SimpleLink", "Cortex-M33", "cortex-m33", 1024, 256),
-    Row("CC35X1", "SimpleLink", "Cortex-M33", "cortex-m33", 512, 128, note="Arm custom datapath, not used here"),
-)
 
 
 class Device(Target):
@@ -93,6 +42,12 @@ class Device(Target):
         """The NPU's rules, or none."""
         return RULES if self.row.npu else ()
 
+    def accelerator_off(self, settings: Mapping[str, Any]) -> str:
+        """TI's target string ``type=soft`` keeps a device with an NPU from using it."""
+        if self.row.npu and runs_on_cpu(str(settings.get("target", ""))):
+            return "the compile preset asks for type=soft: every layer on the CPU."
+        return ""
+
     def passes(self) -> tuple[Pass, ...]:
         """Zeros for channels and FC inputs that come short of the NPU's fours, on a device that has one."""
         if not self.row.npu:
@@ -106,7 +61,7 @@ class Device(Target):
         """Placed graph -> container, C, vectors, and the call of TI's compiler."""
         from flowlab_tinpu.lower import lower_to_files
 
-        return lower_to_files(self, job)
+        return lower_to_files(self, self.row, job)
 
     def executions(self) -> tuple[Execution, ...]:
         """The simulator where there is an NPU, C on this machine, and why there is no emulated core."""

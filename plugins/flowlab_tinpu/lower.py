@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowlab.compiler import allocate, emit_c, emit_runner, lower, program
-from flowlab.contracts import LowerJob, NumberFormat, Program
+from flowlab.contracts import LowerJob, NumberFormat, Program, Target
 from flowlab.errors import ProgramError
 from flowlab_tinpu import compiler_call
 from flowlab_tinpu.input_config import user_input_config
 
 if TYPE_CHECKING:
-    from flowlab_tinpu.devices import Device
+    from flowlab_tinpu.device_table import Row
 
 
-def lower_to_files(device: Device, job: LowerJob) -> Program:
+def lower_to_files(device: Target, row: Row, job: LowerJob) -> Program:
     """Write the program's files into ``job.out``.
 
     Raises:
@@ -31,26 +31,22 @@ def lower_to_files(device: Device, job: LowerJob) -> Program:
     """
     container = lower.lower(job.graph, job.source_sha256)
     output_int = all(container.tensors[at].dtype != "float32" for at in container.outputs.values())
-    target = compiler_call.target_string(
-        device.row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int
-    )
+    target = compiler_call.target_string(row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int)
     if compiler_call.runs_on_cpu(target):
         container = replace(container, layers=tuple(replace(layer, unit="cpu") for layer in container.layers))
     for layer in container.layers:
         if layer.unit == "npu":
             check_format(layer, device.formats["npu"])
-    char_bytes = 1 if device.row.npu else job.core.char_bits // 8
+    char_bytes = 1 if row.npu else job.core.char_bits // 8
     memory = lower.memory(container, char_bytes)
     allocate.require_fit(memory, device.memory, device.name)
     container = lower.with_golden(container, job.golden)
-    files = _write(job, container, device, target, output_int)
+    files = _write(job, container, row, target, output_int)
     packed = sum(lower.weight_bytes(layer) for layer in container.layers)
     return Program(files, memory, lower.layer_rows(container), packed)
 
 
-def _write(
-    job: LowerJob, container: program.Container, device: Device, target: str, output_int: bool
-) -> Mapping[str, Path]:
+def _write(job: LowerJob, container: program.Container, row: Row, target: str, output_int: bool) -> Mapping[str, Path]:
     data = program.encode(container)
     shipped = program.parse(data)  # C is emitted from the bytes that ship
     outputs = sum(container.tensors[at].size for at in container.outputs.values())
@@ -62,7 +58,7 @@ def _write(
         "user_input_config.h": user_input_config(
             job.feature_spec, outputs, skip_normalize=job.skip_normalize, output_int=output_int
         ),
-        "compiler_call.txt": compiler_call.compiler_call(device.row, job.settings, target, job.source_sha256),
+        "compiler_call.txt": compiler_call.compiler_call(row, job.settings, target, job.source_sha256),
     }
     if job.feature_c is not None:
         texts["feature_extraction.c"] = job.feature_c

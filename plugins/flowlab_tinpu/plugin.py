@@ -28,6 +28,6 @@ def flowlab_quantizers() -> Sequence[Quantizer]:
 def flowlab_presets() -> Sequence[Preset]:
     """Compile presets, by device and task."""
     from flowlab_tinpu.compiler_call import presets
-    from flowlab_tinpu.devices import ROWS
+    from flowlab_tinpu.device_table import ROWS
 
     return presets(ROWS)

@@ -128,3 +128,9 @@ def test_placement_reads_shapes_and_a_placed_graph_obeys_the_laws(seed: int, qua
         layer = describe(graph, graph.node(row.name))
         assert layer.out_channels == row.output[0]
         assert (row.unit == "cpu") == bool(row.reason)
+
+
+def test_an_accelerator_that_is_switched_off_gives_its_reason_to_every_layer() -> None:
+    placed = place(parse_graph(FLOAT), (inputs_in_fours,), "NPU", "the preset says so.")
+    assert {(row.unit, row.reason) for row in placed.rows} == {("cpu", "the preset says so.")}
+    assert placed.npu_share == 0.0

@@ -14,7 +14,8 @@ from flowlab.contracts import Golden, LowerJob
 from flowlab.errors import ProgramError
 from flowlab_cores.cores import CORES
 from flowlab_tinpu.compiler_call import COMPRESS, SOFT, presets, target_string
-from flowlab_tinpu.devices import ROWS, TARGETS
+from flowlab_tinpu.device_table import ROWS
+from flowlab_tinpu.devices import TARGETS
 
 DEVICES = {target.name: target for target in TARGETS}
 CORE = {core.name: core for core in CORES}
