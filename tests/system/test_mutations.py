@@ -31,7 +31,7 @@ CONTAINER = lower(GRAPH, "ab" * 32)
 
 def flip_weight(layer: Layer) -> Layer:
     weight = layer.weight.copy()
-    weight.flat[3] ^= 64
+    weight[-1].flat[3] ^= 64  # of the last channel: the first one of the last layer is saturated for most vectors
     return replace(layer, weight=weight)
 
 
@@ -48,7 +48,7 @@ def flip_shift(layer: Layer) -> Layer:
 
 
 FLIPS: dict[str, Callable[[Layer], Layer]] = {"weight": flip_weight, "bias": flip_bias, "shift": flip_shift}
-LAYERS = ("conv1.bnorm", "conv3.bnorm")
+LAYERS = ("conv1.bnorm", "conv3.bnorm", "fc.bnorm")  # first, middle, last
 
 
 def mutated(name: str, flip: Callable[[Layer], Layer]) -> Container:
