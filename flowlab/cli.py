@@ -28,10 +28,13 @@ INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    _open_streams()
     arguments = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()  # here, where a full disk or a closed pipe is an error with a name
+        return code
     except FlowlabError as error:
         print(f"flowlab: {error}", file=sys.stderr)
         return 1
@@ -39,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("flowlab: stopped. Finished stages are in the store: the next run goes on from there.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        return 1
+    except OSError as error:  # of a disk, not of the data: those are named where they are read
+        print(f"flowlab: {_refused(error)}", file=sys.stderr)
+        _drop_output()
         return 1
 
 
@@ -136,6 +143,40 @@ def _plugins_json(catalogue: Catalogue) -> dict[str, Any]:
         "presets": {kind: list(catalogue.preset_names(kind)) for kind in ("feature_extraction", "compile", "example")},
         "broken": dict(catalogue.broken),
     }
+
+
+def _open_streams() -> None:
+    """Put a null device where the caller closed a standard stream, before a file of ours gets its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def _drop_output() -> None:
+    """What standard output still holds has nowhere to go, and must not fail again at the exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def _refused(error: OSError) -> str:
+    """What the operating system refused: the file, the reason, and what to do."""
+    reason = error.strerror or str(error)
+    if error.filename is None:
+        return (
+            f"{reason}. The operating system refused it: check free space, and that the working folder is still there"
+        )
+    named = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(error.filename)
+    return (
+        f"{named}: {reason}. Check that it is what it should be, its permissions and the free space; "
+        "--store names another folder for the store, and artifacts/ lies in the working folder"
+    )
 
 
 # --- from words to values -----------------------------------------------------------------------

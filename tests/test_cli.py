@@ -250,3 +250,34 @@ def test_how_a_command_ends(
     monkeypatch.setattr(cli, "_config", fail)
     assert cli.main(["run", "x.yaml"]) == code
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_what_the_system_refuses_is_one_text_that_names_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: Any) -> Any:
+        raise PermissionError(13, "Permission denied", "/x/run.json")
+
+    monkeypatch.setattr(cli, "_config", fail)
+    monkeypatch.setattr(cli, "_drop_output", lambda: None)
+    assert cli.main(["run", "x.yaml"]) == 1
+    assert capsys.readouterr().err.startswith("flowlab: /x/run.json: Permission denied. Check")
+
+
+@pytest.mark.parametrize("words", [">/dev/full", "| true"])
+def test_output_that_nobody_takes_is_no_traceback(words: str) -> None:
+    found = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m flowlab.cli plugins {words}'],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in found.stderr
+    assert "Exception ignored" not in found.stderr
+
+
+def test_a_closed_standard_output_is_no_error() -> None:
+    found = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m flowlab.cli plugins >&-'], capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "")

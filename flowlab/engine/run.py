@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from flowlab.engine import server
@@ -35,8 +36,9 @@ def run(config: Any, catalogue: Any, asked: Asked, watch: Watch | None = None) -
             return session.finish("local")
         return _run_on_prefect(session)
     except BaseException:
-        session.write("Failed")
-        session.store.close()
+        with suppress(OSError):  # a full disk: the first error is the one to tell
+            session.write("Failed")
+            session.store.close()
         raise
 
 
