@@ -108,7 +108,11 @@ def find_form(text: str, shown: str) -> Form:
     separator = ";" if ";" in last else "\t" if "\t" in last else ","
     comma = text.find(",", text.find(last))  # behind the header
     decimal = "," if separator != "," and comma >= 0 else "."
-    first = next(csv.reader([lines[0]], delimiter=separator, skipinitialspace=True))
+    try:
+        first = next(csv.reader([lines[0]], delimiter=separator, skipinitialspace=True))
+    except csv.Error as error:
+        carriage = ". Its lines end with a carriage return alone: save it with line feeds" if "\r" in lines[0] else ""
+        raise DataError(f"{shown}, line 1: no row of a table ({error}){carriage}") from None
     if _is_number(first[0], decimal):
         return Form(separator, decimal, None, len(first))
     names = tuple(name.strip() or f"column{i}" for i, name in enumerate(first))

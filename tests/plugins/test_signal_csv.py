@@ -171,3 +171,13 @@ def test_a_hundred_thousand_rows_take_well_under_a_second() -> None:
     begin = time.perf_counter()
     assert read(text).samples.shape == (100_000, 2)
     assert time.perf_counter() - begin < 3  # 0.05 s alone; the machine may be shared
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("1\r2\r3\r", "carriage return"), ("1" * 200_000 + "\n1\n", "field limit")],
+    ids=["cr", "long"],
+)
+def test_a_first_line_that_is_no_row_is_an_error_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=rf"a/1\.csv, line 1: .*{message}"):
+        csv_reader.find_form(text, "a/1.csv")
