@@ -140,7 +140,13 @@ class DiskFacts:
             read = json.loads(self._store.files.read("imports.json"))
         except (OSError, ValueError):
             return {}
-        return read if isinstance(read, dict) else {}
+        if not isinstance(read, dict):
+            return {}
+        return {key: names for key, names in read.items() if isinstance(names, list) and all(map(_is_text, names))}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _below(folder: str, name: str) -> str | None:

@@ -82,6 +82,9 @@ def _source(path: Path, store: Store) -> dict[str, InputFile]:
         raise DataError(f"dataset.input_data_path: {path} is neither a file nor a folder; correct the path")
     if not found:
         raise DataError(f"dataset.input_data_path: {path} holds no files")
+    for name in found:
+        if not name.isprintable() and any("\ud800" <= one <= "\udfff" for one in name):
+            raise DataError(f"dataset.input_data_path: in {path}, the name {name!r} is not UTF-8; rename the file")
     return {name: InputFile(store.stats.sha256(file), file.stat().st_size, file) for name, file in found.items()}
 
 

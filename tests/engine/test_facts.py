@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,11 @@ def test_versions_are_found_without_importing() -> None:
 )
 def test_imports_are_read_from_the_source(source: str, expected: list[str]) -> None:
     assert imports_of(source, "p.q") == expected
+
+
+def test_damaged_notes_about_imports_are_left_out(tmp_path: Path, strangers: Path) -> None:
+    whole = code(tmp_path, "stranger")
+    for notes in tmp_path.rglob("imports.json"):
+        known = json.loads(notes.read_text())
+        notes.write_text(json.dumps(dict.fromkeys(known, 5)))
+    assert code(tmp_path, "stranger") == whole

@@ -63,3 +63,9 @@ def test_the_notes_are_the_configs_warnings_and_overview(tmp_path: Path) -> None
     read = json.loads(store.objects.verified(file.sha256).read_bytes())
     assert read["warnings"] == ["beware"]
     assert read["overview"]["common"] == {"target_device": "board", "task_type": "classification"}
+
+
+def test_a_name_that_is_no_utf_8_is_named(tmp_path: Path, data: Path) -> None:
+    (data / "a\udcff.csv").write_text("1\n")
+    with pytest.raises(DataError, match="is not UTF-8; rename the file"):
+        sources(config(data), Store(tmp_path / "store"))
