@@ -11,7 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+
+from flowlab.engine import server
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["ingest", "extract", "inspect", "train", "quantize", "validate", "compile", "simulate", "report"]
@@ -156,3 +159,28 @@ def test_cwru_agrees_to_the_bit_for_every_seed(cwru: list[dict[str, Any]]) -> No
 def test_seeds_share_ingest_and_extract(cwru: list[dict[str, Any]]) -> None:
     for run in cwru[1:]:
         assert {stage["name"]: stage["cached"] for stage in run["stages"]}["extract"]
+
+
+def test_prefects_api_shows_nine_stages_with_their_edges(demo_text: str, demo_folder: Path) -> None:
+    """The temporary server of the first run is gone; another one shows its database."""
+    home = demo_folder / "artifacts" / ".prefect"
+    with server.temporary_server(home) as api:
+        server.wait_until_healthy(api, home)
+        (run,) = httpx.post(f"{api}/flow_runs/filter", json={}, timeout=60).json()
+        tasks = httpx.post(f"{api}/task_runs/filter", json={}, timeout=60).json()
+    names = {task["id"]: task["name"] for task in tasks}
+    assert run["state_type"] == "COMPLETED"
+    assert f"{run['name']}, engine prefect" in demo_text
+    assert sorted(names.values()) == sorted(STAGES)
+    assert {task["state_name"] for task in tasks} == {"Completed"}
+    reads = {task["name"]: {names[edge["id"]] for edge in task["task_inputs"]["upstream"]} for task in tasks}
+    assert reads["ingest"] == set()
+    assert reads["extract"] == {"ingest"}
+    assert reads["inspect"] == reads["train"] == {"extract"}
+    assert reads["quantize"] == {"extract", "train"}
+    assert reads["validate"] == {"extract", "quantize"}
+    assert reads["compile"] == {"extract", "quantize", "validate"}  # the vendor compiler's call wants the ONNX
+    assert reads["simulate"] == {"extract", "validate", "compile"}
+    assert {"train", "quantize", "validate", "compile", "simulate"} <= reads["report"]
+    waits = {task["name"]: {names[edge["id"]] for edge in task["task_inputs"].get("wait_for", ())} for task in tasks}
+    assert waits["train"] == {"inspect"}
