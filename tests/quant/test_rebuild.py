@@ -94,7 +94,7 @@ def test_weights_of_another_network_are_refused(files: Path, tmp_path: Path) -> 
 
 def test_a_pickle_with_code_is_refused(files: Path, tmp_path: Path) -> None:
     torch.save({"weights": Path("x")}, tmp_path / "bad.pt")
-    with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler"):
+    with pytest.raises(QuantizationError, match="no intact file of tensors"):
         rebuild_onnx(files / "quantization_config.yaml", tmp_path / "bad.pt")
 
 
@@ -115,3 +115,52 @@ def test_a_file_that_is_none_of_ours_is_refused(text: str, words: str) -> None:
 def test_weights_are_the_same_bytes_each_time() -> None:
     graph = post_training(quantize_job(trained()), "test").graph
     assert weights_bytes(graph) == weights_bytes(graph)
+
+
+class Payload:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_program_in_the_weights_is_refused_and_never_runs(files: Path, tmp_path: Path) -> None:
+    mark, weights = tmp_path / "ran", tmp_path / "best_model.pt"
+    for content in (Payload(mark), {"conv.weight": Payload(mark)}):
+        torch.save(content, weights)
+        with pytest.raises(
+            QuantizationError, match=r"best_model\.pt: no intact file of tensors.*was not run"
+        ) as raised:
+            rebuild_graph(files / "quantization_config.yaml", weights)
+        assert "weights_only" not in str(raised.value)
+        assert not mark.exists()
+
+
+def test_damaged_weights_of_every_kind_are_one_error_that_names_the_file(files: Path, tmp_path: Path) -> None:
+    weights, config = tmp_path / "best_model.pt", files / "quantization_config.yaml"
+    good = (files / "best_model.pt").read_bytes()
+    for bad in (b"", b"x" * 100, good[: len(good) // 2]):
+        weights.write_bytes(bad)
+        with pytest.raises(QuantizationError, match=r"best_model\.pt: no intact file"):
+            rebuild_graph(config, weights)
+    for state in (
+        {1: torch.zeros(1)},
+        {"a": torch.zeros(1, dtype=torch.bfloat16)},
+        {"a": torch.zeros(1).requires_grad_()},
+    ):
+        torch.save(state, weights)
+        with pytest.raises(QuantizationError, match=r"best_model\.pt: "):
+            rebuild_graph(config, weights)
+    for path in (tmp_path, tmp_path / "none.pt"):
+        with pytest.raises(QuantizationError, match="cannot be read"):
+            rebuild_graph(config, path)
+
+
+def test_a_config_that_is_no_text_or_not_there_is_an_error_that_names_it(files: Path, tmp_path: Path) -> None:
+    config = tmp_path / "quantization_config.yaml"
+    for bad in (None, b"\xff\xfe", b"[" * 5000):
+        if bad is not None:
+            config.write_bytes(bad)
+        with pytest.raises(QuantizationError, match=r"quantization_config\.yaml: "):
+            rebuild_onnx(config, files / "best_model.pt")
