@@ -100,6 +100,12 @@ def _dataset(config: Config, catalogue: Any) -> None:
             "dataset_name",
             f"found {name!r}, expected letters, digits and '_ . + -': it names a folder",
         )
+    if name == "latest":
+        raise _fail(
+            config, "dataset", "dataset_name", "found 'latest', expected another name: the last run's link has it"
+        )
+    for key in ("data_dir", "annotation_dir", "annotation_prefix"):
+        _inside(config, key)
     if path is not None:
         _path(config, path)
     elif name is None:
@@ -116,6 +122,13 @@ def _dataset(config: Config, catalogue: Any) -> None:
             f"no dataset named '{name}', and no path to its data in 'input_data_path'.{suggestion} "
             f"Known: {_listed(catalogue)}",
         )
+
+
+def _inside(config: Config, key: str) -> None:
+    """A folder or prefix of the data's own: nothing outside the dataset is read by it."""
+    value = getattr(config.dataset, key)
+    if value and (value.startswith("/") or ".." in value.split("/") or "\0" in value):
+        raise _fail(config, "dataset", key, f"found {value[:80]!r}, expected a name inside the dataset's folder")
 
 
 def _path(config: Config, path: str) -> None:

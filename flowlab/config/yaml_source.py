@@ -18,6 +18,7 @@ from flowlab.errors import ConfigError
 
 MAX_BYTES = 1 << 20  # a config has a few kB; a larger file is a mistake
 MAX_DEPTH = 16
+MAX_BITS = 1024  # of a whole number
 MAX_KEY = 200  # characters
 MAX_VALUES = 20_000  # after references are followed
 
@@ -194,8 +195,11 @@ def _scalar(event: Any, line: int, source: str) -> Any:
     if short in ("str", "timestamp"):  # a run named 2026-01-31 is text
         return event.value
     try:
-        return getattr(_CONSTRUCTOR, f"construct_yaml_{short}")(yaml.ScalarNode(tag, event.value))
-    except (ValueError, KeyError, IndexError):
+        value = getattr(_CONSTRUCTOR, f"construct_yaml_{short}")(yaml.ScalarNode(tag, event.value))
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:  # Python itself refuses to print longer ones
+            raise ValueError("too long")
+        return value
+    except (ValueError, KeyError, IndexError, OverflowError):
         shown = event.value if len(event.value) <= 40 else event.value[:40] + "..."
         raise ConfigError(f"{source}, line {line}: '{shown}' cannot be read as {short}") from None
 

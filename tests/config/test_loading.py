@@ -376,3 +376,9 @@ def test_loading_a_config_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("wrong", ["data_dir=/etc", "data_dir=../x", "annotation_dir=a/../..", "dataset_name=latest"])
+def test_names_that_lead_out_of_the_dataset_or_onto_latest_are_refused(loaded: Loaded, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"dataset.{wrong.partition('=')[0]}.*found .*, expected"):
+        loaded("", f"dataset.{wrong}")

@@ -121,3 +121,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     path = tmp_path / "bom.yaml"
     path.write_bytes(b"\xef\xbb\xbfa: 1\n")
     assert value(read_text(path)) == {"a": 1}
+
+
+def test_a_whole_number_without_end_is_refused_with_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"line 2: '0xfff.*cannot be read as int"):
+        value("a: 1\nb: 0x" + "f" * 5000)
