@@ -58,7 +58,14 @@ class RunFolder:
         """Let ``latest`` lead here; called only when the run is complete."""
         link = self.path.parent / f".latest.{secrets.token_hex(4)}"
         link.symlink_to(self.path.name)
-        link.replace(self.path.parent / "latest")
+        try:
+            link.replace(self.path.parent / "latest")
+        except OSError as error:
+            link.unlink(missing_ok=True)
+            latest = self.path.parent / "latest"
+            raise StoreError(
+                f"{latest}: cannot become a link to this run: {error.strerror}. It belongs to flowlab; move it away"
+            ) from None
 
 
 def _copied(source: Path, target: Path) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from flowlab.errors import NotBuiltYet
+from flowlab.errors import NotBuiltYet, StoreError
 from flowlab.store.files import LocalFiles, temporary_name
 from flowlab.store.locks import held
 from flowlab.store.objects import Objects
@@ -25,11 +25,15 @@ def store_root(chosen: str | None, artifacts: Path) -> Path:
 
     Raises:
         NotBuiltYet: for a URL.
+        StoreError: for a home folder that nobody has.
     """
     asked = chosen or os.environ.get("FLOWLAB_STORE") or ""
     if "://" in asked:
         raise NotBuiltYet(f"store {asked}: stores on remote file systems are not built yet; name a folder")
-    return Path(asked).expanduser().absolute() if asked else artifacts.absolute() / ".store"
+    try:
+        return Path(asked).expanduser().absolute() if asked else artifacts.absolute() / ".store"
+    except RuntimeError as error:
+        raise StoreError(f"store {asked}: {error} Name the folder by its whole path") from None
 
 
 class Store:
@@ -59,7 +63,8 @@ class Store:
     def last_record(self, stage: str, dataset: str) -> Record | None:
         """The record of a stage in the dataset's latest run that has one, else the last that was written."""
         for run in self.runs.newest_first(dataset):
-            fingerprint = run.get("stages", {}).get(stage)
+            stages = run.get("stages")
+            fingerprint = stages.get(stage) if isinstance(stages, dict) else None
             record = self.records.read(stage, fingerprint) if isinstance(fingerprint, str) else None
             if record is not None:
                 return record

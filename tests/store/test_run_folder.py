@@ -11,7 +11,7 @@ from flowlab.errors import StoreError
 from flowlab.store.records import Record, Stored
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import run_name
-from flowlab.store.store import Store
+from flowlab.store.store import Store, store_root
 
 
 def record(store: Store, role: str, **files: bytes) -> Record:
@@ -85,3 +85,22 @@ def test_a_damaged_run_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "runs" / "one" / "run.json").write_text("{")
     assert runs.read("one") is None
     assert list(runs.newest_first("motor")) == []
+
+
+def test_a_folder_in_the_place_of_latest_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, "motor", "one")
+    (tmp_path / "motor" / "latest" / "mine").mkdir(parents=True)
+    with pytest.raises(StoreError, match="latest: cannot become a link"):
+        folder.becomes_latest()
+    assert [path.name for path in (tmp_path / "motor").iterdir()] == ["latest"]
+
+
+def test_a_run_json_of_another_shape_is_passed_over(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.runs.write("one", "motor", "Completed", stages=["train"])
+    assert store.last_record("train", "motor") is None
+
+
+def test_a_home_that_nobody_has_is_an_error_that_names_the_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"store ~nobody_of_this_name/x: .*whole path"):
+        store_root("~nobody_of_this_name/x", tmp_path)
