@@ -13,6 +13,8 @@ from flowlab.errors import DataError
 from flowlab.roles import role_digest
 from flowlab.store.store import Store
 
+DEFAULT_STORE = ".store"  # beside the runs' folders
+
 
 @dataclass(frozen=True)
 class InputFile:
@@ -51,13 +53,16 @@ def notes(config: Any) -> bytes:
     """``notes.json``: the config's warnings, and the few values that the report's first lines name."""
     asked = {
         "common": ("task_type", "target_device"),
-        "dataset": ("dataset_name",),
+        "dataset": ("dataset_name", "seed"),
         "data_processing_feature_extraction": ("feature_extraction_name", "variables"),
         "training": (
             "model_name",
             "training_epochs",
             "batch_size",
             "learning_rate",
+            "optimizer",
+            "weight_decay",
+            "seed",
             "quantization",
             "quantization_method",
             "quantization_weight_bitwidth",
@@ -88,10 +93,15 @@ def _source(path: Path, store: Store) -> dict[str, InputFile]:
     return {name: InputFile(store.stats.sha256(file), file.stat().st_size, file) for name, file in found.items()}
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether runs are kept there: started from within the data, each run would else be a change of them."""
+    return (folder / DEFAULT_STORE).is_dir()
+
+
 def _walk(folder: Path) -> list[tuple[str, Path]]:
     found = []
     for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_ours(Path(place, name)))
         for name in sorted(names):
             path = Path(place, name)
             if not name.startswith(".") and path.is_file():

@@ -69,3 +69,14 @@ def test_a_name_that_is_no_utf_8_is_named(tmp_path: Path, data: Path) -> None:
     (data / "a\udcff.csv").write_text("1\n")
     with pytest.raises(DataError, match="is not UTF-8; rename the file"):
         sources(config(data), Store(tmp_path / "store"))
+
+
+def test_runs_that_are_kept_within_the_data_are_no_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("1\n")
+    store = Store(tmp_path / "artifacts" / ".store")
+    before = sources(config(tmp_path), store)["source"]
+    report = tmp_path / "artifacts" / "motor" / "one" / "report.html"
+    report.parent.mkdir(parents=True)
+    report.write_text("<html>")
+    assert list(before) == ["1.csv"]
+    assert sources(config(tmp_path), store)["source"] == before
