@@ -76,6 +76,8 @@ class Objects:
         try:
             if self._stats.sha256(path) == sha256 or self._stats.rehash(path) == sha256:
                 return True
+        except IsADirectoryError:
+            pass
         except OSError:
             return False
         self._files.move_aside(self._key(sha256))

@@ -108,6 +108,7 @@ class Records:
             winner = self.read(record.stage, record.fingerprint)
             if winner is not None:
                 return winner
+            self._files.move_aside(key)  # a folder, a link to nowhere: the name is taken, and no record is behind it
         return record
 
     def replace(self, record: Record) -> Record:

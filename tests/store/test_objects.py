@@ -85,3 +85,13 @@ def test_a_wrong_hash_in_the_cache_does_not_condemn_an_object(tmp_path: Path) ->
     cache.write_text(cache.read_text().replace(f'"{sha}"', f'"{"0" * 64}"'))
     assert f'"{"0" * 64}"' in cache.read_text()
     assert objects(tmp_path).holds(sha)
+
+
+def test_a_folder_in_an_objects_place_is_moved_aside(tmp_path: Path) -> None:
+    objects = Objects(tmp_path, StatCache(tmp_path))
+    sha, _ = objects.add_bytes(b"content")
+    objects.path(sha).unlink()
+    objects.path(sha).mkdir()
+    assert not objects.holds(sha)
+    assert objects.add_bytes(b"content") == (sha, 7)
+    assert objects.verified(sha).read_bytes() == b"content"

@@ -141,3 +141,17 @@ def test_the_digest_of_a_role_is_that_of_its_files() -> None:
 def test_a_record_of_another_format_is_refused() -> None:
     with pytest.raises(ValueError, match="record format 99, known: 1"):
         Record.from_json({**record().to_json(), "schema": 99})
+
+
+@pytest.mark.parametrize("what", ["folder", "link to nowhere"])
+def test_what_takes_a_records_name_is_moved_aside(tmp_path: Path, what: str) -> None:
+    document = {"stage": "train"}
+    made = Record("train", digest(document), document, {})
+    path = tmp_path / "records" / "train" / f"{made.fingerprint}.json"
+    path.parent.mkdir(parents=True)
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "none")
+    assert Records(tmp_path).create(made) == made
+    assert Records(tmp_path).read("train", made.fingerprint) == made
