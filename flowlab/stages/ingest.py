@@ -129,6 +129,8 @@ def run(job: StageJob) -> StageResult:
         "origin": asked.dataset,
     }
     recordings_file.write(job.out / "recordings.arrow", recordings, meta)
+    said = (*warnings, *_shortened(repairs))
+    document = {**document, "warnings": list(said)}  # for the report
     (job.out / "splits.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = {
         "recordings": len(recordings),
@@ -144,7 +146,7 @@ def run(job: StageJob) -> StageResult:
             "splits": {"splits.json": job.out / "splits.json"},
         },
         metrics=metrics,
-        warnings=(*warnings, *_shortened(repairs)),
+        warnings=said,
     )
 
 

@@ -198,3 +198,9 @@ def test_sections_of_the_overview_stand_in_the_order_of_a_config(facts: ReportFa
     shown = text(render(changed(notes={"warnings": [], "overview": jumbled})))
     places = [shown.index(f"{name}:") for name in ("common", "dataset", "training", "compilation")]
     assert places == sorted(places)
+
+
+def test_what_was_mended_or_left_out_when_reading_is_said_with_the_data(facts: ReportFacts, changed: Changed) -> None:
+    said = {**facts.splits, "warnings": ["two recordings were left out"]}
+    assert "two recordings were left out" in render(changed(splits=said))
+    assert "two recordings were left out" not in render(facts)
