@@ -129,7 +129,7 @@ def run(job: StageJob) -> StageResult:
         "origin": asked.dataset,
     }
     recordings_file.write(job.out / "recordings.arrow", recordings, meta)
-    said = (*warnings, *_shortened(repairs))
+    said = (*warnings, *_leaks(document["proof"]), *_shortened(repairs))
     document = {**document, "warnings": list(said)}  # for the report
     (job.out / "splits.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = {
@@ -207,6 +207,15 @@ def _same_columns(recordings: list[Recording]) -> None:
                 f"{item.id} has the columns {', '.join(item.columns)}, but {first.id} has {', '.join(first.columns)}. "
                 "All recordings need the same"
             )
+
+
+def _leaks(proof: Mapping[str, Any]) -> list[str]:
+    """A warning where samples stand in two splits: the accuracies would be too good."""
+    count = proof["stretches_in_two_splits"]
+    if not count:
+        return []
+    first = "; ".join(proof["shared"][:2])
+    return [f"samples stand in two splits ({count} stretches): {first}. Accuracies may be too good"]
 
 
 def _shortened(repairs: list[str]) -> list[str]:

@@ -150,3 +150,12 @@ def test_the_document_holds_counts_and_the_proof() -> None:
     assert document["fractions"] == {"train": 0.6, "val": 0.3, "test": 0.1}
     assert len(document["proof"]["pieces"]) == 15
     assert document["proof"]["pieces"][0]["sha256"] == split.content(pieces[0].recording.samples)
+
+
+def test_a_part_of_a_recording_that_stands_in_two_splits_is_counted_and_shown() -> None:
+    pieces = pair(recording("a/1", "a", 1, 400), recording("a/2", "a", 2, 400))
+    assert split.prove(pieces)["stretches_in_two_splits"] == 0
+    pieces[-1].recording.samples[100:300] = pieces[-2].recording.samples[:200]
+    proof = split.prove(pieces)
+    assert proof["stretches_in_two_splits"] == 3
+    assert "'a/1' (train) stand again from 100 of 'a/2' (test)" in proof["shared"][0]

@@ -325,3 +325,16 @@ def test_files_that_nobody_reads_are_said_before_any_work(tmp_path: Path) -> Non
 def test_a_dataset_that_makes_itself_needs_no_path() -> None:
     chosen = ingest.plugins(config(dataset_name="dc_arc_fault_example_dsk"), load())
     assert chosen["dataset"][0].name == "dc_arc_fault_example_dsk"
+
+
+def test_ingest_says_where_a_part_of_one_measurement_stands_in_two_splits(folder: Path, tmp_path: Path) -> None:
+    lines = "\n".join(f"{a:.6f},{b:.6f}" for a, b in tone("buzz", 0))
+    for number in range(5):
+        (folder / "classes" / "buzz" / f"{number}.csv").write_text(f"x,y\n{lines}\n{number},{number}\n")
+    result = ingested(folder, tmp_path / "out")
+    document = json.loads(only(result, "splits").read_text())
+    assert document["proof"]["stretches_in_two_splits"] > 0
+    (warning,) = result.warnings
+    assert warning.startswith("samples stand in two splits (")
+    assert document["warnings"] == [warning]
+    assert ingested(folder, tmp_path / "again").warnings == result.warnings
