@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from integer_graphs import awkward_graph, example_graph, features_of
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.program import encode, parse
 from flowlab.compiler.text import print_graph
 from flowlab.compiler.trace import layer_crcs
 from flowlab.contracts import NoOptions, StageJob, StageResult
@@ -150,6 +151,23 @@ def test_a_program_that_differs_stops_the_run_and_names_the_layer(tmp_path: Path
     values["crc/pool"][7] ^= 1
     np.savez(run.inputs["interpreter_outputs"]["interpreter_outputs.npz"], **values)
     with pytest.raises(AgreementError, match=r"differs .* on 1 of 30 vectors; vector 7 parts first at pool"):
+        run.simulate()
+
+
+def test_one_bit_of_a_weight_in_the_shipped_bytes_stops_the_stage(tmp_path: Path, no_compiler: None) -> None:
+    run = bench(tmp_path, example_graph())
+    run.compile()
+    program = run.inputs["program"]["model.flnp"]
+    container = parse(program.read_bytes())
+    layer = next(one for one in container.layers if one.name == "conv1.bnorm")
+    weight = layer.weight.copy()
+    weight.flat[3] ^= 64
+    layers = tuple(replace(layer, weight=weight) if one is layer else one for one in container.layers)
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    run.inputs["program"] = {**run.inputs["program"], "model.flnp": changed / "model.flnp"}
+    (changed / "model.flnp").write_bytes(encode(replace(container, layers=layers)))
+    with pytest.raises(AgreementError, match=r"'simulator' differs .* parts first at conv1\.bnorm"):
         run.simulate()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -105,6 +106,29 @@ def test_the_demo_again_is_wholly_cached(demo: dict[str, Any], demo_folder: Path
     again = flowlab(demo_folder, "demo", "--engine", "local")
     assert all(stage["cached"] for stage in again["stages"])
     assert again["artifacts"]["program"][0]["sha256"] == demo["artifacts"]["program"][0]["sha256"]
+
+
+def digests(result: dict[str, Any]) -> dict[str, list[str]]:
+    return {role: [file["sha256"] for file in files] for role, files in result["artifacts"].items()}
+
+
+def test_a_training_killed_in_an_epoch_goes_on_and_ends_with_the_hashes_of_an_undisturbed_run(
+    demo: dict[str, Any], tmp_path: Path
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-m", "flowlab.cli", "demo", "--engine", "local"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "FLOWLAB_FAULT": "epoch:12"},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "artifacts" / "dc_arc_fault_example_dsk" / "latest").exists()
+    resumed = flowlab(tmp_path, "demo", "--engine", "local")
+    cached = {stage["name"] for stage in resumed["stages"] if stage["cached"]}
+    assert cached == {"ingest", "extract", "inspect"}
+    assert digests(resumed) == digests(demo)
 
 
 def test_the_run_folder_holds_the_chapters_tree(demo: dict[str, Any], demo_folder: Path) -> None:
