@@ -122,7 +122,7 @@ def test_no_registered_name_stands_in_the_core() -> None:
 
 
 def test_no_vendor_or_device_family_stands_in_the_core() -> None:
-    vendors = re.compile(r"\b(?:Texas Instruments|TINPU|tinpu|C2000|C28x|F28P55|MSPM0|CWRU|cwru|Cortex)\b")
+    vendors = re.compile(r"\b(?:TI|Texas Instruments|TINPU|tinpu|C2000|C28x|F28P55|MSPM0|CWRU|cwru|Cortex)\b")
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}" for path in sources() for match in vendors.finditer(path.read_text())
     ]

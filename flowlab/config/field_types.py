@@ -43,7 +43,7 @@ def _whole(value: Any) -> int:
 
 
 def _flag(value: Any) -> bool:
-    """True and False, also as texts; 0 and 1, which TI's own files use."""
+    """True and False, also as texts; 0 and 1, which upstream's own files use."""
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if isinstance(value, int) and value in (0, 1):
@@ -69,7 +69,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _transforms(value: Any) -> tuple[str, ...]:
-    """Names of transforms; a list inside the list is laid out flat, as TI does."""
+    """Names of transforms; a list inside the list is laid out flat, as upstream does."""
     names: list[str] = []
     for one in (value,) if isinstance(value, str) else _listed(value):
         names.extend(_texts(one))

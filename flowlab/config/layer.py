@@ -1,7 +1,7 @@
 """One source of settings (a file, a ``--set``, a mapping) as entries by section and key.
 
 Here keys are checked against the known ones, two spellings become one, relative paths become absolute, and a value
-of None, '' or 'None' becomes "not given", as in TI's own files.
+of None, '' or 'None' becomes "not given", as in the files that users bring.
 """
 
 from __future__ import annotations

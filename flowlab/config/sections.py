@@ -1,6 +1,7 @@
 """The config's sections: their keys, types and built-in defaults.
 
-Keys, types and defaults are those of TI's toolchain but for `EXCEPTIONS`; keys of our own are marked.
+Keys, types and defaults are those of the upstream toolchain, whose files users bring, but for `EXCEPTIONS`;
+keys of our own are marked.
 Keys that are accepted and not read stand in `flowlab.config.unread`.
 """
 
@@ -18,10 +19,10 @@ EXCEPTIONS: Mapping[str, str] = {
     "training.distributed": "off by default: one process trains",
     "training.training_device": "'cpu' by default: the device is what is asked for, never what is found",
 }
-"""Where a default differs from TI's, and why."""
+"""Where a default differs from upstream's, and why."""
 
 ALIASES: Mapping[str, Mapping[str, str]] = {"compilation": {"compile_preset_name": "preset_name"}}
-"""Two spellings of one key: TI's code reads the first, TI's documentation writes the second."""
+"""Two spellings of one key: upstream's code reads the first, its documentation writes the second."""
 
 PATHS: Mapping[str, tuple[str, ...]] = {
     "common": ("download_path", "projects_path", "project_path", "run_path", "project_run_path"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-NEVER = "TI's code accepts it and never reads it; neither does flowlab"
-DOCUMENTED = "it stands in TI's documentation only, no code reads it"
+NEVER = "the upstream toolchain accepts it and never reads it; neither does flowlab"
+DOCUMENTED = "it stands in the upstream documentation only, no code reads it"
 IMAGE = "only image tasks read it"
 AUDIO = "only audio tasks read it"
-INTERNAL = "TI's toolchain sets it for itself"
-INTERFACE = "only TI's graphical interface reads it"
+INTERNAL = "the upstream toolchain sets it for itself"
+INTERFACE = "only the upstream graphical interface reads it"
 OWN_FOLDERS = "flowlab keeps results in its store and in artifacts/"
 NO_GPU = "training runs on the CPU"
 
