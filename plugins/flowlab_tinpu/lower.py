@@ -7,7 +7,6 @@ The NPU's instruction stream is not public: ``model.flnp`` runs on an open model
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +31,6 @@ def lower_to_files(device: Target, row: Row, job: LowerJob) -> Program:
     container = lower.lower(job.graph, job.source_sha256)
     output_int = all(container.tensors[at].dtype != "float32" for at in container.outputs.values())
     target = compiler_call.target_string(row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int)
-    if compiler_call.runs_on_cpu(target):
-        container = replace(container, layers=tuple(replace(layer, unit="cpu") for layer in container.layers))
     for layer in container.layers:
         if layer.unit == "npu":
             check_format(layer, device.formats["npu"])

@@ -105,10 +105,12 @@ def test_the_same_job_makes_the_same_bytes(tmp_path: Path) -> None:
         assert one.files[name].read_bytes() == two.files[name].read_bytes(), name
 
 
-def test_a_soft_target_puts_every_layer_on_the_cpu(tmp_path: Path) -> None:
-    settings = {"target": "c, ti-npu type=soft skip_normalize=true output_int=true"}
-    made = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path, settings=settings))
-    assert {row.unit for row in made.layers} == {"cpu"}
+def test_a_soft_target_switches_the_npu_off_where_there_is_one() -> None:
+    soft = {"target": "c, ti-npu type=soft skip_normalize=true output_int=true"}
+    assert "every layer on the CPU" in DEVICES["F28P55"].accelerator_off(soft)
+    assert DEVICES["F28P55"].accelerator_off({"target": "c, ti-npu type=hard"}) == ""
+    assert DEVICES["F28P55"].accelerator_off({}) == ""
+    assert DEVICES["F28P65"].accelerator_off(soft) == ""
 
 
 def test_a_program_that_is_too_large_says_what_is_largest(tmp_path: Path) -> None:
