@@ -1,7 +1,7 @@
 """The command line, and the one file that prints.
 
 Start-up is light: nothing heavy is imported on the way to ``--help``, ``plan``, or a run that is wholly cached.
-An error that a user can cause is one text on stderr and exit code 1 (2 for a wrong command line), no traceback.
+An error that a user can cause is one text on stderr and the exit code of its kind (`flowlab.errors`), no traceback.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flowlab import __version__
-from flowlab.errors import ConfigError, FlowlabError, PluginError
+from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigError, FlowlabError, PluginError
 
 if TYPE_CHECKING:
     from flowlab.engine.session import Asked
     from flowlab.plugins import Catalogue
-
-INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,17 +35,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except FlowlabError as error:
         print(f"flowlab: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("flowlab: stopped. Finished stages are in the store: the next run goes on from there.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
-        return 1
+        return FAILED
     except OSError as error:  # of a disk, not of the data: those are named where they are read
         print(f"flowlab: {_refused(error)}", file=sys.stderr)
         _drop_output()
-        return 1
+        return UNUSABLE
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -222,7 +220,10 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="flowlab", description="From recordings to a checked NPU program: one YAML file in, a report out."
+        prog="flowlab",
+        description="From recordings to a checked NPU program: one YAML file in, a report out.",
+        epilog="\n".join(["exit codes:", *(f"  {code:<4}{meaning}" for code, meaning in EXIT_CODES)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"flowlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

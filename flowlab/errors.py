@@ -1,4 +1,4 @@
-"""The exception tree, and how "did you mean" is worded.
+"""The exception tree, the exit codes, and how "did you mean" is worded.
 
 Every error that a user can cause is a `FlowlabError`; the command line prints its text and no traceback.
 """
@@ -7,10 +7,27 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
+
+FAILED = 1  # flowlab itself or an outside tool failed
+UNUSABLE = 2  # what was given cannot be used, or the operating system refuses it
+MISSED = 3  # a gate was missed
+INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+EXIT_CODES = (
+    (0, "fine"),
+    (FAILED, "flowlab itself or an outside tool failed"),
+    (UNUSABLE, "what was given cannot be used: command line, config, data, or a disk that refuses"),
+    (MISSED, "a gate was missed: --require, or a limit in the config"),
+    (INTERRUPTED, "stopped by Ctrl-C"),
+)
+"""Every exit code of the command line, and what it means."""
 
 
 class FlowlabError(Exception):
-    """An error that says what was found, what is known, and what to do."""
+    """An error that says what was found, what is known, and what to do. ``exit_code`` is the command line's."""
+
+    exit_code: ClassVar[int] = UNUSABLE
 
 
 class ConfigError(FlowlabError):
@@ -32,6 +49,8 @@ class PluginError(FlowlabError):
 class StageError(FlowlabError):
     """A stage cannot do its work."""
 
+    exit_code = FAILED
+
 
 class StoreError(FlowlabError):
     """An object or a record in the store cannot be trusted."""
@@ -51,6 +70,14 @@ class ProgramError(FlowlabError):
 
 class AgreementError(FlowlabError):
     """Two executions of one program give different integers."""
+
+    exit_code = FAILED
+
+
+class GateError(FlowlabError):
+    """A finished run misses a limit that was set for it."""
+
+    exit_code = MISSED
 
 
 class NotBuiltYet(FlowlabError):

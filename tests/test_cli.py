@@ -13,7 +13,7 @@ import pytest
 
 from flowlab import __version__, cli
 from flowlab.contracts import Core
-from flowlab.errors import FlowlabError
+from flowlab.errors import EXIT_CODES, AgreementError, ConfigError, FlowlabError, GateError, StageError
 from flowlab.plugins import Brought, Catalogue
 
 CHILD = Path(__file__).parent / "system" / "imagined_run.py"
@@ -50,16 +50,24 @@ def test_a_wrong_command_line_is_exit_code_2(words: list[str], capsys: pytest.Ca
     assert "usage: flowlab" in capsys.readouterr().err
 
 
-def test_an_error_is_one_text_on_stderr_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", "no_such_file.yaml"]) == 1
+def test_what_cannot_be_used_is_one_text_on_stderr_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "no_such_file.yaml"]) == 2
     found = capsys.readouterr()
     assert found.out == ""
     assert found.err.startswith("flowlab: no_such_file.yaml: ")
     assert "Traceback" not in found.err
 
 
+def test_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert [code for code, _ in EXIT_CODES] == [0, 1, 2, 3, 130]
+    assert all(f"  {code:<4}{meaning}" in shown for code, meaning in EXIT_CODES)
+
+
 def test_run_without_a_config_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run"]) == 1
+    assert cli.main(["run"]) == 2
     assert "flowlab demo" in capsys.readouterr().err
 
 
@@ -138,13 +146,13 @@ def test_a_failed_run_moves_latest_nowhere_and_says_so_in_the_store(tmp_path: Pa
 def test_a_required_execution_that_did_not_run_is_an_error_on_cached_runs_too(tmp_path: Path) -> None:
     assert imagined(tmp_path, "--engine", "local", "--require", "simulator").returncode == 0
     done = imagined(tmp_path, "--require", "host C")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert done.stderr == "flowlab: --require host C did not run here: no compiler. Ran: simulator\n"
 
 
 def test_a_required_execution_that_nobody_knows_gets_a_suggestion(tmp_path: Path) -> None:
     done = imagined(tmp_path, "--engine", "local", "--require", "simulater")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "Did you mean 'simulator'?" in done.stderr
 
 
@@ -219,7 +227,7 @@ def test_demo_without_any_plugin_is_a_clear_error(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("flowlab.plugins.load", lambda: Catalogue((), {"gone": "cannot be loaded"}))
-    assert cli.main(["demo"]) == 1
+    assert cli.main(["demo"]) == 2
     assert (
         capsys.readouterr().err
         == "flowlab: no installed package brings the example preset 'demo'. gone: cannot be loaded.\n"
@@ -233,13 +241,20 @@ def test_strict_makes_an_error_of_a_broken_package(
         warnings = ("a key is never read",)
 
     monkeypatch.setattr(cli, "_config", lambda arguments: (Config(), Catalogue((), {"gone": "cannot be loaded"})))
-    assert cli.main(["run", "x.yaml", "--strict"]) == 1
+    assert cli.main(["run", "x.yaml", "--strict"]) == 2
     assert capsys.readouterr().err == "flowlab: --strict: a key is never read; gone: cannot be loaded\n"
 
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
-    [(FlowlabError("broken"), 1, "flowlab: broken\n"), (KeyboardInterrupt(), 130, "flowlab: stopped. Finished")],
+    [
+        (FlowlabError("broken"), 2, "flowlab: broken\n"),
+        (ConfigError("no key"), 2, "flowlab: no key\n"),
+        (StageError("broken"), 1, "flowlab: broken\n"),
+        (AgreementError("differ"), 1, "flowlab: differ\n"),
+        (GateError("too large"), 3, "flowlab: too large\n"),
+        (KeyboardInterrupt(), 130, "flowlab: stopped. Finished"),
+    ],
 )
 def test_how_a_command_ends(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -260,7 +275,7 @@ def test_what_the_system_refuses_is_one_text_that_names_the_file(
 
     monkeypatch.setattr(cli, "_config", fail)
     monkeypatch.setattr(cli, "_drop_output", lambda: None)
-    assert cli.main(["run", "x.yaml"]) == 1
+    assert cli.main(["run", "x.yaml"]) == 2
     assert capsys.readouterr().err.startswith("flowlab: /x/run.json: Permission denied. Check")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
-from flowlab.errors import AgreementError, StageError, did_you_mean
+from flowlab.errors import AgreementError, GateError, did_you_mean
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, run_name
@@ -111,7 +111,7 @@ class Session:
 
         Raises:
             AgreementError: if executions differ.
-            StageError: if an execution that was required did not run here.
+            GateError: if an execution that was required did not run here.
         """
         records = {name: one.record for name, one in self.done.items()}
         agreement = agreement_of(records)
@@ -126,7 +126,7 @@ class Session:
                 continue
             hint = "" if name in reasons else did_you_mean(name, [*ran, *reasons])
             reason = reasons.get(name, "there is no such execution").rstrip(".")
-            raise StageError(f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}")
+            raise GateError(f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}")
 
     def finish(self, engine: str) -> RunResult:
         """Copies, ``latest``, and what there is to say. Raises what `check` raises."""

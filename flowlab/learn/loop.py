@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowlab.errors import OptionError, StageError, unknown_name
+from flowlab.errors import DataError, OptionError, StageError, unknown_name
 from flowlab.faults import fault_point
 from flowlab.learn.checkpoint import load_checkpoint, save_checkpoint
 from flowlab.learn.determinism import epoch_seed, seeded
@@ -111,7 +111,8 @@ def fit(
         progress: called after each epoch with a sentence and the fraction done.
 
     Raises:
-        StageError: if a split is empty or not finite, or the loss is no number; it names split or epoch.
+        DataError: if a split is empty or not finite; it names the split.
+        OptionError: if the loss is no number; it names the epoch.
         OptionError: for a name of problem, optimizer or schedule that does not exist.
     """
     problem = PROBLEMS.get(settings.problem)
@@ -148,12 +149,12 @@ def _check(data: FitData) -> None:
         ("validation", data.val_features, data.val_targets),
     ):
         if len(features) == 0:
-            raise StageError(f"the {split} split is empty: training needs at least one window in it")
+            raise DataError(f"the {split} split is empty: training needs at least one window in it")
         if len(features) != len(targets):
             raise StageError(f"the {split} split has {len(features)} windows and {len(targets)} targets")
         finite = np.isfinite(features).reshape(len(features), -1).all(axis=1)
         if not finite.all():
-            raise StageError(
+            raise DataError(
                 f"the {split} split has NaN or infinite features (first in window {int(finite.argmin())}, "
                 f"{int((~finite).sum())} of {len(features)} windows): look at the recordings and at log_threshold"
             )
@@ -196,7 +197,7 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
         optimizer.zero_grad()
         loss = run.problem.loss(module(features[chosen]), targets[chosen])
         if not math.isfinite(value := loss.item()):
-            raise StageError(
+            raise OptionError(
                 f"epoch {epoch + 1}: the loss is {value}. A lower training.learning_rate (now "
                 f"{settings.learning_rate:g}) is the usual cure; features of very different size another cause"
             )

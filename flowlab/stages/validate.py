@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import NumberFormat, Plugin, Stage, StageJob, StageResult, Target
-from flowlab.errors import AgreementError, StageError
+from flowlab.errors import AgreementError, DataError
 from flowlab.stages.choice import accelerator_off, chosen_format
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def run(job: StageJob) -> StageResult:
     Raises:
         AgreementError: if the ONNX says another graph, or executions differ: it names output, vector and layer.
         GraphError: if the graph breaks a law or the number format.
-        StageError: if there is no test vector.
+        DataError: if there is no test vector.
     """
     import numpy as np
 
@@ -86,7 +86,7 @@ def run(job: StageJob) -> StageResult:
     placement = place(padded, target.rules(), target.unit_name, off)
     table = features_file.read(job.input("features_test"))
     if len(table.features) == 0:
-        raise StageError("the test split has no windows, so no execution can be compared: give it a larger fraction")
+        raise DataError("the test split has no windows, so no execution can be compared: give it a larger fraction")
     job.progress("interpreter", 0.1)
     values, crcs = interpret(placement.graph, table.features)
     job.progress("ONNX Runtime", 0.6)

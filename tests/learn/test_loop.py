@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flowlab.errors import OptionError, StageError
+from flowlab.errors import DataError, OptionError
 from flowlab.learn.checkpoint import dump
 from flowlab.learn.determinism import seeded
 from flowlab.learn.layers import AveragePool, Conv, build_network
@@ -204,7 +204,7 @@ def test_no_epochs_leave_the_module_as_it_is_and_measure_it() -> None:
 
 
 def test_a_loss_that_is_no_number_names_the_epoch_and_the_cure() -> None:
-    with pytest.raises(StageError, match=r"epoch [12]: the loss is (nan|inf).*learning_rate"):
+    with pytest.raises(OptionError, match=r"epoch [12]: the loss is (nan|inf).*learning_rate"):
         fit(network(), data(), replace(SETTINGS, learning_rate=1e30))
 
 
@@ -217,14 +217,14 @@ def test_a_network_at_chance_level_is_warned_of() -> None:
 def test_features_that_are_not_finite_name_split_and_window() -> None:
     split = data()
     split.val_features[7, 0, 3, 0] = np.nan
-    with pytest.raises(StageError, match=r"validation split has NaN or infinite features \(first in window 7, 1 of 40"):
+    with pytest.raises(DataError, match=r"validation split has NaN or infinite features \(first in window 7, 1 of 40"):
         fit(network(), split, SETTINGS)
 
 
 def test_an_empty_split_is_named() -> None:
     split = data()
     empty = FitData(split.train_features[:0], split.train_targets[:0], split.val_features, split.val_targets)
-    with pytest.raises(StageError, match="training split is empty"):
+    with pytest.raises(DataError, match="training split is empty"):
         fit(network(), empty, SETTINGS)
 
 

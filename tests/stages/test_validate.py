@@ -14,7 +14,7 @@ from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.text import parse_graph, print_graph
 from flowlab.contracts import NoOptions, NumberFormat, Requantize, StageJob, StageResult
-from flowlab.errors import AgreementError, GraphError, StageError
+from flowlab.errors import AgreementError, DataError, GraphError
 from flowlab.signal import features_file
 from flowlab.stages import validate
 from flowlab_tinpu.devices import TARGETS
@@ -182,7 +182,7 @@ def test_a_graph_outside_the_number_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_test_vector_is_no_agreement(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="the test split has no windows"):
+    with pytest.raises(DataError, match="the test split has no windows"):
         validate.run(job_of(tmp_path, count=0))
 
 

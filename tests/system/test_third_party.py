@@ -104,7 +104,7 @@ def write_config(folder: Path, **training: str) -> Path:
 
 def test_an_ambiguous_name_is_an_error_when_it_is_asked_for(site: Path, tmp_path: Path) -> None:
     done = flowlab(site, "plan", str(write_config(tmp_path, model_name="gear_net")))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "'flowlab-gearbox:gear_net' or 'flowlab-rival:gear_net'" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -162,5 +162,5 @@ def test_the_core_without_any_plugin_gives_a_clear_error_and_no_traceback(tmp_pa
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", start, "demo"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "flowlab: no installed package brings the example preset 'demo'.\n"
