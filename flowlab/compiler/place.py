@@ -41,13 +41,19 @@ class Placement:
         return self.macs.get("npu", 0) / total if total else None
 
     def sentences(self) -> tuple[str, ...]:
-        """One for each layer that the accelerator does not take, with reason and cure; none where there is none."""
-        return tuple(
+        """One for each layer that the accelerator does not take, with reason and cure, then one for what was padded."""
+        said = [
             f"layer '{row.name}' ({row.layer}, {row.shape}) runs on the CPU: {row.reason}"
             + (f" Cure: {row.cure}." if row.cure else "")
             for row in self.rows
             if row.reason
-        )
+        ]
+        padded = [f"layer '{row.name}' ({row.layer}) {row.padding}" for row in self.rows if row.padding]
+        if padded:
+            said.append(
+                f"zeros are padded where the accelerator works on more channels than there are: {'; '.join(padded)}"
+            )
+        return tuple(said)
 
 
 def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str = "") -> Placement:

@@ -55,7 +55,7 @@ class Device(Target):
         from flowlab.compiler.passes.pad_channels import PadChannels
         from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
 
-        return (PadChannels(), PadLinearInputs())
+        return (PadChannels(rules=RULES), PadLinearInputs())
 
     def lower(self, job: LowerJob) -> Program:
         """Placed graph -> container, C, vectors, and the call of TI's compiler."""

@@ -11,14 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowlab.compiler import interpreter, text
+from flowlab.compiler.channels import channels_of
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.passes import Pass
 from flowlab.compiler.passes.drop_dead import DropDead
 from flowlab.compiler.passes.drop_identity import DropIdentity
 from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
-from flowlab.compiler.passes.pad_channels import PadChannels
+from flowlab.compiler.passes.pad_channels import PadChannels, touching
 from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
 from flowlab.compiler.pipeline import apply_passes
+from flowlab.compiler.place import place
+from flowlab.compiler.rules import Layer, rule
 from flowlab.compiler.verify import verify
 
 from .random_graphs import random_features, random_graph
@@ -81,6 +84,32 @@ def test_the_padding_passes_together_change_nothing_more(seed: int, quantized: b
 
     once = both(random_graph(seed, quantized))
     assert text.print_graph(both(once)) == text.print_graph(once)
+
+
+@rule("FCONV", "GCONV")
+def stride_one(layer: Layer) -> bool:
+    """The stride is 1."""
+    return layer.stride == (1, 1)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_zeros_go_where_a_layer_is_accelerated_by_them_and_nowhere_else(seed: int) -> None:
+    each = PadChannels(rules=(stride_one,))
+    graph = random_graph(seed, quantized=True)
+    after = apply_passes(graph, (each,))
+    assert text.print_graph(each.apply(after)) == text.print_graph(after)
+    everywhere = place(PadChannels().apply(graph), (stride_one,)).rows
+    found = place(after, (stride_one,)).rows
+    assert [row.unit for row in found] == [row.unit for row in everywhere]
+    units = {row.name: row.unit for row in found}
+    for group in channels_of(after).groups():
+        layers = [node for node in touching(after, group) if node.name in units]
+        if any("channels" in node.attributes for node in layers if node.name in group.values):
+            assert "npu" in {units[node.name] for node in layers}
+    features = random_features(graph, seed)
+    before, values = interpreter.run(graph, features), interpreter.run(after, features)
+    for name, value in graph.outputs.items():
+        np.testing.assert_array_equal(before[value], values[after.outputs[name]])
 
 
 def test_a_layer_that_others_read_too_keeps_its_batch_norm() -> None:

@@ -100,6 +100,17 @@ def test_sentences_name_layer_reason_and_cure() -> None:
     )
 
 
+def test_one_sentence_says_which_layers_were_padded_and_what_it_costs() -> None:
+    graph = apply_passes(parse_graph(FLOAT), (PadChannels(),))
+    *others, padded = place(graph, (inputs_in_fours,)).sentences()
+    assert padded == (
+        "zeros are padded where the accelerator works on more channels than there are: layer 'first' (FCONV) "
+        "5 -> 8 output channels: +72 MACs, +9 bytes of weights; layer 'second' (GCONV) 5 -> 8 input channels: "
+        "+144 MACs, +36 bytes of weights"
+    )
+    assert not any("zeros are padded" in sentence for sentence in others)
+
+
 def test_without_rules_everything_runs_on_the_cpu_without_a_reason() -> None:
     placement = place(parse_graph(FLOAT), (), "CPU")
     assert {row.unit for row in placement.rows} == {"cpu"}

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flowlab.compiler.channels import ChannelGroup
-    from flowlab.compiler.ir import Graph
+    from flowlab.compiler.ir import Graph, Node
+    from flowlab.compiler.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class PadChannels:
     A convolution of one input channel keeps it. Outputs of the graph keep their channels. Widened nodes remember the
     count before as ``channels`` and ``in_channels``. The quantization of the input makes the channels that it does not
     read as zeros; a float graph's input is itself widened, and its new channels are fed with zeros.
+    With ``rules``, channels stay as they are where every layer that makes or reads them breaks another rule: on the
+    CPU zeros would cost and bring nothing.
 
     Before::
 
@@ -40,6 +45,7 @@ class PadChannels:
     """
 
     multiple: int = 4
+    rules: tuple[Rule, ...] = ()
     name: str = "pad_channels"
 
     def apply(self, graph: Graph) -> Graph:
@@ -51,7 +57,20 @@ class PadChannels:
             wanted = -(-group.count // self.multiple) * self.multiple
             if not group.fixed and wanted != group.count and works_in_multiples(graph, group):
                 counts[group] = wanted
+        if self.rules:
+            accelerated = self._accelerated(widen(graph, counts))
+            counts = {
+                group: wanted
+                for group, wanted in counts.items()
+                if any(node.name in accelerated for node in touching(graph, group))
+            }
         return widen(graph, counts)
+
+    def _accelerated(self, widened: Graph) -> frozenset[str]:
+        """The layers that the accelerator takes once they are as wide as they can be."""
+        from flowlab.compiler.place import place
+
+        return frozenset(row.name for row in place(widened, self.rules).rows if row.unit == "npu")
 
 
 def works_in_multiples(graph: Graph, group: ChannelGroup) -> bool:
@@ -63,3 +82,8 @@ def works_in_multiples(graph: Graph, group: ChannelGroup) -> bool:
         if node.op == "max_pool" and reads:
             return True
     return False
+
+
+def touching(graph: Graph, group: ChannelGroup) -> Iterator[Node]:
+    """The nodes that make or read a value of the group."""
+    return (node for node in graph.nodes if node.name in group.values or group.values & set(node.inputs))
