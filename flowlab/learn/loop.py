@@ -65,7 +65,12 @@ class FitSettings:
 
 
 class History(TypedDict):
-    """What happened: a row an epoch (``epoch`` from 1, ``train_loss``, ``val_<metric>``, ``learning_rate``)."""
+    """What happened, a row an epoch.
+
+    ``epoch`` (from 1), ``learning_rate``, and ``train_loss``, ``train_<metric>``, ``val_loss``, ``val_<metric>``. The
+    training split is measured while the weights still move, the validation split at the epoch's end; a validation loss
+    that is not finite is left out.
+    """
 
     epochs: list[dict[str, float]]
     best_epoch: int  # 0: no epoch was trained
@@ -129,7 +134,7 @@ def fit(
         if run.best_epoch:
             module.load_state_dict(run.best_state)
         else:
-            run.best_value = _measure(run, val, data.val_targets)
+            run.best_value, _ = _measure(run, val, data.val_targets)
         module.eval()
     return History(epochs=run.rows, best_epoch=run.best_epoch, best_value=run.best_value, warnings=_warnings(run, data))
 
@@ -166,9 +171,12 @@ def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> 
     identity = _identity(run.module, data, settings)
     _resume(run, load_checkpoint(checkpoint, identity))
     for epoch in range(len(run.rows), settings.epochs):
-        loss = _epoch(run, epoch, train, targets)
-        value = _measure(run, val, data.val_targets)
-        row = {"epoch": epoch + 1, "train_loss": loss, f"val_{run.problem.metric}": value}
+        loss, reached = _epoch(run, epoch, train, targets)
+        value, val_loss = _measure(run, val, data.val_targets)
+        metric = run.problem.metric
+        row = {"epoch": epoch + 1, "train_loss": loss, f"train_{metric}": reached, f"val_{metric}": value}
+        if math.isfinite(val_loss):
+            row["val_loss"] = val_loss
         run.rows.append({**row, "learning_rate": run.optimizer.param_groups[0]["lr"]})
         if not run.best_epoch or run.problem.at_least_as_good(value, run.best_value):
             run.best_epoch, run.best_value = epoch + 1, value
@@ -180,8 +188,8 @@ def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> 
         fault_point("epoch")
 
 
-def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor) -> float:
-    """Train one epoch; the mean loss over its windows."""
+def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    """Train one epoch; the mean loss over its windows, and the metric of the outputs that it was computed from."""
     settings, module, optimizer = run.settings, run.module, run.optimizer
     seed = epoch_seed(settings.seed, epoch)
     torch.manual_seed(seed)  # dropout
@@ -193,9 +201,11 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
         begin(epoch, settings.epochs)
     module.train()
     total = 0.0
+    seen: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
     for chosen in batches(len(targets), settings.batch_size, seed):
         optimizer.zero_grad()
-        loss = run.problem.loss(module(features[chosen]), targets[chosen])
+        outputs = module(features[chosen])
+        loss = run.problem.loss(outputs, targets[chosen])
         if not math.isfinite(value := loss.item()):
             raise OptionError(
                 f"epoch {epoch + 1}: the loss is {value}. A lower training.learning_rate (now "
@@ -204,7 +214,9 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += value * len(chosen)
-    return total / len(targets)
+        seen.append((outputs.detach().numpy(), targets[chosen].numpy()))
+    said, meant = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    return total / len(targets), run.problem.measure(said, meant)[run.problem.metric]
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
@@ -217,10 +229,12 @@ def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
         yield order[start:end]
 
 
-def _measure(run: _Run, features: torch.Tensor, targets: NDArray[np.int64]) -> float:
+def _measure(run: _Run, features: torch.Tensor, targets: NDArray[np.int64]) -> tuple[float, float]:
+    """Metric and loss in eval mode."""
     run.module.eval()
     outputs = _outputs(run.module, features, PREDICT_BATCH)
-    return run.problem.measure(outputs, targets)[run.problem.metric]
+    loss = run.problem.loss(torch.from_numpy(outputs), torch.from_numpy(targets.astype(np.int64)))
+    return run.problem.measure(outputs, targets)[run.problem.metric], loss.item()
 
 
 def _outputs(module: torch.nn.Module, features: torch.Tensor, batch: int) -> NDArray[Any]:

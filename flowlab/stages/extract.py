@@ -89,6 +89,8 @@ def run(job: StageJob) -> StageResult:
         OptionError: where windows or chain make no sense.
         DataError: where a split has no window, a column is constant, or a feature is not finite.
     """
+    import numpy as np
+
     from flowlab.signal import features_file, recordings_file, windowing
     from flowlab.signal.layout import SPLITS
 
@@ -111,6 +113,7 @@ def run(job: StageJob) -> StageResult:
         "preset": asked.preset,
         "options": _plain(asked.windows, chosen),
         "counts": {},
+        "counts_by_class": {},
         "notes": list(extractor.notes(chosen)),
     }
     files = {}
@@ -129,6 +132,7 @@ def run(job: StageJob) -> StageResult:
         features_file.write(path, features, cut.labels, cut.recording, cut.start, meta)
         files[f"features_{split}"] = {"features.arrow": path}
         spec["counts"][split] = len(features)
+        spec["counts_by_class"][split] = np.bincount(cut.labels, minlength=len(table.classes)).tolist()
     rows = _spread(cut.labels, len(table.classes))
     features_file.write(
         job.out / "windows.arrow",
@@ -139,6 +143,7 @@ def run(job: StageJob) -> StageResult:
         {**meta, "provenance": "raw windows"},
         index=rows,
     )
+    spec["warnings"] = warnings  # for the report
     (job.out / "feature_spec.json").write_text(json.dumps(spec, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     files["windows"] = {"windows.arrow": job.out / "windows.arrow"}
     files["feature_spec"] = {"feature_spec.json": job.out / "feature_spec.json"}

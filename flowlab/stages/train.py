@@ -138,10 +138,11 @@ def run(job: StageJob) -> StageResult:
         "history": history["epochs"],
         "best_epoch": history["best_epoch"],
         "val": {problem.metric: history["best_value"]},
-        **_test(job, module, len(classes)),
+        **_test(job, module, classes),
         "classes": list(classes),
         "parameters": count_parameters(module),
         "seed": asked.seed,
+        "warnings": list(history["warnings"]),
     }
     files = {
         "best_model.pt": dump(module.state_dict()),
@@ -159,19 +160,25 @@ def run(job: StageJob) -> StageResult:
     )
 
 
-def _test(job: StageJob, module: Any, classes: int) -> dict[str, Any]:
-    """The metrics and the confusion on the test split, or nulls."""
+def _test(job: StageJob, module: Any, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Metrics, confusion and curves on the test split, or nulls."""
     from flowlab.learn.determinism import seeded
     from flowlab.learn.loop import predict
     from flowlab.learn.problems import PROBLEMS, confusion
+    from flowlab.learn.roc import curves
     from flowlab.signal import features_file
 
+    nothing: dict[str, Any] = {"test": None, "confusion": None, "roc": []}
     if not job.options.test:
-        return {"test": None, "confusion": None}
+        return nothing
     table = features_file.read(job.input("features_test"))
     if len(table.features) == 0:
-        return {"test": None, "confusion": None}
+        return nothing
     with seeded(job.options.seed, job.options.threads):
         outputs = predict(module, table.features)
     measured = PROBLEMS[job.options.problem].measure(outputs, table.labels)
-    return {"test": measured, "confusion": confusion(outputs, table.labels, classes)}
+    return {
+        "test": measured,
+        "confusion": confusion(outputs, table.labels, len(classes)),
+        "roc": curves(outputs, table.labels, classes),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -193,6 +194,15 @@ def test_the_module_ends_with_what_the_history_says() -> None:
     assert not module.training
     reached = float((predict(module, split.val_features).argmax(1) == split.val_targets).mean())
     assert reached == history["best_value"] == max(row["val_accuracy"] for row in history["epochs"])
+
+
+def test_each_epoch_says_loss_and_metric_of_both_splits() -> None:
+    _, history = scripted([3, 8])
+    (first, second) = history["epochs"]  # type: ignore[misc]
+    assert (first["train_accuracy"], first["val_accuracy"], second["val_accuracy"]) == (1.0, 0.3, 0.8)
+    right, wrong = math.log1p(math.exp(-1)), math.log1p(math.exp(1))  # logits that differ by 1
+    assert first["val_loss"] == pytest.approx(0.3 * right + 0.7 * wrong, rel=1e-5)
+    assert second["val_loss"] == pytest.approx(0.8 * right + 0.2 * wrong, rel=1e-5)
 
 
 def test_no_epochs_leave_the_module_as_it_is_and_measure_it() -> None:

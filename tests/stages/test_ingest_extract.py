@@ -181,6 +181,8 @@ def test_extract_writes_features_windows_and_their_description(folder: Path, tmp
     assert spec["window"] == [1, 16]
     assert spec["classes"] == ["buzz", "hum"]
     assert spec["counts"] == {"train": 24, "val": 8, "test": 8}
+    assert spec["counts_by_class"] == {"train": [12, 12], "val": [4, 4], "test": [4, 4]}
+    assert spec["warnings"] == list(result.warnings)
     assert spec["columns"] == ["x"]
     assert spec["extractor"] == "fft"
     assert set(result.files) == set(extract.STAGE.makes)

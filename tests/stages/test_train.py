@@ -76,10 +76,14 @@ def test_it_makes_its_roles_and_the_metrics(tmp_path: Path) -> None:
     assert tuple(result.files) == STAGE.makes
     metrics = json.loads(contents(result)["metrics_train"])
     assert [row["epoch"] for row in metrics["history"]] == [1, 2, 3]
-    assert set(metrics["history"][0]) == {"epoch", "train_loss", "val_accuracy", "learning_rate"}
+    rows = {"epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "learning_rate"}
+    assert all(set(row) == rows for row in metrics["history"])
     assert metrics["val"]["accuracy"] == max(row["val_accuracy"] for row in metrics["history"])
     assert sum(map(sum, metrics["confusion"])) == 30
     assert np.trace(metrics["confusion"]) / 30 == metrics["test"]["accuracy"]
+    (curve,) = metrics["roc"]  # of two classes one is the other's mirror
+    assert (curve["class"], curve["positives"]) == ("a", sum(metrics["confusion"][0]))
+    assert [metrics["confusion"][1][0], metrics["confusion"][0][0]] in [row[:2] for row in curve["points"]]
     assert metrics["classes"] == ["a", "b"] and metrics["parameters"] == 36
     assert result.metrics == {name: metrics[name] for name in ("val", "test", "best_epoch", "parameters")}
 
@@ -118,7 +122,7 @@ def test_twice_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> N
 def test_without_a_test_its_metrics_are_null(tmp_path: Path) -> None:
     result = run(job(tmp_path, replace(OPTIONS, test=False)))
     metrics = json.loads(contents(result)["metrics_train"])
-    assert metrics["test"] is None and metrics["confusion"] is None
+    assert metrics["test"] is None and metrics["confusion"] is None and metrics["roc"] == []
 
 
 def test_no_epochs_export_the_initial_network(tmp_path: Path) -> None:
@@ -130,6 +134,7 @@ def test_no_epochs_export_the_initial_network(tmp_path: Path) -> None:
 def test_a_network_that_learned_nothing_is_warned_of(tmp_path: Path) -> None:
     result = run(job(tmp_path, replace(OPTIONS, epochs=1, learning_rate=1e-12)))
     assert any("LEARNED NOTHING" in warning for warning in result.warnings)
+    assert json.loads(contents(result)["metrics_train"])["warnings"] == list(result.warnings)
 
 
 def test_what_the_graph_cannot_say_is_refused_before_training(tmp_path: Path) -> None:
