@@ -10,11 +10,17 @@ from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 
 
 class Builder:
-    """Appends layers; each is conv-like node + requantize, or a plain one."""
+    """Appends layers; each is conv-like node + requantize, or a plain one.
 
-    def __init__(self, shape: tuple[int, int, int], seed: int, multiplier: bool = False) -> None:
+    ``bits`` are those of the weights and of the activations of all layers; linear layers make 8 bits.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], seed: int, multiplier: bool = False, bits: tuple[int, int] = (8, 8)
+    ) -> None:
         self.random = np.random.default_rng(seed)
         self.multiplier = multiplier
+        self.weight_bits, self.activation_bits = bits
         self.inputs = (Input("input", TensorType("float32", shape)),)
         self.nodes: list[Node] = []
         channels = shape[0]
@@ -24,9 +30,15 @@ class Builder:
             * self.random.integers(200, 4000, channels).astype(np.int32),
             "shift": self.random.integers(4, 7, channels).astype(np.int32),
         }
-        self._add(
-            "quantize", "quantize", "input", TensorType("int8", shape, 0.03), {"low": -128, "high": 127}, constants
-        )
+        self._add("quantize", "quantize", "input", TensorType("int8", shape, 0.03), self._limits(False), constants)
+
+    def _limits(self, unsigned: bool, bits: int | None = None) -> dict[str, Attribute]:
+        most = 2 ** (bits or self.activation_bits)
+        return {"low": 0, "high": most - 1} if unsigned else {"low": -most // 2, "high": most // 2 - 1}
+
+    def _weights(self, shape: tuple[int, ...]) -> np.ndarray:
+        most = 2 ** (self.weight_bits - 1)
+        return self.random.integers(1 - most, most, shape).astype(np.int8)
 
     def _add(
         self,
@@ -45,20 +57,24 @@ class Builder:
     def last(self) -> Node:
         return self.nodes[-1]
 
-    def _requantize(self, name: str, unsigned: bool, fan_in: int, channels: int | None = None) -> Builder:
+    def _requantize(
+        self, name: str, unsigned: bool, fan_in: int, channels: int | None = None, bits: int | None = None
+    ) -> Builder:
         shape = self.last.type.shape
         count = shape[0]
-        shift = max(0, round(math.log2(max(2, fan_in) ** 0.5 * 40)))
+        made, read = bits or self.activation_bits, self.activation_bits
+        spread = max(2, fan_in) ** 0.5 * 40 * 2.0 ** (self.weight_bits - 8 + read - made)
+        shift = max(0, round(math.log2(spread)))
+        most_bias = max(1, 2000 >> (16 - self.weight_bits - read))
         constants = {
-            "bias": self.random.integers(-2000, 2000, count).astype(np.int32),
+            "bias": self.random.integers(-most_bias, most_bias, count).astype(np.int32),
             "multiplier": self.random.integers(1, 256, count).astype(np.int32)
             if self.multiplier
             else np.ones(count, np.int32),
             "shift": (self.random.integers(-1, 2, count) + shift + (7 if self.multiplier else 0)).astype(np.int32),
         }
         attributes: dict[str, Attribute] = {
-            "low": 0 if unsigned else -128,
-            "high": 255 if unsigned else 127,
+            **self._limits(unsigned, bits),
             "rounding": "floor",
             "bias_before_multiply": True,
         }
@@ -85,11 +101,12 @@ class Builder:
         pad = padding or (kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, kernel[1] // 2)
         rows = (height + pad[0] + pad[2] - kernel[0]) // stride[0] + 1
         columns = (width + pad[1] + pad[3] - kernel[1]) // stride[1] + 1
-        weight = self.random.integers(-127, 128, (out, given // groups, *kernel)).astype(np.int8)
+        weight = self._weights((out, given // groups, *kernel))
         if channels is not None:
             weight[channels:] = 0
         attributes: dict[str, Attribute] = {
-            "stride": stride, "padding": pad, "groups": groups, "weight_bits": 8, "unit": unit, "layer": layer,
+            "stride": stride, "padding": pad, "groups": groups, "weight_bits": self.weight_bits,
+            "unit": unit, "layer": layer,
         }  # fmt: skip
         type_ = TensorType("int32", (out, rows, columns), 0.0)
         self._add(name, "conv", source.name, type_, attributes, {"weight": weight})
@@ -145,11 +162,11 @@ class Builder:
 
     def linear(self, name: str, out: int, unit: str = "npu") -> Builder:
         given = self.last.type.shape[0]
-        weight = self.random.integers(-127, 128, (out, given)).astype(np.int8)
-        attributes: dict[str, Attribute] = {"weight_bits": 8, "unit": unit, "layer": "FC"}
+        weight = self._weights((out, given))
+        attributes: dict[str, Attribute] = {"weight_bits": self.weight_bits, "unit": unit, "layer": "FC"}
         source = self.last.name
         self._add(name, "linear", source, TensorType("int32", (out,), 0.0), attributes, {"weight": weight})
-        return self._requantize(f"{name}.bnorm", False, given)
+        return self._requantize(f"{name}.bnorm", False, given, bits=8)
 
     def dequantize(self, name: str = "dequantize") -> Builder:
         scale = self.last.type.scale
@@ -199,6 +216,15 @@ def wide_input_graph(seed: int = 3) -> Graph:
     type_ = TensorType("int8", (4, 16, 1), first.type.scale)
     builder.nodes[0] = Node(first.name, first.op, first.inputs, type_, {**first.attributes, "channels": 3}, constants)
     return builder.conv("conv", 4, (3, 1)).flatten().linear("fc", 2).graph()
+
+
+def narrow_graph(bits: tuple[int, int] = (4, 4), seed: int = 4, unit: str = "cpu") -> Graph:
+    """Weights and activations of 4 or 2 bits, with multipliers; no layer's weights fill their last byte."""
+    builder = Builder((1, 21, 1), seed, multiplier=True, bits=bits)
+    builder.conv("conv1", 5, (3, 1), (2, 1), unit=unit, layer="FCONV")
+    builder.conv("conv2", 7, (3, 1), unsigned=False, unit=unit)
+    builder.max_pool("pool", (2, 1), (2, 1), (0, 0, 0, 0))
+    return builder.flatten().linear("fc", 3, unit=unit).graph()
 
 
 def features_of(graph: Graph, count: int, seed: int = 5) -> np.ndarray:

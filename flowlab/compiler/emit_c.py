@@ -1,7 +1,9 @@
 """Program -> C99: one file a person can read, no heap, no libraries but ``floorf``.
 
 It assumes nothing about ``char``: every array has a least-width type, and an arena byte holds 0 .. 255 even where the
-smallest addressable unit has 16 bits; a signed value v lies in it as v + 256 where it is negative.
+smallest addressable unit has 16 bits; a signed value v lies in it as v + 256 where it is negative. Weights of 4 and 2
+bits stay packed, two or four in such a byte, and are unpacked where they are multiplied.
+Sums are 32 bits wide, and so are products where the real weights prove that it is enough; else those have 64.
 Layout is (channel, height, width). ``FLOWLAB_TRACE(node, values, count)`` compiles to nothing unless it is defined.
 """
 
@@ -13,7 +15,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Tensor
+from flowlab.compiler.bounds import largest_sums, value_ranges
+from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Tensor, pack_stream
 from flowlab.errors import ProgramError
 
 LINE = 116  # characters of a line of numbers
@@ -31,6 +34,20 @@ static int signed8(uint_least8_t byte)
 static uint_least8_t to_byte(long value)
 {
     return (uint_least8_t)(value < 0 ? value + 256 : value);
+}
+""",
+    "weight4": """\
+/* The 4-bit weight at this place, -7 .. 7: two in a byte, the first in the low bits. */
+static int weight4(const uint_least8_t *packed, long at)
+{
+    return (((packed[at / 2] >> (at % 2 * 4)) & 15) ^ 8) - 8;
+}
+""",
+    "weight2": """\
+/* The 2-bit weight at this place, -1 .. 1: four in a byte, the first in the lowest bits. */
+static int weight2(const uint_least8_t *packed, long at)
+{
+    return (((packed[at / 4] >> (at % 4 * 2)) & 3) ^ 2) - 2;
 }
 """,
     "clip": """\
@@ -98,6 +115,7 @@ class _Source:
 
     def __init__(self, container: Container) -> None:
         self.container = container
+        self.ranges = value_ranges(container)
         self.constants: list[str] = []
         self.functions: list[str] = []
         self.calls: list[str] = []
@@ -122,6 +140,18 @@ class _Source:
             self.use("signed8")
             return f"signed8({element})"
         return element
+
+    def weight(self, number: int, layer: Layer, index: str) -> str:
+        """The C expression for one weight; declares them, packed in the order (out, in, kernel_h, kernel_w)."""
+        assert layer.weight is not None
+        name = f"weight_{number}"
+        if layer.weight_bits == 8:
+            self.constants.append(array("int_least8_t", name, _values(layer.weight)))
+            return f"(int_least32_t){name}[{index}]"
+        helper = f"weight{layer.weight_bits}"
+        self.use(helper)
+        self.constants.append(array("uint_least8_t", name, pack_stream(layer.weight, layer.weight_bits).tolist()))
+        return f"(int_least32_t){helper}({name}, {index})"
 
     def store(self, tensor: Tensor, index: str, value: str) -> str:
         if tensor.dtype == "int8":
@@ -286,29 +316,11 @@ def _values(array_: NDArray[np.generic] | None) -> list[int]:
     return [int(value) for value in np.asarray(array_).ravel()]
 
 
-def bounds(layer: Layer, source: Tensor) -> tuple[int, int]:
-    """The largest magnitudes that an accumulator, and its product behind bias and multiplier, can have.
-
-    Any order of summation stays within the first; the second is ``(|acc| + |bias|) * |multiplier| * 2^left shift``.
-    """
-    most = 128 if source.dtype == "int8" else 255
-    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
-    if layer.weight is not None:
-        weights = np.abs(layer.weight.astype(np.int64))
-        sums = weights.reshape(len(weights), -1).sum(axis=1) * most
-    else:
-        fan_in = 2 if layer.op == "add" else source.size // source.shape[0]
-        sums = np.full(layer.bias.size, fan_in * most, np.int64)
-    left = np.maximum(-layer.shift.astype(np.int64), 0)
-    factor = np.abs(layer.multiplier.astype(object)) * (1 << left.astype(object))
-    products = (sums.astype(object) + np.abs(layer.bias.astype(object))) * factor
-    return int(sums.max()), int(max(products))
-
-
 def _requantize(source: _Source, number: int, layer: Layer, channel: str) -> str:
     """The C expression that turns ``acc`` into the layer's output; declares its constants."""
-    tensor = source.container.tensors[layer.inputs[0]]
-    sums, products = bounds(layer, tensor)
+    ranges = [source.ranges[at] for at in layer.inputs]
+    given = min(low for low, _ in ranges), max(high for _, high in ranges)
+    sums, products = largest_sums(layer, source.container.tensors[layer.inputs[0]], given)
     if sums >= 1 << 31 or products >= 1 << 62:
         raise ProgramError(f"layer '{layer.name}': accumulator up to {sums}, product up to {products}: too wide for C")
     assert layer.multiplier is not None and layer.shift is not None
@@ -349,7 +361,7 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
     out, inner, kernel_h, kernel_w = layer.weight.shape
     _, height, width = given.shape
     top, left, _, _ = layer.padding
-    source.constants.append(array("int_least8_t", f"weight_{number}", _values(layer.weight)))
+    weight = source.weight(number, layer, "w")
     result = source.store(
         made, f"(o * {made.shape[1]} + y) * {made.shape[2]} + x", _requantize(source, number, layer, "o")
     )
@@ -372,7 +384,7 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
                                 continue;
                             }}
                             const long w = ((o * {inner} + i) * {kernel_h} + ky) * {kernel_w} + kx;
-                            acc += (int_least32_t)weight_{number}[w] * {read};
+                            acc += {weight} * {read};
                         }}
                     }}
                 }}
@@ -386,13 +398,13 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
 def _emit_linear(source: _Source, number: int, layer: Layer) -> None:
     tensors = source.container.tensors
     given, made = tensors[layer.inputs[0]], tensors[layer.output]
-    source.constants.append(array("int_least8_t", f"weight_{number}", _values(layer.weight)))
+    weight = source.weight(number, layer, f"o * {given.size} + i")
     result = source.store(made, "o", _requantize(source, number, layer, "o"))
     _function(source, number, layer, f"""\
     for (long o = 0; o < {made.size}; o++) {{
         int_least32_t acc = 0;
         for (long i = 0; i < {given.size}; i++) {{
-            acc += (int_least32_t)weight_{number}[o * {given.size} + i] * {source.read(given, "in", "i")};
+            acc += {weight} * {source.read(given, "in", "i")};
         }}
         {result}
     }}

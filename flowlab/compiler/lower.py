@@ -22,6 +22,7 @@ from flowlab.compiler.program import (
     Layer,
     Tensor,
     check_layer,
+    packed_size,
 )
 from flowlab.contracts import LayerRow
 from flowlab.errors import ProgramError
@@ -217,8 +218,8 @@ def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:
 
 
 def weight_bytes(layer: Layer) -> int:
-    """Bytes of packed weights: one a weight, whatever its width, until narrower ones are packed."""
-    return 0 if layer.weight is None else int(layer.weight.size)
+    """Bytes of packed weights: one, two or four weights a byte."""
+    return 0 if layer.weight is None else packed_size(int(layer.weight.size), layer.weight_bits)
 
 
 # --- vectors and rows ---------------------------------------------------------------------------

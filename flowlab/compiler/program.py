@@ -6,15 +6,26 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
     NAME     UTF-8 names, each ended by a zero byte
     TENS     one record a tensor: name, dtype, shape, unpadded channels, offset in the arena, scale
     LAYR     one record a layer, in the order in which they run
-    WGHT     int8 weights in blocks of 4 outputs x 4 inputs: [out/4][kernel_h][kernel_w][in/4][4 out][4 in];
-             the last block of a row or column holds what is left, so no byte is padding
+    WGHT     weights of 8, 4 or 2 bits in blocks of 4 outputs x 4 inputs, in the order
+             [out/4][kernel_h][kernel_w][in/4][4 out][4 in]; the last block of a row or column holds what is left
     BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8)
     STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
     LUT8     256-byte tables
     OUTP     output names and their tensors
     GOLD     optional vectors: features, quantized inputs, outputs, CRC-32 of each layer's output
 
-A reader refuses another major version, and any file whose bytes are not exactly what `encode` would write.
+A layer's weights are one stream in that order, whatever their width: for each block of 4 output channels, each place
+of the kernel and each block of 4 inputs, the 4 inputs of its first output channel, then those of the second, third and
+fourth. A weight of b bits is a two's complement number of b bits, -(2^(b-1)-1) .. 2^(b-1)-1; the most negative pattern
+(-128, -8, -2) is refused. A byte holds one weight of 8 bits, two of 4 or four of 2; the first lies in the lowest bits::
+
+    4 bits   byte k = (w[2k] & 15) | (w[2k+1] & 15) << 4
+    2 bits   byte k = (w[4k] & 3) | (w[4k+1] & 3) << 2 | (w[4k+2] & 3) << 4 | (w[4k+3] & 3) << 6
+
+Every layer begins with a byte of its own; the bits of its last byte that hold no weight are 0. So a full block of 16
+weights is 16, 8 or 4 bytes, and a layer of n weights of b bits is (n * b + 7) / 8 bytes, rounded down.
+
+A reader refuses another version, and any file whose bytes are not exactly what `encode` would write.
 """
 
 from __future__ import annotations
@@ -24,6 +35,7 @@ import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +43,13 @@ from numpy.typing import NDArray
 from flowlab.errors import ProgramError
 
 MAGIC = b"FLNP"
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 2, 0  # 1.0 had a byte for each weight, whatever its width
 BLOCK = 4  # outputs and inputs of a weight block
 OPS = ("quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize")
 REQUANTIZED = ("conv", "linear", "sum_pool", "add")  # an accumulator and its requantization are one layer
 UNITS = ("cpu", "npu")
 DTYPES = ("float32", "int8", "uint8")
+WEIGHT_BITS = (8, 4, 2)
 MAX_AXIS = 65535  # outputs or inputs of one layer: 16-bit fields
 MAX_ELEMENTS = 1 << 24  # of one tensor: far above any microcontroller, and a bound for a hostile file
 OUTSIDE = 0xFFFFFFFF  # the offset of a tensor that lies in the caller's memory, not in the arena
@@ -73,8 +86,9 @@ class Tensor:
 class Layer:
     """One layer: an operation, and its requantization where it accumulates. Named by the value that it makes.
 
-    ``weight`` int8 (out, in/groups, kernel_h, kernel_w); ``bias``, ``multiplier``, ``shift`` one a channel: int32, or
-    the input step's (bias float32); ``entries`` 256 integers of a table; ``scale`` the factor of a dequantize.
+    ``weight`` int8 (out, in/groups, kernel_h, kernel_w), of ``weight_bits`` bits (8 where there are none); ``bias``,
+    ``multiplier``, ``shift`` one a channel: int32, or the input step's (bias float32); ``entries`` 256 integers of a
+    table; ``scale`` the factor of a dequantize.
     """
 
     name: str
@@ -147,15 +161,62 @@ def block_order(shape: Sequence[int]) -> NDArray[np.int64]:
     return np.lexsort([key.ravel() for key in keys]).astype(np.int64)
 
 
-def pack(weight: NDArray[np.int8]) -> bytes:
-    """int8 (out, in/groups, kernel_h, kernel_w) -> bytes in blocks of 4 x 4, as many as there are weights."""
-    return weight.astype(np.int8).ravel()[block_order(weight.shape)].tobytes()
+def packed_size(count: int, bits: int) -> int:
+    """Bytes of ``count`` weights of ``bits`` bits."""
+    return -(-count * bits // 8)
 
 
-def unpack(data: bytes, shape: Sequence[int]) -> NDArray[np.int8]:
-    """The inverse of `pack`."""
-    flat = np.empty(len(data), np.int8)
-    flat[block_order(shape)] = np.frombuffer(data, np.int8)
+def pack_stream(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.uint8]:
+    """Integers, in their order, as bytes: the first in the lowest bits, zeros where the last byte is not full.
+
+    Raises:
+        ProgramError: if a value needs more bits, or the width is none of `WEIGHT_BITS`.
+    """
+    _check_weights(values, bits)
+    each = 8 // bits
+    codes = np.zeros(packed_size(values.size, bits) * each, np.uint8)
+    codes[: values.size] = values.ravel().astype(np.int64) & (2**bits - 1)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(codes.reshape(-1, each) << shifts, axis=1)
+    return packed
+
+
+def unpack_stream(data: bytes, count: int, bits: int) -> NDArray[np.int8]:
+    """The inverse of `pack_stream`.
+
+    Raises:
+        ProgramError: as there, or if bits that hold no value are not 0.
+    """
+    if bits not in WEIGHT_BITS or len(data) != packed_size(count, bits):
+        raise ProgramError(f"{len(data)} bytes do not hold {count} weights of {bits} bits")
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    codes = (np.frombuffer(data, np.uint8)[:, None] >> shifts).ravel().astype(np.int64) & (2**bits - 1)
+    if codes[count:].any():
+        raise ProgramError(f"the last byte of {count} weights of {bits} bits has bits set that hold no weight")
+    half = 2 ** (bits - 1)
+    values: NDArray[np.int8] = ((codes[:count] ^ half) - half).astype(np.int8)
+    _check_weights(values, bits)
+    return values
+
+
+def _check_weights(values: NDArray[np.integer[Any]], bits: int) -> None:
+    if bits not in WEIGHT_BITS:
+        raise ProgramError(f"weights of {bits} bits; a program has weights of 8, 4 or 2")
+    most = 2 ** (bits - 1) - 1
+    largest = int(np.abs(values.astype(np.int64)).max(initial=0))
+    if largest > most:
+        raise ProgramError(f"a weight of magnitude {largest} does not fit {bits} bits ({-most} .. {most})")
+
+
+def pack(weight: NDArray[np.int8], bits: int = 8) -> bytes:
+    """int8 (out, in/groups, kernel_h, kernel_w) -> bytes in blocks of 4 x 4. Raises as `pack_stream`."""
+    return pack_stream(weight.ravel()[block_order(weight.shape)], bits).tobytes()
+
+
+def unpack(data: bytes, shape: Sequence[int], bits: int = 8) -> NDArray[np.int8]:
+    """The inverse of `pack`. Raises as `unpack_stream`."""
+    flat = np.empty(math.prod(shape), np.int8)
+    flat[block_order(shape)] = unpack_stream(data, flat.size, bits)
     return flat.reshape(tuple(shape))
 
 
@@ -246,7 +307,10 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
         shape = (layer.weight.shape[0], layer.weight.shape[1])
         if max(shape) > MAX_AXIS:
             raise ProgramError(f"layer '{layer.name}': weights of {shape[0]} x {shape[1]} are beyond {MAX_AXIS}")
-        weight_at = heaps[b"WGHT"].add(pack(layer.weight))
+        try:
+            weight_at = heaps[b"WGHT"].add(pack(layer.weight, layer.weight_bits))
+        except ProgramError as error:
+            raise ProgramError(f"layer '{layer.name}': {error}") from error
     if layer.op == "quantize":
         bnorm_at = heaps[b"STEP"].add(_input_record(layer))
     elif layer.bias is not None:
@@ -414,7 +478,9 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
         dims = (shape >> 16, shape & 0xFFFF, *kernel)
         if math.prod(dims) > MAX_ELEMENTS or not all(dims):
             raise ProgramError(f"layer '{name}': weights of {dims} are beyond the format's limits")
-        parts["weight"] = unpack(reader.piece(b"WGHT", weight_at, math.prod(dims)), dims)
+        parts["weight"] = _weights(reader, name, weight_at, dims, weight_bits)
+    elif weight_bits != WEIGHT_BITS[0]:
+        raise ProgramError(f"layer '{name}': {op} has no weights, and says that they have {weight_bits} bits")
     if op == "quantize" or op in REQUANTIZED:
         channels = source.shape[0] if op == "quantize" else result.shape[0]
         form, tag = (_INPUT, b"STEP") if op == "quantize" else (_BNORM, b"BNRM")
@@ -433,6 +499,13 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     )  # fmt: skip
     check_layer(layer, [tensors[index] for index in inputs], result)
     return layer
+
+
+def _weights(reader: _Reader, layer: str, at: int, dims: tuple[int, ...], bits: int) -> NDArray[np.int8]:
+    try:
+        return unpack(reader.piece(b"WGHT", at, packed_size(math.prod(dims), bits)), dims, bits)
+    except ProgramError as error:
+        raise ProgramError(f"layer '{layer}': {error}") from error
 
 
 def _golden(reader: _Reader, plain: Container) -> GoldenVectors | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from flowlab.errors import StageError
 
+SHOWN = 1500  # characters of a failed program's output, from its beginning and from its end
+
 
 def run_tool(command: Sequence[str | Path], *, timeout_s: float, folder: Path | None = None) -> str:
     """Run a program to its end and return what it printed.
@@ -21,7 +23,7 @@ def run_tool(command: Sequence[str | Path], *, timeout_s: float, folder: Path | 
         folder: where it runs.
 
     Raises:
-        StageError: with the program's last words, if it fails or takes too long.
+        StageError: with the program's first and last words, if it fails; or if it takes too long.
     """
     words = [str(word) for word in command]
     with subprocess.Popen(
@@ -36,5 +38,10 @@ def run_tool(command: Sequence[str | Path], *, timeout_s: float, folder: Path | 
                 raise StageError(f"{Path(words[0]).name} took longer than {timeout_s:g} s and was stopped") from None
             raise
     if process.returncode:
-        raise StageError(f"{Path(words[0]).name} failed (exit {process.returncode}):\n{output.strip()[-2000:]}")
+        raise StageError(f"{Path(words[0]).name} failed (exit {process.returncode}):\n{_shortened(output.strip())}")
     return output
+
+
+def _shortened(output: str) -> str:
+    """Beginning and end: a compiler says first what is wrong, and a traceback last."""
+    return output if len(output) <= 2 * SHOWN else f"{output[:SHOWN]}\n...\n{output[-SHOWN:]}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowlab.compiler import allocate, emit_c, emit_runner, lower, program
-from flowlab.contracts import LowerJob, NumberFormat, Program, Target
+from flowlab.contracts import LowerJob, NumberFormat, Program, Requantize, Target
 from flowlab.errors import ProgramError
 from flowlab_tinpu import compiler_call
 from flowlab_tinpu.input_config import user_input_config
@@ -71,27 +71,37 @@ def _write(job: LowerJob, container: program.Container, row: Row, target: str, o
 def check_format(layer: program.Layer, form: NumberFormat) -> None:
     """Hold a layer's bias, multiplier and shift against the NPU's widths for its weights.
 
+    A layer without weights obeys the widths of one kind of weights, whichever: 24 bits of bias and no multiplier, or
+    16 bits of bias and one.
+
     Raises:
         ProgramError: naming layer, value and limit.
     """
     if layer.op not in program.REQUANTIZED:
         return
-    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
-    if layer.weight_bits not in form.by_weight_bits:
+    if layer.weight is not None and layer.weight_bits not in form.by_weight_bits:
         raise ProgramError(
             f"layer '{layer.name}': {layer.weight_bits}-bit weights are not in number format {form.name}"
         )
-    width = form.by_weight_bits[layer.weight_bits]
-    most = max(1, 2**width.multiplier_bits - 1)
+    kinds = form.by_weight_bits if layer.weight is None else (layer.weight_bits,)
+    problems = [_outside(layer, form.by_weight_bits[bits]) for bits in kinds]
+    if all(problems):
+        raise ProgramError(
+            f"layer '{layer.name}': {problems[0]} ({next(iter(kinds))}-bit weights, number format {form.name}); "
+            "run it on the CPU, or quantize it again"
+        )
+
+
+def _outside(layer: program.Layer, width: Requantize) -> str:
+    """The first value that leaves these widths, with its limits; empty where all fit."""
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
     limits = (
         ("bias", layer.bias, -(2 ** (width.bias_bits - 1)), 2 ** (width.bias_bits - 1) - 1),
-        ("multiplier", layer.multiplier, min(1, width.multiplier_bits == 0), most),
+        ("multiplier", layer.multiplier, min(1, width.multiplier_bits == 0), max(1, 2**width.multiplier_bits - 1)),
         ("shift", layer.shift, *width.shift),
     )
-    for what, values, least, largest in limits:
-        wrong = [int(value) for value in np.asarray(values) if not least <= int(value) <= largest]
+    for what, values, least, most in limits:
+        wrong = [int(value) for value in np.asarray(values) if not least <= int(value) <= most]
         if wrong:
-            raise ProgramError(
-                f"layer '{layer.name}': {what} {wrong[0]} is outside {least} .. {largest} "
-                f"({layer.weight_bits}-bit weights, number format {form.name}); run it on the CPU, or quantize it again"
-            )
+            return f"{what} {wrong[0]} is outside {least} .. {most}"
+    return ""

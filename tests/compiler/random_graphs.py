@@ -1,4 +1,7 @@
-"""Random networks for properties: float or integer, with every operation that the IR has for each."""
+"""Random networks for properties: float or integer, with every operation that the IR has for each.
+
+Integer networks have weights and activations of 8, 4 and 2 bits, layer by layer; their outputs have 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -41,30 +44,43 @@ class Builder:
         return self.rng.normal(size=shape).astype(np.float32)
 
 
-def _conv_constants(b: Builder, integer: bool, out: int, depthwise: bool):
+def _whole_weights(b: Builder, shape: tuple[int, ...], bits: int) -> np.ndarray:
+    most = 2 ** (bits - 1) - 1
+    return b.rng.integers(-most, most + 1, shape).astype(np.int8)
+
+
+def _limits(signed: bool, bits: int) -> tuple[int, int]:
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def _conv_constants(b: Builder, bits: int, out: int, depthwise: bool):
+    """Weights of so many bits, or floats for 0."""
     channels, height, width = b.type().shape
     kernel = (int(b.rng.integers(1, min(4, height) + 1)), int(b.rng.integers(1, min(3, width) + 1)))
     groups = channels if depthwise and channels > 1 else 1
     out = channels if depthwise else out
     shape = (out, channels // groups, *kernel)
-    weight = b.rng.integers(-127, 128, shape).astype(np.int8) if integer else b.floats(*shape)
+    weight = _whole_weights(b, shape, bits) if bits else b.floats(*shape)
     padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
     return weight, {"groups": groups, "stride": b.pick((1, 1), (2, 1), (2, 2)), "padding": padding}
 
 
-def _requantize(b: Builder, name: str, signed: bool) -> None:
+def _requantize(b: Builder, name: str, signed: bool, bits: int = 8) -> None:
+    """To activations of so many bits, whose range the sums fill, or overshoot up to eightfold at both ends."""
     low, high = intervals_of(b.graph())[b.last]
     count = len(low)
     spread = np.maximum(np.maximum(np.abs(low), np.abs(high)), 1)
     multiplier = b.rng.integers(1, 256, count)
-    shift = np.clip(np.log2(spread * multiplier / 200).astype(int) - int(b.rng.integers(0, 3)), 0, 31)
+    levels = 0.8 * 2**bits
+    shift = np.clip(np.log2(spread * multiplier / levels).astype(int) - int(b.rng.integers(0, 3)), 0, 31)
     bias = b.rng.integers(-spread // 2 - 1, spread // 2 + 1)
+    low, high = _limits(signed, bits)
     b.add(
         name, "requantize", "int8" if signed else "uint8", scale=0.5,
         constants={
             key: array.astype(np.int32) for key, array in (("bias", bias), ("multiplier", multiplier), ("shift", shift))
         },
-        low=-128 if signed else 0, high=127 if signed else 255, rounding="floor", bias_before_multiply=True,
+        low=low, high=high, rounding="floor", bias_before_multiply=True,
     )  # fmt: skip
 
 
@@ -90,14 +106,16 @@ def random_graph(seed: int, quantized: bool) -> Graph:
 
 def _integer_body(b: Builder) -> None:
     channels = b.type().shape[0]
+    bits = b.pick(8, 8, 4, 2)
+    low, high = _limits(True, bits)
     b.add(
         "quantize", "quantize", "int8", scale=0.25,
         constants={
             "bias": b.floats(channels),
             "multiplier": b.rng.integers(-2047, 2048, channels).astype(np.int32),
-            "shift": b.rng.integers(4, 8, channels).astype(np.int32),
+            "shift": b.rng.integers(12 - bits, 16 - bits, channels).astype(np.int32),
         },
-        low=-128, high=127,
+        low=low, high=high,
     )  # fmt: skip
     for index in range(int(b.rng.integers(0, 4))):
         name = f"layers.{index}"
@@ -110,20 +128,20 @@ def _integer_body(b: Builder) -> None:
         elif kind == "add":
             before = b.last
             b.add(name, "add", "int32", inputs=(before, before))
-            _requantize(b, f"{name}.bnorm", signed=True)
+            _requantize(b, f"{name}.bnorm", signed=True, bits=b.pick(8, 4, 2))
         else:
-            weight, attributes = _conv_constants(b, True, int(b.rng.integers(1, 8)), kind == "depthwise")
-            b.add(name, "conv", "int32", scale=0.0, constants={"weight": weight}, weight_bits=8, **attributes)
-            _requantize(b, f"{name}.bnorm", signed=b.pick(True, False))
+            bits = b.pick(8, 4, 2)
+            weight, attributes = _conv_constants(b, bits, int(b.rng.integers(1, 8)), kind == "depthwise")
+            b.add(name, "conv", "int32", scale=0.0, constants={"weight": weight}, weight_bits=bits, **attributes)
+            _requantize(b, f"{name}.bnorm", signed=b.pick(True, False), bits=b.pick(8, 4, 2))
     if b.pick(True, False):
         b.add("pool", "sum_pool", "int32")
-        _requantize(b, "pool.bnorm", signed=False)
+        _requantize(b, "pool.bnorm", signed=False, bits=b.pick(8, 4, 2))
     b.add("flat", "flatten", b.type().dtype, scale=b.type().scale)
     for index in range(int(b.rng.integers(1, 3))):
         inputs = b.type().shape[0]
         bits = b.pick(8, 4, 2)
-        most = 2 ** (bits - 1) - 1
-        weight = b.rng.integers(-most, most + 1, (int(b.rng.integers(1, 12)), inputs)).astype(np.int8)
+        weight = _whole_weights(b, (int(b.rng.integers(1, 12)), inputs), bits)
         b.add(f"fc{index}", "linear", "int32", scale=0.0, constants={"weight": weight}, weight_bits=bits)
         _requantize(b, f"fc{index}.bnorm", signed=True)
 
@@ -155,7 +173,7 @@ def _float_body(b: Builder) -> None:
             b.add(name, "relu", "float32")
             b.last = before
         else:
-            weight, attributes = _conv_constants(b, False, int(b.rng.integers(1, 8)), kind == "depthwise")
+            weight, attributes = _conv_constants(b, 0, int(b.rng.integers(1, 8)), kind == "depthwise")
             constants = {"weight": weight} | ({"bias": b.floats(len(weight))} if b.pick(True, False) else {})
             b.add(name, "conv", "float32", constants=constants, **attributes)
             if b.pick(True, False):

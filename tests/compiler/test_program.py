@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import replace
 
@@ -7,11 +8,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from integer_graphs import awkward_graph, example_graph, features_of, wide_input_graph
+from integer_graphs import awkward_graph, example_graph, features_of, narrow_graph, wide_input_graph
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.lower import layer_rows, lower, memory, with_golden
-from flowlab.compiler.program import MAJOR, Container, encode, pack, parse, reseal, unpack
+from flowlab.compiler.program import (
+    MAJOR,
+    Container,
+    encode,
+    pack,
+    pack_stream,
+    packed_size,
+    parse,
+    reseal,
+    unpack,
+    unpack_stream,
+)
 from flowlab.compiler.trace import layer_crcs
 from flowlab.contracts import Golden
 from flowlab.errors import ProgramError
@@ -29,9 +41,12 @@ def program_of(graph, vectors: int = 2) -> Container:
 
 
 SMALL = encode(program_of(wide_input_graph(), vectors=1))
+NARROW = {bits: program_of(narrow_graph((bits, bits)), vectors=1) for bits in (4, 2)}
 
 
-@pytest.mark.parametrize("graph", [example_graph(), awkward_graph(), wide_input_graph()])
+@pytest.mark.parametrize(
+    "graph", [example_graph(), awkward_graph(), wide_input_graph(), narrow_graph((4, 8)), narrow_graph((2, 2))]
+)
 def test_a_program_reads_back_as_it_was_written(graph) -> None:
     container = program_of(graph)
     data = encode(container)
@@ -41,6 +56,7 @@ def test_a_program_reads_back_as_it_was_written(graph) -> None:
     assert read.source_sha256 == SHA
     for one, other in zip(read.layers, container.layers, strict=True):
         assert (one.name, one.op, one.unit, one.kind) == (other.name, other.op, other.unit, other.kind)
+        assert (one.weight_bits, one.low, one.high) == (other.weight_bits, other.low, other.high)
         for part in ("weight", "bias", "multiplier", "shift", "entries"):
             np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
     np.testing.assert_array_equal(read.golden.layer_crc, container.golden.layer_crc)
@@ -73,6 +89,22 @@ def test_another_magic_is_refused_by_its_name() -> None:
         parse(b"TFL3" + SMALL[4:])
 
 
+@pytest.mark.parametrize("bits", NARROW)
+def test_every_flipped_byte_of_packed_weights_is_refused_or_runs(bits: int) -> None:
+    data = encode(NARROW[bits])
+    features = features_of(narrow_graph((bits, bits)), 1)
+    refused = 0
+    for place in range(len(data)):
+        for flip in (1 << place % 8, 0xFF):
+            damaged = bytearray(data)
+            damaged[place] ^= flip
+            try:
+                simulate(reseal(bytes(damaged)), features)
+            except ProgramError:
+                refused += 1
+    assert 0 < refused < 2 * len(data)
+
+
 @pytest.mark.parametrize("version", [(MAJOR + 1, 0), (MAJOR - 1, 0), (MAJOR, 1)])
 def test_another_version_is_refused_with_what_to_do(version: tuple[int, int]) -> None:
     data = reseal(SMALL[:4] + struct.pack("<HH", *version) + SMALL[8:])
@@ -101,12 +133,73 @@ def test_bytes_that_are_no_program_are_refused(data: bytes) -> None:
         parse(b"FLNP" + data)
 
 
-@given(st.tuples(*(st.integers(1, n) for n in (9, 9, 4, 3))), st.integers(0, 2**32 - 1))
-def test_packed_weights_unpack_and_waste_no_byte(shape: tuple[int, ...], seed: int) -> None:
-    weight = np.random.default_rng(seed).integers(-127, 128, shape).astype(np.int8)
-    packed = pack(weight)
-    assert len(packed) == weight.size
-    np.testing.assert_array_equal(unpack(packed, shape), weight)
+@given(st.tuples(*(st.integers(1, n) for n in (9, 9, 4, 3))), st.sampled_from([8, 4, 2]), st.integers(0, 2**32 - 1))
+def test_packed_weights_unpack_and_waste_no_byte(shape: tuple[int, ...], bits: int, seed: int) -> None:
+    most = 2 ** (bits - 1) - 1
+    weight = np.random.default_rng(seed).integers(-most, most + 1, shape).astype(np.int8)
+    packed = pack(weight, bits)
+    assert len(packed) == packed_size(weight.size, bits) == math.ceil(weight.size * bits / 8)
+    np.testing.assert_array_equal(unpack(packed, shape, bits), weight)
+
+
+def test_two_or_four_weights_lie_in_a_byte_the_first_in_the_lowest_bits() -> None:
+    four = np.array([7, -7, 1, -1, 0], np.int8)
+    assert pack_stream(four, 4).tolist() == [0x97, 0xF1, 0x00]
+    two = np.array([1, 0, -1, 1, -1, -1], np.int8)
+    assert pack_stream(two, 2).tolist() == [0b01_11_00_01, 0b00_00_11_11]
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_packed_weights_keep_the_order_of_the_blocks(bits: int) -> None:
+    most = 2 ** (bits - 1) - 1
+    weight = np.random.default_rng(1).integers(-most, most + 1, (6, 5, 3, 2)).astype(np.int8)
+    eight = np.frombuffer(pack(weight), np.int8)
+    np.testing.assert_array_equal(unpack_stream(pack(weight, bits), weight.size, bits), eight)
+
+
+@pytest.mark.parametrize(("bits", "weight"), [(8, -128), (4, 8), (4, -8), (2, -2), (2, 2)])
+def test_a_weight_beyond_its_bits_is_not_written(bits: int, weight: int) -> None:
+    container = NARROW[4]
+    layer = container.layers[1]
+    wide = replace(layer, weight=np.full(layer.weight.shape, weight, np.int8), weight_bits=bits)
+    with pytest.raises(ProgramError, match=rf"'conv1.bnorm': a weight of magnitude {abs(weight)} does not fit {bits}"):
+        encode(replace(container, layers=(container.layers[0], wide, *container.layers[2:])))
+
+
+def changed_weights(container: Container, change) -> bytes:
+    """The program with other bytes for the weights of its first layer."""
+    layer = container.layers[1]
+    packed = pack(layer.weight, layer.weight_bits)
+    data = encode(container)
+    assert data.count(packed) == 1
+    return reseal(data.replace(packed, change(packed)))
+
+
+@pytest.mark.parametrize(("bits", "pattern"), [(4, 0x08), (2, 0x02)])
+def test_the_most_negative_pattern_is_no_weight(bits: int, pattern: int) -> None:
+    data = changed_weights(NARROW[bits], lambda packed: bytes([packed[0] & ~(2**bits - 1) | pattern]) + packed[1:])
+    with pytest.raises(ProgramError, match=rf"'conv1.bnorm': a weight of magnitude {pattern} does not fit {bits} bits"):
+        parse(data)
+
+
+@pytest.mark.parametrize("bits", NARROW)
+def test_bits_behind_the_last_weight_are_zero(bits: int) -> None:
+    data = changed_weights(NARROW[bits], lambda packed: packed[:-1] + bytes([packed[-1] | 0x40]))
+    with pytest.raises(ProgramError, match=r"'conv1.bnorm': the last byte of 15 weights .* hold no weight"):
+        parse(data)
+
+
+def test_other_widths_and_widths_without_weights_are_refused() -> None:
+    container = NARROW[4]
+    layer = next(layer for layer in container.layers if layer.op == "max_pool")
+    layers = [replace(each, weight_bits=4) if each is layer else each for each in container.layers]
+    with pytest.raises(ProgramError, match="'pool': max_pool has no weights, and says that they have 4 bits"):
+        parse(encode(replace(container, layers=tuple(layers))))
+    with pytest.raises(ProgramError, match="weights of 3 bits; a program has weights of 8, 4 or 2"):
+        pack_stream(np.zeros(4, np.int8), 3)
+    for data, count in ((b"\0", 3), (b"\0\0\0", 3)):
+        with pytest.raises(ProgramError, match="do not hold 3 weights of 4 bits"):
+            unpack_stream(data, count, 4)
 
 
 def test_weights_lie_in_blocks_of_four_outputs_by_four_inputs() -> None:
@@ -140,3 +233,12 @@ def test_rows_and_memory_say_what_the_program_takes() -> None:
     assert needed["ram"] == {"arena": 512, "quantize": 64}
     assert needed["flash"]["fc.bnorm"] == 32 + 2 * 7
     assert memory(container, 2)["ram"]["arena"] == 1024
+
+
+def test_narrow_weights_take_as_many_bytes_as_they_have_bits() -> None:
+    for bits, container in NARROW.items():
+        rows = {row.name: row for row in layer_rows(container)}
+        assert rows["conv1.bnorm"].weight_bytes == math.ceil(15 * bits / 8)
+        assert rows["conv2.bnorm"].weight_bytes == math.ceil(105 * bits / 8)
+        assert memory(container)["flash"]["conv2.bnorm"] == rows["conv2.bnorm"].weight_bytes + 7 * 7
+        assert memory(container, 2)["flash"]["conv2.bnorm"] == 2 * rows["conv2.bnorm"].weight_bytes + 7 * 8
