@@ -17,9 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flowlab import __version__
-from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigError, FlowlabError, PluginError
+from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigError, FlowlabError, GateError, PluginError
+
+PREFECT_HOME = Path("artifacts") / ".prefect"
 
 if TYPE_CHECKING:
+    from flowlab.engine.result import RunResult
     from flowlab.engine.session import Asked
     from flowlab.plugins import Catalogue
 
@@ -65,20 +68,27 @@ def _run_config(arguments: argparse.Namespace, config: Any, catalogue: Catalogue
     asked = _asked(arguments, config, catalogue)
     if arguments.json:
         with _stdout_for_json_only() as out:
-            result = run(config, catalogue, asked)
+            result, missed = _outcome(lambda: run(config, catalogue, asked))
             print(json.dumps(result.to_json(), indent=2), file=out)
-        return 0
-    for line in first_lines(config, catalogue):
-        print(line)
-    with _watch() as watch:
-        result = run(config, catalogue, asked, watch)
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print()
-    for name, text in result.summary():
-        print(f"{name:<11} {text}")
-    print(f"report      {_shown(result.report)}")
+    else:
+        for line in first_lines(config, catalogue):
+            print(line)
+        with _watch() as watch:
+            result, missed = _outcome(lambda: run(config, catalogue, asked, watch))
+        _print_result(result)
+    if missed is not None:
+        raise missed
     return 0
+
+
+def _outcome(run: Callable[[], RunResult]) -> tuple[RunResult, GateError | None]:
+    """A run's result, and the error of the gates that it missed: what it has to say is said before."""
+    try:
+        return run(), None
+    except GateError as error:
+        if error.result is None:
+            raise
+        return error.result, error
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -119,6 +129,34 @@ def _overhead(arguments: argparse.Namespace) -> int:
 
     for line in overhead(arguments.configs, arguments.set):
         print(line)
+    return 0
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.daemon import up
+
+    for line in up(PREFECT_HOME, arguments.port, lambda text: print(text, flush=True)):
+        print(line)
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.daemon import down
+
+    for line in down(PREFECT_HOME):
+        print(line)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.daemon import status
+
+    found = status(PREFECT_HOME)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=2))
+        return 0
+    for name, text in found.lines():
+        print(f"{name:<9} {text}")
     return 0
 
 
@@ -246,6 +284,17 @@ def _parser() -> argparse.ArgumentParser:
     plugins = commands.add_parser("plugins", help="list what is installed, and what of it is broken")
     plugins.add_argument("--json", action="store_true", help="print one JSON object")
     plugins.set_defaults(command=_plugins)
+
+    up = commands.add_parser("up", help="start Prefect's server and dashboard for this folder, in the background")
+    up.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: 4200, or a free one)")
+    up.set_defaults(command=_up)
+
+    down = commands.add_parser("down", help="stop the server of `flowlab up`, and say what is left behind")
+    down.set_defaults(command=_down)
+
+    status = commands.add_parser("status", help="say which server runs would use, and how it is")
+    status.add_argument("--json", action="store_true", help="print one JSON object")
+    status.set_defaults(command=_status)
 
     bench = commands.add_parser("bench", help="measure flowlab itself").add_subparsers(metavar="WHAT", required=True)
     overhead = bench.add_parser("overhead", help="the time of a run in which everything is cached")
@@ -393,6 +442,15 @@ def _print_table(kind: str, rows: Sequence[tuple[str, str, str]]) -> None:
     print(f"{kind}:")
     for name, package, summary in rows:
         print(f"  {name:<{width}}  {package:<16} {summary}".rstrip())
+
+
+def _print_result(result: RunResult) -> None:
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print()
+    for name, text in result.summary():
+        print(f"{name:<11} {text}")
+    print(f"report      {_shown(result.report)}", flush=True)
 
 
 def _module(item: object) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 FAILED = 1  # flowlab itself or an outside tool failed
 UNUSABLE = 2  # what was given cannot be used, or the operating system refuses it
@@ -75,9 +75,10 @@ class AgreementError(FlowlabError):
 
 
 class GateError(FlowlabError):
-    """A finished run misses a limit that was set for it."""
+    """A finished run misses a limit that was set for it. ``result`` is what the run has to say all the same."""
 
     exit_code = MISSED
+    result: Any = None
 
 
 class NotBuiltYet(FlowlabError):

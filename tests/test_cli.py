@@ -91,7 +91,9 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
         "artifacts",
         "warnings",
         "report",
+        "gates",
     ]
+    assert result["gates"] == []
     assert set(result["stages"][0]) == {"name", "cached", "seconds"}
     assert set(result["metrics"]) == {"float", "quantized", "simulated"}
     assert set(result["agreement"]) == {"vectors", "mismatches", "executions", "not_run"}
@@ -147,7 +149,32 @@ def test_a_required_execution_that_did_not_run_is_an_error_on_cached_runs_too(tm
     assert imagined(tmp_path, "--engine", "local", "--require", "simulator").returncode == 0
     done = imagined(tmp_path, "--require", "host C")
     assert done.returncode == 3
-    assert done.stderr == "flowlab: --require host C did not run here: no compiler. Ran: simulator\n"
+    assert done.stderr.endswith("flowlab: --require host C did not run here: no compiler. Ran: simulator\n")
+    assert "report      " in done.stdout  # what the run has to say is said before
+    shown = imagined(tmp_path, "--require", "host C", "--json")
+    assert shown.returncode == 3
+    assert json.loads(shown.stdout)["gates"] == [{"name": "require", "limit": "host C", "value": None, "passed": False}]
+
+
+def test_a_missed_gate_is_exit_code_3_with_the_result_said_before_and_the_run_failed(tmp_path: Path) -> None:
+    first = json.loads(imagined(tmp_path, "--engine", "local", "--json", IMAGINED_DROP="0.03").stdout)
+    assert first["gates"] == [{"name": "max_accuracy_drop", "limit": 0.03, "value": 0.025, "passed": True}]
+    done = imagined(tmp_path, "--json", IMAGINED_DROP="0.01")
+    assert done.returncode == 3
+    result = json.loads(done.stdout)
+    assert all(stage["cached"] for stage in result["stages"])  # another limit runs nothing again
+    assert result["gates"] == [{"name": "max_accuracy_drop", "limit": 0.01, "value": 0.025, "passed": False}]
+    assert "accuracy falls by 0.025 (float 0.9000, simulated 0.8750), and the limit is 0.01. Try" in done.stderr
+    runs = tmp_path / "artifacts" / ".store" / "runs"
+    assert json.loads((runs / result["run"] / "run.json").read_text())["state"] == "Failed"
+    assert (tmp_path / "artifacts" / "imagined" / "latest").resolve().name == first["run"]
+    assert (tmp_path / "artifacts" / "imagined" / result["run"] / "report.html").is_file()
+
+
+def test_a_changed_gate_leaves_every_stage_cached_in_the_plan(tmp_path: Path) -> None:
+    imagined(tmp_path, "--engine", "local")
+    planned = imagined(tmp_path, command="plan", IMAGINED_DROP="0.01")
+    assert {line.split()[1] for line in planned.stdout.splitlines()} == {"cached"}
 
 
 def test_a_required_execution_that_nobody_knows_gets_a_suggestion(tmp_path: Path) -> None:

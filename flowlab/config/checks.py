@@ -41,6 +41,7 @@ def check(config: Config, catalogue: Any) -> None:
     _split(config)
     _dataset(config, catalogue)
     _problem(config, catalogue)
+    _gates(config, catalogue)
 
 
 def _fail(config: Config, section: str, key: str, text: str) -> ConfigError:
@@ -163,3 +164,37 @@ def _problem(config: Config, catalogue: Any) -> None:
             f"model '{config.training.model_name}' is for {', '.join(problems)}, and "
             f"'{config.common.task_type}' is a classification",
         )
+
+
+def _gates(config: Config, catalogue: Any) -> None:
+    """Gates that no run of this config could pass, or that nothing would measure: said now, not after a training."""
+    testing, compilation = config.testing, config.compilation
+    if testing.max_accuracy_drop is not None and not (testing.enable and compilation.enable):
+        off = "testing.enable" if not testing.enable else "compilation.enable"
+        raise _fail(config, "testing", "max_accuracy_drop", f"nothing is simulated with '{off}: False'. Leave one out")
+    for key in ("max_flash_bytes", "max_ram_bytes"):
+        if getattr(compilation, key) is not None and not compilation.enable:
+            raise _fail(
+                config, "compilation", key, "no program is made with 'compilation.enable: False'. Leave one out"
+            )
+    if compilation.require_npu:
+        _accelerator(config, catalogue)
+
+
+def _accelerator(config: Config, catalogue: Any) -> None:
+    """Refuse what puts every layer on the CPU."""
+    target = catalogue.get("target", config.common.target_device)
+    named = catalogue.find("quantizer", config.training.quantizer) if config.training.quantizer else None
+    settings = {key: value for key, value in vars(config.compilation).items() if value is not None}
+    if not target.rules():
+        why = f"'{target.name}' has no accelerator: every layer runs on the CPU. Choose another target_device"
+    elif named is not None and named.format != "npu":
+        why = f"the quantizer '{named.name}' makes a graph for the CPU. Choose one for the {target.unit_name}"
+    elif named is None and config.training.quantization != 2:
+        mode = config.training.quantization
+        why = f"'quantization: {mode}' puts every layer on the CPU. Write 'quantization: 2'"
+    elif off := target.accelerator_off(settings):
+        why = f"{off.rstrip('.')}. Choose another compile preset"
+    else:
+        return
+    raise _fail(config, "compilation", "require_npu", why)

@@ -132,6 +132,11 @@ def _variables(value: Any) -> Any:
     return _whole_from(1)(value)
 
 
+def _time_column(value: Any) -> int | str:
+    """A column's number, or its name."""
+    return str(_text(value)) if isinstance(value, str) else int(_whole_from(0)(value))
+
+
 def _log_base(value: Any) -> float | str:
     return "e" if value == "e" else float(_between(_number, 0, above=True)(value))
 
@@ -171,6 +176,7 @@ Shift = Annotated[int, Check("a whole number between 0 and 15", _whole_from(0, 1
 NotNegative = Annotated[float, Check("a number, 0 or more", _between(_number, 0))]
 Positive = Annotated[float, _POSITIVE]
 OptionalPositive = Annotated[float | None, _POSITIVE]
+OptionalFraction = Annotated[float | None, Check("a fraction between 0 and 1, as in 0.01", _between(_number, 0, 1))]
 OptionalNumber = Annotated[float | None, _NUMBER]
 LogBase = Annotated[float | Literal["e"] | None, Check("'e' or a number above 0", _log_base)]
 Fractions = Annotated[
@@ -186,6 +192,7 @@ Variables = Annotated[
 Columns = Annotated[
     tuple[int, ...] | tuple[str, ...], Check("a list of column numbers (from 0), or a list of column names", _columns)
 ]
+TimeColumn = Annotated[int | str | None, Check("a column's number (from 0), its name, or 'keep'", _time_column)]
 GainVariations = Annotated[
     Mapping[str, tuple[float, float]] | None, Check("for each class a list of two numbers, least and most gain", _gains)
 ]

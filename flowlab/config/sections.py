@@ -83,6 +83,7 @@ class Dataset(Section):
     split_names: f.ThreeNames = ("train", "val", "test")
     seed: f.Seed = 42  # ours: split and generator
     sha256: f.OptionalText = None  # ours: what a download must be
+    time_column: f.TimeColumn = None  # ours: the column that is no signal; 'keep': none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,7 @@ class Testing(Section):
     device_inference: f.Flag = False
     test_data: f.OptionalText = None
     model_path: f.OptionalText = None
+    max_accuracy_drop: f.OptionalFraction = None  # ours, a gate: float minus simulated, in the metric's own unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +211,9 @@ class Compilation(Section):
     target_c_mcpu: f.OptionalText = None
     cross_compiler: f.OptionalText = None
     cross_compiler_options: f.OptionalText = None
+    max_flash_bytes: f.OptionalCount = None  # ours, a gate
+    max_ram_bytes: f.OptionalCount = None  # ours, a gate
+    require_npu: f.Flag = False  # ours, a gate: no layer on the CPU
 
 
 SECTIONS: Mapping[str, type[Section]] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowlab.engine.gates import Gate
 from flowlab.engine.local import Done
 from flowlab.store.records import Record
 from flowlab.store.run_folder import Artifact
@@ -31,6 +32,7 @@ class RunResult:
     report: Path | None
     folder: Path
     about: Mapping[str, Any]  # for people only
+    gates: tuple[Gate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What `flowlab run --json` prints; every key is always there."""
@@ -44,6 +46,7 @@ class RunResult:
             "artifacts": {role: [dict(file) for file in files] for role, files in self.artifacts.items()},
             "warnings": list(self.warnings),
             "report": str(self.report) if self.report else None,
+            "gates": [gate.to_json() for gate in self.gates],
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
@@ -74,6 +77,7 @@ def result_of(
     artifacts: Mapping[str, Sequence[Artifact]],
     warnings: tuple[str, ...],
     about: Mapping[str, Any],
+    gates: tuple[Gate, ...] = (),
 ) -> RunResult:
     """Collect what the records of a finished run say.
 
@@ -86,6 +90,7 @@ def result_of(
         artifacts: every file of every role: its copy for people, or its object.
         warnings: of the config.
         about: what the command line knows: dataset, model, synthetic.
+        gates: the limits that were set, passed or missed.
     """
     records = {name: one.record for name, one in done.items()}
     small = SmallFiles(records, store)
@@ -113,6 +118,7 @@ def result_of(
         report=report,
         folder=folder,
         about={**about, **spec, "parameters": train.get("parameters"), "npu_share": _npu_share(small)},
+        gates=gates,
     )
 
 

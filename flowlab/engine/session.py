@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
-from flowlab.errors import AgreementError, GateError, did_you_mean
+from flowlab.errors import AgreementError, GateError
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, run_name
@@ -106,12 +107,11 @@ class Session:
         recipes = {node.name: node.recipe for node in self.prepared.plan}
         self.store.runs.write(self.name, self.dataset, state, stages=stages, recipes=recipes)
 
-    def check(self) -> None:
-        """Gates: they look at records, cached ones too, and are in no fingerprint.
+    def check(self) -> tuple[Gate, ...]:
+        """The gates, passed or missed: they look at records, cached ones too, and are in no fingerprint.
 
         Raises:
             AgreementError: if executions differ.
-            GateError: if an execution that was required did not run here.
         """
         records = {name: one.record for name, one in self.done.items()}
         agreement = agreement_of(records)
@@ -119,18 +119,16 @@ class Session:
             raise AgreementError(
                 f"{agreement['mismatches']} of {agreement['vectors']} vectors differ between executions"
             )
-        ran = agreement["executions"]
-        reasons = {one["name"]: one["reason"] for one in agreement["not_run"]}
-        for name in self.asked.require:
-            if name in ran:
-                continue
-            hint = "" if name in reasons else did_you_mean(name, [*ran, *reasons])
-            reason = reasons.get(name, "there is no such execution").rstrip(".")
-            raise GateError(f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}")
+        return gates_of(self.config, records, agreement, self.asked.require)
 
     def finish(self, engine: str) -> RunResult:
-        """Copies, ``latest``, and what there is to say. Raises what `check` raises."""
-        self.check()
+        """Copies, ``latest``, and what there is to say.
+
+        Raises:
+            AgreementError: as `check` raises it.
+            GateError: where a gate is missed, with the result; the run is Failed, its copies are there to look at.
+        """
+        gates = self.check()
         order = {node.name: self.done[node.name] for node in self.prepared.plan}
         folder = RunFolder(self.asked.artifacts, self.dataset, self.name)
         artifacts = folder.fill([one.record for one in order.values()], self.store.objects)
@@ -148,7 +146,14 @@ class Session:
             artifacts=artifacts,
             warnings=tuple(self.config.warnings),
             about=about,
+            gates=gates,
         )
+        if missed := [gate.missed for gate in gates if not gate.passed]:
+            self.write("Failed")
+            self.store.close()
+            error = GateError("\n".join(missed))
+            error.result = result
+            raise error
         self.write("Completed")
         folder.becomes_latest()
         self.store.close()

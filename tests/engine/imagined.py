@@ -73,7 +73,9 @@ def train(job: StageJob) -> StageResult:
         job.progress("epoch", (epoch + 1) / job.options.training_epochs)
     model = job.out / "best_model.pt"
     model.write_bytes(state)
-    return StageResult({"float_model": {"best_model.pt": model}}, metrics={"accuracy": 0.1 + 0.2})
+    return StageResult(
+        {"float_model": {"best_model.pt": model}}, metrics={"accuracy": 0.1 + 0.2, "test": {"accuracy": 0.9}}
+    )
 
 
 def report(job: StageJob) -> StageResult:

@@ -170,7 +170,7 @@ def test_a_flipped_bit_of_a_record_moves_it_aside_and_the_stage_runs(tmp_path: P
 
 def test_metrics_come_back_to_the_bit(tmp_path: Path, data: Path) -> None:
     run(tmp_path)
-    assert run(tmp_path)["train"].record.metrics == {"accuracy": 0.1 + 0.2}
+    assert run(tmp_path)["train"].record.metrics == {"accuracy": 0.1 + 0.2, "test": {"accuracy": 0.9}}
 
 
 def test_equal_results_of_other_code_cut_off_what_follows(

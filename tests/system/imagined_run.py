@@ -36,7 +36,9 @@ def simulate(job: StageJob) -> StageResult:
     }
     agreement = job.out / "agreement.json"
     agreement.write_text(json.dumps(said))
-    return StageResult({"agreement": {"agreement.json": agreement}}, metrics={"agreement": said})
+    return StageResult(
+        {"agreement": {"agreement.json": agreement}}, metrics={"agreement": said, "simulated": {"accuracy": 0.875}}
+    )
 
 
 def stages() -> tuple[Stage, ...]:
@@ -53,6 +55,8 @@ def config(data: Path, epochs: int) -> Any:
     made.given = {"training": {"training_epochs": epochs}}
     made.training.model_name = "imagined"
     made.common = SimpleNamespace(target_device="none")
+    limit = os.environ.get("IMAGINED_DROP")
+    made.testing = SimpleNamespace(enable=True, max_accuracy_drop=float(limit) if limit else None)
     return made
 
 

@@ -159,9 +159,14 @@ def test_a_failed_stage_fails_the_flow_run_and_our_error_is_all_that_is_said(api
 
 def test_a_gate_fails_the_flow_run_of_cached_stages_too(api: str, first: tuple[Path, dict[str, Any]]) -> None:
     folder, _ = first
-    child = start(folder, "--require", "host C", api=api)
-    _, error = finish(child, code=1)
-    assert error == "flowlab: --require host C did not run here: no compiler. Ran: simulator\n"
+    child = start(folder, "--require", "host C", api=api, IMAGINED_DROP="0.01")
+    out, error = finish(child, code=3)
+    assert error.endswith(
+        "flowlab: --require host C did not run here: no compiler. Ran: simulator\n"
+        "testing.max_accuracy_drop: accuracy falls by 0.025 (float 0.9000, simulated 0.8750), and the limit is 0.01. "
+        "Try more training.quantization_epochs, quantization_method QAT, or wider weights\n"
+    )
+    assert "0 run, 4 cached" in out
     newest = max(path.name for path in (folder / "artifacts" / ".store" / "runs").iterdir())
     assert flow_run(api, newest)["state_type"] == "FAILED"
 
