@@ -17,6 +17,7 @@ from flowlab.signal.archive import MAX_FILE_BYTES, members
 
 SPLITS = ("train", "val", "test")
 ARCHIVE = ".zip"
+PICKLES = (".pkl", ".pickle", ".joblib")  # run what they hold when they are opened
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def layout(files: Mapping[str, Path], suffixes: tuple[str, ...], names: Names = 
         if len(parts) != 2:
             raise DataError(f"{shown}: {name} does not lie in {prefix}<class>/: move it there")
         if PurePosixPath(name).suffix.lower() not in suffixes:
-            raise DataError(f"{shown}: no reader for {name}. Known endings: {', '.join(suffixes)}")
+            raise DataError(f"{shown}: {unread(name, suffixes)}")
         _refuse_huge(name, found[name])
         data["/".join(parts)] = found[name]
     split_of = read_lists(shown, found, tuple(data), names)
@@ -171,6 +172,24 @@ def read_lists(
                 raise DataError(f"{shown}: '{name}' {twice}: {there}, and {here}. Remove one of the lines")
             place[name] = (split, here)
     return {name: split for name, (split, _) in place.items()}
+
+
+def unread(name: str, suffixes: Iterable[str]) -> str:
+    """Why a file is not read, and what to do.
+
+    Args:
+        name: of the file.
+        suffixes: that are read there.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in PICKLES:
+        return (
+            f"{name} is a pickle, which runs what it holds when it is opened: it is not read. Where you trust it, make "
+            f"a csv of it: python -c \"import pandas; pandas.read_pickle('a{suffix}').to_csv('a.csv', index=False)\", "
+            "or an npy of its array with numpy.save"
+        )
+    known = ", ".join(sorted(suffixes)) or "none"
+    return f"no reader for {name}. Known endings: {known}; the files of one dataset end alike"
 
 
 def is_hidden(name: str) -> bool:

@@ -70,7 +70,7 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
                 f"dataset.dataset_name: {known}. A dataset that flowlab cannot make needs dataset.input_data_path"
             )
         return {"dataset": (dataset, catalogue.options(dataset, config.options_for("dataset", "dataset_name")))}
-    from flowlab.signal.layout import Names, first_suffix, source_files
+    from flowlab.signal.layout import Names, first_suffix, source_files, unread
 
     path = Path(asked.input_data_path)
     names = Names(asked.data_dir or "classes", asked.annotation_dir, asked.annotation_prefix)
@@ -78,9 +78,10 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     reader = catalogue.reader_for(suffix)
     if reader is None:
         source_files(path, names)  # says it where there is nothing to read
-        known = ", ".join(sorted({end for one in catalogue.of_kind("reader") for end in one.item.suffixes}))
-        raise DataError(f"{asked.input_data_path}: no reader for '{suffix}' files. Known: {known or 'none'}")
-    return {"reader": (reader, catalogue.options(reader, {}))}
+        ends = {end for one in catalogue.of_kind("reader") for end in one.item.suffixes}
+        raise DataError(f"{asked.input_data_path}: {unread('*' + suffix, ends)}")
+    given = {} if asked.time_column is None else {"time_column": asked.time_column}
+    return {"reader": (reader, catalogue.options(reader, given))}
 
 
 STAGE = Stage(
@@ -219,8 +220,16 @@ def _leaks(proof: Mapping[str, Any]) -> list[str]:
 
 
 def _shortened(repairs: list[str]) -> list[str]:
-    """A few repairs for people; all of them are in the file."""
-    if len(repairs) <= 5:
-        return repairs
+    """A few repairs for people: one of each sentence, with the number of files; all of them are in the file."""
+    alike: dict[str, list[str]] = {}
+    for sentence in repairs:
+        file, _, said = sentence.partition(": ")
+        alike.setdefault(said, []).append(file)
+    few = [
+        f"{files[0]}: {said}{f' (and so in {len(files) - 1} more)' if len(files) > 1 else ''}"
+        for said, files in alike.items()
+    ]
+    if len(few) <= 5:
+        return few
     folders = {PurePosixPath(sentence.partition(":")[0]).parent.as_posix() for sentence in repairs}
-    return [*repairs[:3], f"and {len(repairs) - 3} more repairs, in {', '.join(sorted(folders)[:3])}"]
+    return [*few[:3], f"and {len(few) - 3} more repairs, in {', '.join(sorted(folders)[:3])}"]

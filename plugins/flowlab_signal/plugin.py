@@ -9,12 +9,14 @@ from flowlab.hookspecs import hookimpl
 from flowlab_signal.csv_reader import CsvReader
 from flowlab_signal.feature_presets import PRESETS
 from flowlab_signal.fft_extractor import FftExtractor
+from flowlab_signal.npy_reader import NpyReader
+from flowlab_signal.txt_reader import TxtReader
 
 
 @hookimpl
 def flowlab_readers() -> Sequence[Reader]:
-    """Text tables."""
-    return (CsvReader(),)
+    """Text tables and arrays."""
+    return (CsvReader(), TxtReader(), NpyReader())
 
 
 @hookimpl

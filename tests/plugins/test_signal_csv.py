@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowlab.contracts import NoOptions, Recording
+from flowlab.contracts import Recording
 from flowlab.errors import DataError
-from flowlab_signal import csv_reader
+from flowlab_signal import text_table
 from flowlab_signal.csv_reader import CsvReader
+from flowlab_signal.time_column import TimeOptions
 
 
 class Text:
@@ -26,7 +27,7 @@ class Text:
 
 
 def read(data: bytes | str) -> Recording:
-    return CsvReader().read(Text(data), "hum/1.csv", NoOptions())
+    return CsvReader().read(Text(data), "hum/1.csv", TimeOptions())
 
 
 def rows(recording: Recording) -> list[list[float]]:
@@ -47,7 +48,7 @@ def test_a_clean_file_is_read_as_it_stands() -> None:
 
 def test_a_file_on_disk_is_read_too(tmp_path: Path) -> None:
     (tmp_path / "1.csv").write_text(CLEAN)
-    assert rows(CsvReader().read(tmp_path / "1.csv", "hum/1.csv", NoOptions())) == rows(read(CLEAN))
+    assert rows(CsvReader().read(tmp_path / "1.csv", "hum/1.csv", TimeOptions())) == rows(read(CLEAN))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,10 @@ def test_header_time_columns_and_spacing_are_understood(text: str, columns: tupl
     recording = read(text)
     assert recording.columns == columns
     assert rows(recording) == values
-    assert recording.repairs == ()
+    times = [name for name in ("Time", "timestamp") if name in text]
+    assert recording.repairs == tuple(
+        f"hum/1.csv: column '{name}' is left out: its name says that it is the time" for name in times
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,11 +149,11 @@ def test_both_parsers_give_the_numbers_that_were_written(
     text = separator.join("abc") + "\n" + text if header else text
     expected = np.array(table, np.float64).astype(np.float32)
     assert np.array_equal(read(text).samples, expected)
-    form = csv_reader.find_form(text, "x")
-    slow, _ = csv_reader.slow(text, form, "x", [])
-    assert np.array_equal(slow, expected)
-    fast = csv_reader.fast(text, form)
-    assert fast is None or np.array_equal(fast, expected)
+    form = text_table.find_form(text, "x")
+    slow, _ = text_table.slow(text, form, "x", [])
+    assert np.array_equal(slow.astype(np.float32), expected)
+    fast = text_table.fast(text, form)
+    assert fast is None or np.array_equal(fast.astype(np.float32), expected)
 
 
 def test_the_locale_changes_nothing() -> None:
@@ -180,4 +184,4 @@ def test_a_hundred_thousand_rows_take_well_under_a_second() -> None:
 )
 def test_a_first_line_that_is_no_row_is_an_error_with_its_place(text: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"a/1\.csv, line 1: .*{message}"):
-        csv_reader.find_form(text, "a/1.csv")
+        text_table.find_form(text, "a/1.csv")

@@ -80,10 +80,10 @@ def test_the_example_preset_lists_the_window_after_the_fft_and_that_is_said() ->
 def test_the_package_announces_reader_extractor_and_presets() -> None:
     catalogue = load()
     assert catalogue.get("feature_extractor", "fft").Options is FftOptions
-    for suffix in (".csv", ".txt", ".CSV"):
+    for suffix, name in {".csv": "csv", ".CSV": "csv", ".txt": "txt", ".npy": "npy"}.items():
         reader = catalogue.reader_for(suffix)
         assert reader is not None
-        assert reader.name == "csv"
+        assert reader.name == name
     assert set(SHAPES) <= set(catalogue.preset_names("feature_extraction"))
     assert "flowlab:flowlab_signal" not in catalogue.broken
 

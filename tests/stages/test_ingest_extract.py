@@ -171,7 +171,13 @@ def test_repairs_are_kept_and_shortened_for_people(folder: Path, tmp_path: Path)
         file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     result = ingested(folder, tmp_path / "out")
     assert len(recordings_file.read(only(result, "recordings")).meta["repairs"]) == 10
-    assert result.warnings[-1] == "and 7 more repairs, in buzz, hum"
+    assert result.warnings == ("buzz/0.csv: a byte order mark at the start is left out (and so in 9 more)",)
+    for number in range(5):
+        path = folder / "classes" / "hum" / f"{number}.csv"
+        path.write_text(path.read_text() + "\n" * number + "1,\n")
+    result = ingested(folder, tmp_path / "again")
+    assert len(result.warnings) == 4
+    assert result.warnings[-1] == "and 3 more repairs, in buzz, hum"
 
 
 def test_extract_writes_features_windows_and_their_description(folder: Path, tmp_path: Path) -> None:
@@ -293,6 +299,7 @@ def config(**dataset: Any) -> SimpleNamespace:
         "data_dir": None,
         "annotation_dir": "annotations",
         "annotation_prefix": "instances",
+        "time_column": None,
     }
     return SimpleNamespace(dataset=SimpleNamespace(**{**known, **dataset}), options_for=lambda section, key: {})
 
@@ -319,9 +326,24 @@ def test_files_that_nobody_reads_are_said_before_any_work(tmp_path: Path) -> Non
     (tmp_path / "classes" / "hum").mkdir(parents=True)
     with pytest.raises(DataError, match="no files in classes/<class>/"):
         ingest.plugins(config(input_data_path=str(tmp_path)), load())
-    (tmp_path / "classes" / "hum" / "1.npy").write_bytes(b"")
-    with pytest.raises(DataError, match=r"no reader for '.npy' files. Known: .csv, .txt"):
+    (tmp_path / "classes" / "hum" / "1.xyz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"no reader for \*.xyz. Known endings: .csv, .npy, .txt"):
         ingest.plugins(config(input_data_path=str(tmp_path)), load())
+
+
+def test_a_pickle_is_refused_with_the_way_out(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "classes" / "hum").mkdir(parents=True)
+    (tmp_path / "classes" / "hum" / "1.pkl").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\*.pkl is a pickle, .*python -c .*read_pickle\('a.pkl'\).to_csv\('a.csv'"):
+        ingest.plugins(config(input_data_path=str(tmp_path)), load())
+    (folder / "classes" / "hum" / "9.pickle").write_bytes(b"")
+    with pytest.raises(DataError, match=r"classes/hum/9.pickle is a pickle, .*numpy.save"):
+        ingested(folder, tmp_path / "out")
+
+
+def test_the_time_column_reaches_the_reader(folder: Path) -> None:
+    (_, options) = ingest.plugins(config(input_data_path=str(folder), time_column="x"), load())["reader"]
+    assert options.time_column == "x"
 
 
 def test_a_dataset_that_makes_itself_needs_no_path() -> None:
