@@ -74,6 +74,8 @@ def _requantize(b: Builder, name: str, signed: bool, bits: int = 8) -> None:
     levels = 0.8 * 2**bits
     shift = np.clip(np.log2(spread * multiplier / levels).astype(int) - int(b.rng.integers(0, 3)), 0, 31)
     bias = b.rng.integers(-spread // 2 - 1, spread // 2 + 1)
+    if b.pick(True, False, False, False):  # a product beyond 32 bits, whose result need not saturate
+        bias[0], multiplier[0], shift[0] = b.pick(-1, 1) * b.rng.integers(9_000_000, 12_000_000), 250, 31 - bits + 1
     low, high = _limits(signed, bits)
     b.add(
         name, "requantize", "int8" if signed else "uint8", scale=0.5,

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_graphs import Builder, awkward_graph, example_graph
+from integer_graphs import Builder, awkward_graph, example_graph, narrow_graph
 
 from flowlab.compiler.emit_c import emit_c, float_literal, identifier, text_literal
 from flowlab.compiler.ir import Graph
-from flowlab.compiler.lower import lower
+from flowlab.compiler.lower import lower, weight_bytes
 from flowlab.errors import ProgramError
 
 GOLDEN = Path(__file__).with_name("emit_c_golden.c")
@@ -27,7 +28,7 @@ def test_the_c_of_a_small_network_is_this_text() -> None:
 
 
 def test_no_array_has_a_type_that_some_compiler_lacks() -> None:
-    for graph in (example_graph(), awkward_graph()):
+    for graph in (example_graph(), awkward_graph(), narrow_graph((4, 4)), narrow_graph((2, 2))):
         files = emit_c(lower(graph, SHA), skip_normalize=False)
         text = "".join(files.values())
         for word in (" int8_t", "uint8_t ", " char ", "malloc", "union", "memcpy", "int16_t "):
@@ -54,6 +55,19 @@ def test_products_beyond_32_bits_are_computed_in_64() -> None:
     wide = replace(layer, bias=np.full(layer.bias.size, 2**31 - 1, np.int32))
     container = replace(container, layers=(container.layers[0], wide, *container.layers[2:]))
     assert "floor_shift_wide((" in emit_c(container, skip_normalize=True)["model.c"]
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_narrow_weights_stay_packed_and_narrow_activations_stay_within_32_bits(bits: int) -> None:
+    container = lower(narrow_graph((bits, bits)), SHA)
+    text = emit_c(container, skip_normalize=True)["model.c"]
+    for layer in container.layers:
+        if layer.weight is not None:
+            number = container.layers.index(layer)
+            declared = re.search(rf"static const uint_least8_t weight_{number}\[\] = {{([^}}]*)}}", text)
+            assert declared and len(declared[1].split(",")) == weight_bytes(layer)
+    assert f"static int weight{bits}(" in text and f"static int weight{6 - bits}(" not in text
+    assert "floor_shift_wide" not in text
 
 
 def test_names_become_identifiers_and_literals() -> None:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiler.random_graphs import random_features, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_graphs import Builder, awkward_graph, example_graph, features_of, wide_input_graph
+from integer_graphs import Builder, awkward_graph, example_graph, features_of, narrow_graph, wide_input_graph
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.lower import lower
+from flowlab.compiler.passes.pad_channels import PadChannels
+from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
 from flowlab.compiler.program import encode
 from flowlab.compiler.trace import layer_crcs
 from flowlab.errors import ProgramError, StageError
@@ -34,7 +37,10 @@ def assert_agrees(graph, count: int = 20) -> None:
         np.testing.assert_array_equal(found[f"crc/{name}"], crc)
 
 
-@pytest.mark.parametrize("graph", [example_graph(), awkward_graph(), wide_input_graph()])
+@pytest.mark.parametrize(
+    "graph",
+    [example_graph(), awkward_graph(), wide_input_graph(), *(narrow_graph(bits) for bits in [(4, 4), (2, 2), (2, 8)])],
+)
 def test_the_simulator_computes_what_the_interpreter_does(graph) -> None:
     assert_agrees(graph, 300)  # more than one batch
 
@@ -43,7 +49,8 @@ def test_the_simulator_computes_what_the_interpreter_does(graph) -> None:
 def graphs(draw: st.DrawFn):
     """One of every kind of layer, in any geometry."""
     shape = (draw(st.integers(1, 3)), draw(st.integers(6, 14)), draw(st.integers(1, 4)))
-    builder = Builder(shape, draw(st.integers(0, 2**16)), multiplier=draw(st.booleans()))
+    bits = draw(st.sampled_from([8, 4, 2])), draw(st.sampled_from([8, 4, 2]))
+    builder = Builder(shape, draw(st.integers(0, 2**16)), multiplier=draw(st.booleans()), bits=bits)
     for at in range(draw(st.integers(1, 3))):
         channels, height, width = builder.last.type.shape
         kernel = (draw(st.integers(1, min(4, height))), draw(st.integers(1, min(3, width))))
@@ -68,6 +75,20 @@ def graphs(draw: st.DrawFn):
 @given(graphs())
 def test_the_simulator_agrees_on_any_network(graph) -> None:
     assert_agrees(graph, 3)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_the_simulator_agrees_where_every_layer_has_a_width_of_its_own_padded_or_not(seed: int, pad: bool) -> None:
+    """The interpreter runs the network as it is, the simulator the program of the padded one."""
+    graph = random_graph(seed, quantized=True)
+    features = random_features(graph, seed, 5)
+    values = interpreter.run(graph, features)
+    padded = PadLinearInputs().apply(PadChannels().apply(graph)) if pad else graph
+    found = simulate(encode(lower(padded, SHA)), features)
+    np.testing.assert_array_equal(found["output/output"], values[graph.outputs["output"]])
+    for name, crc in layer_crcs(graph, values).items():
+        np.testing.assert_array_equal(found[f"crc/{name}"], crc, err_msg=name)
 
 
 def test_features_beyond_the_input_s_range_are_clipped() -> None:
