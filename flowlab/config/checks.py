@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flowlab.config.settings import Config
-from flowlab.errors import ConfigError, NotBuiltYet, did_you_mean
+from flowlab.config.problems import Problems
+from flowlab.config.sections import PLUGINS
+from flowlab.config.settings import Config, extractor_options
+from flowlab.errors import ConfigError, NotBuiltYet, OptionError, did_you_mean
 
 CLASSIFICATION = "timeseries_classification"
 TASKS: dict[str, str] = {
@@ -34,14 +37,28 @@ FOLDER_NAME = re.compile(r"[\w][\w .+-]{0,99}")
 FRACTION_TOLERANCE = 1e-6
 
 
-def check(config: Config, catalogue: Any) -> None:
-    """Raise `ConfigError` (or `NotBuiltYet`) for what cannot be run, each naming key, place and what to do."""
-    _task(config)
-    _enabled(config)
-    _split(config)
-    _dataset(config, catalogue)
-    _problem(config, catalogue)
-    _gates(config, catalogue)
+def check(config: Config, catalogue: Any, problems: Problems) -> None:
+    """Raise `ConfigError` (or `NotBuiltYet`) for what cannot be run, each naming key, place and what to do.
+
+    Args:
+        config: what was loaded.
+        catalogue: what is installed.
+        problems: what is wrong already; where a section is, nothing that builds on it is looked at.
+    """
+    checks: tuple[tuple[Callable[[], None], tuple[str, ...]], ...] = (
+        (lambda: _task(config), ("common",)),
+        (lambda: _enabled(config), ("dataset", "training")),
+        (lambda: _split(config), ("dataset",)),
+        (lambda: _dataset(config, catalogue), ("dataset",)),
+        (lambda: _problem(config, catalogue), ("common", "training")),
+        (lambda: _options(config, catalogue, problems), ()),
+        (lambda: _gates(config, catalogue), ("common", "training", "testing", "compilation")),
+    )
+    for one, sections in checks:
+        if problems.spare(*sections):
+            with problems.collected():
+                one()
+    problems.check()
 
 
 def _fail(config: Config, section: str, key: str, text: str) -> ConfigError:
@@ -166,6 +183,29 @@ def _problem(config: Config, catalogue: Any) -> None:
         )
 
 
+def _options(config: Config, catalogue: Any, problems: Problems) -> None:
+    """The options beside a plugin's name are the plugin's own."""
+    for place in config.plugin_options:
+        section, key = place.split(".")
+        name = getattr(config.section(section), key)
+        plugin = catalogue.find(PLUGINS[section][key], name) if problems.spare(section) else None
+        if plugin is not None:
+            with problems.collected():
+                _read(config, catalogue, plugin, (section, key))
+        elif PLUGINS[section][key] == "dataset" and problems.spare(section):
+            problems.add(f"{config.where(section, key)}: no package brings a dataset '{name}', so it has no options")
+
+
+def _read(config: Config, catalogue: Any, plugin: Any, place: tuple[str, str]) -> None:
+    options = config.options_for(*place)
+    if plugin.kind == "feature_extractor":  # the section's keys are options too
+        options = {key: value for key, value in extractor_options(config, plugin).items() if value is not None}
+    try:
+        catalogue.options(plugin, options)
+    except OptionError as error:
+        raise ConfigError(f"{config.where(*place)}: {error}") from None
+
+
 def _gates(config: Config, catalogue: Any) -> None:
     """Gates that no run of this config could pass, or that nothing would measure: said now, not after a training."""
     testing, compilation = config.testing, config.compilation
@@ -184,15 +224,13 @@ def _gates(config: Config, catalogue: Any) -> None:
 def _accelerator(config: Config, catalogue: Any) -> None:
     """Refuse what puts every layer on the CPU."""
     target = catalogue.get("target", config.common.target_device)
-    named = catalogue.find("quantizer", config.training.quantizer) if config.training.quantizer else None
     settings = {key: value for key, value in vars(config.compilation).items() if value is not None}
     if not target.rules():
         why = f"'{target.name}' has no accelerator: every layer runs on the CPU. Choose another target_device"
-    elif named is not None and named.format != "npu":
-        why = f"the quantizer '{named.name}' makes a graph for the CPU. Choose one for the {target.unit_name}"
-    elif named is None and config.training.quantization != 2:
-        mode = config.training.quantization
-        why = f"'quantization: {mode}' puts every layer on the CPU. Write 'quantization: 2'"
+    elif (mode := config.training.quantization) != 2:
+        named = config.training.quantizer
+        found = f"the quantizer '{named}' (quantization: {mode})" if named else f"'quantization: {mode}'"
+        why = f"{found} puts every layer on the CPU. Write 'quantization: 2'"
     elif off := target.accelerator_off(settings):
         why = f"{off.rstrip('.')}. Choose another compile preset"
     else:

@@ -92,6 +92,11 @@ def _whole_from(least: int, most: float = math.inf) -> Convert:
     return _between(_whole, least, most)
 
 
+def _counted(least: int, most: int) -> Check:
+    """A whole number; the bound keeps a slip of the keyboard from taking all memory, or all of a year."""
+    return Check(f"a whole number, {least} or more, at most {most:,}", _whole_from(least, most))
+
+
 def _three(convert: Convert) -> Convert:
     def check(value: Any) -> tuple[Any, ...]:
         items = _listed(value)
@@ -129,7 +134,7 @@ def _variables(value: Any) -> Any:
         if not value:
             raise ValueError("no columns")
         return _columns(value)
-    return _whole_from(1)(value)
+    return _whole_from(1, MOST)(value)
 
 
 def _time_column(value: Any) -> int | str:
@@ -151,10 +156,19 @@ def _gains(value: Any) -> dict[str, tuple[float, float]]:
     return gains
 
 
-_WHOLE = Check("a whole number, 0 or more", _whole_from(0))
-_COUNT = Check("a whole number, 1 or more", _whole_from(1))
+MOST = 1_000_000  # frames, features, windows, columns: more is a slip
+MOST_EPOCHS = 100_000
+MOST_SAMPLES = 2**24  # of one frame
+MOST_IN_BATCH = 2**20
+MOST_BYTES = 2**40
+MOST_NUMBER = 1e12
+
+_WHOLE = _counted(0, MOST)
+_COUNT = _counted(1, MOST)
+_EPOCHS = _counted(0, MOST_EPOCHS)
+_BYTES = _counted(1, MOST_BYTES)
 _NUMBER = Check("a number", _number)
-_POSITIVE = Check("a number above 0", _between(_number, 0, above=True))
+_POSITIVE = Check(f"a number above 0, at most {MOST_NUMBER:g}", _between(_number, 0, MOST_NUMBER, above=True))
 _FLAG = Check("True or False", _flag)
 _TEXT = Check("a text (put a number in quotes)", _text)
 _OPTIMIZERS = ("sgd", "sgd*nesterov", "rmsprop", "adam", "adamw")
@@ -168,12 +182,20 @@ OptionalText = Annotated[str | None, _TEXT]
 Texts = Annotated[tuple[str, ...], Check("a list of texts", _texts)]
 Transforms = Annotated[tuple[str, ...], Check("a list of names", _transforms)]
 Whole = Annotated[int, _WHOLE]
-OptionalWhole = Annotated[int | None, _WHOLE]
 Count = Annotated[int, _COUNT]
 OptionalCount = Annotated[int | None, _COUNT]
+Epochs = Annotated[int, _EPOCHS]
+OptionalEpochs = Annotated[int | None, _EPOCHS]
+BatchSize = Annotated[int, _counted(1, MOST_IN_BATCH)]
+Samples = Annotated[int, _counted(1, MOST_SAMPLES)]
+Threads = Annotated[int, _counted(1, 1024)]
+OptionalBytes = Annotated[int | None, _BYTES]
+Rate = Annotated[float, Check("a number above 0, at most 100", _between(_number, 0, 100, above=True))]
 Seed = Annotated[int, Check("a whole number between 0 and 4294967295", _whole_from(0, 2**32 - 1))]
 Shift = Annotated[int, Check("a whole number between 0 and 15", _whole_from(0, 15))]
-NotNegative = Annotated[float, Check("a number, 0 or more", _between(_number, 0))]
+NotNegative = Annotated[
+    float, Check(f"a number, 0 or more, at most {MOST_NUMBER:g}", _between(_number, 0, MOST_NUMBER))
+]
 Positive = Annotated[float, _POSITIVE]
 OptionalPositive = Annotated[float | None, _POSITIVE]
 OptionalFraction = Annotated[float | None, Check("a fraction between 0 and 1, as in 0.01", _between(_number, 0, 1))]

@@ -2,6 +2,7 @@
 
 Here keys are checked against the known ones, two spellings become one, relative paths become absolute, and a value
 of None, '' or 'None' becomes "not given", as in the files that users bring.
+What is wrong is collected in the layer, so that a user sees all of it at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 from flowlab.config.misindentation import refuse_misindentation
 from flowlab.config.place import Entry, Place
-from flowlab.config.sections import ALIASES, PATHS, SECTIONS, keys
+from flowlab.config.problems import Problems
+from flowlab.config.sections import ALIASES, PATHS, PLUGINS, SECTIONS, keys
 from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
 from flowlab.config.yaml_source import Node, Pair, parse, plain, read_text, refuse_duplicates
 from flowlab.errors import ConfigError, did_you_mean
@@ -23,21 +25,19 @@ NOT_GIVEN = (None, "", "None")
 
 @dataclass
 class Layer:
-    """What one source says. A value of None resets a key to its default."""
+    """What one source says. A value of None resets a key to its default.
+
+    ``options`` are options of a plugin by themselves, by the key that chooses it: they lie over what the key has.
+    """
 
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    options: dict[tuple[str, str], dict[str, Entry]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def checked(self) -> Layer:
-        """Itself; raises `ConfigError` with every problem that was found in this source."""
-        if self.problems:
-            raise ConfigError("\n".join(self.problems))
-        return self
+    problems: Problems = field(default_factory=Problems)
 
 
 def from_file(path: Path) -> Layer:
-    """The settings of a YAML file. Raises `ConfigError` naming file, section, line, what was found and what to do."""
+    """The settings of a YAML file. Raises `ConfigError` naming file and line of what is no YAML of sections."""
     source = str(path)
     root = parse(read_text(path), source)
     layer = Layer()
@@ -54,26 +54,48 @@ def from_file(path: Path) -> Layer:
         elif pair.node.kind == "mapping":
             _read_section(layer, pair, source, base)
         elif not (pair.node.kind == "scalar" and pair.node.value in NOT_GIVEN):
-            layer.problems.append(f"{source}, {pair.key}, line {pair.line}: holds {_kind(pair.node)}, expected keys")
-    return layer.checked()
+            text = f"{source}, {pair.key}, line {pair.line}: holds {_kind(pair.node)}, expected keys"
+            layer.problems.add(text, pair.key)
+    return layer
 
 
 def from_sets(sets: Sequence[str], base: Path) -> Layer:
-    """The settings of ``--set section.key=value``; values are YAML, relative paths count from ``base``."""
+    """The settings of ``--set section.key=value``; values are YAML, relative paths count from ``base``.
+
+    ``section.key.option=value`` sets one option of the plugin that the key chooses.
+    """
     layer = Layer()
     for text in sets:
         source = f"--set {text}"
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
         if not equals or not dot or not key:
-            layer.problems.append(f"{source}: expected section.key=value, as in --set training.training_epochs=5")
+            layer.problems.add(f"{source}: expected section.key=value, as in --set training.training_epochs=5")
         elif section not in SECTIONS:
             _unknown_section(layer, section, Place(source))
         else:
-            root = parse(value, source)
-            found = None if root is None else plain(root, source)
-            _add(layer, section, {key: Entry(found, Place(source), base)})
-    return layer.checked()
+            with layer.problems.collected(section):
+                root = parse(value, source)
+                found = None if root is None else plain(root, source)
+                _set(layer, section, key, Entry(found, Place(source), base))
+    return layer
+
+
+def _set(layer: Layer, section: str, key: str, entry: Entry) -> None:
+    key, dot, option = key.partition(".")
+    if not dot:
+        layer.options.pop((section, key), None)  # a later word wins
+        _add(layer, section, {key: entry})
+    elif key in PLUGINS.get(section, {}):
+        layer.options.setdefault((section, key), {})[option] = entry
+    elif key not in keys(section):
+        layer.problems.add(_unknown_key(section, key, entry.place), section)
+    else:
+        choosing = ", ".join(f"{name}.{one}" for name, chosen in PLUGINS.items() for one in chosen)
+        layer.problems.add(
+            f"{entry.place.at(section)}: '{key}' has no options; these have, because they choose a plugin: {choosing}",
+            section,
+        )
 
 
 def from_mapping(mapping: Mapping[str, Any], source: str, base: Path) -> Layer:
@@ -85,17 +107,30 @@ def from_mapping(mapping: Mapping[str, Any], source: str, base: Path) -> Layer:
         elif isinstance(values, Mapping):
             _add(layer, section, {str(key): Entry(value, Place(source), base) for key, value in values.items()})
         elif values not in NOT_GIVEN:
-            layer.problems.append(f"{source}, {section}: holds {type(values).__name__}, expected keys")
-    return layer.checked()
+            layer.problems.add(f"{source}, {section}: holds {type(values).__name__}, expected keys", section)
+    return layer
 
 
 def laid_over(layers: Sequence[Layer]) -> dict[str, dict[str, Entry]]:
-    """All layers as one: section by section, a later value in place of an earlier one, lists as a whole."""
+    """All layers as one: section by section, a later value in place of an earlier one, lists as a whole.
+
+    Only options that are given by themselves are laid over the ones that are there.
+    """
     merged: dict[str, dict[str, Entry]] = {section: {} for section in SECTIONS}
     for layer in layers:
         for section, entries in layer.entries.items():
             merged[section].update(entries)
+        for (section, key), options in layer.options.items():
+            merged[section][key] = _with_options(merged[section].get(key), options)
     return {section: _given(entries) for section, entries in merged.items()}
+
+
+def _with_options(below: Entry | None, options: Mapping[str, Entry]) -> Entry:
+    """What a key chooses, with these options over its own; the place is that of the last option."""
+    last = list(options.values())[-1]
+    there = below.value if below is not None else None
+    chosen = dict(there) if isinstance(there, Mapping) else {} if there is None else {"name": there}
+    return Entry({**chosen, **{name: entry.value for name, entry in options.items()}}, last.place, last.base)
 
 
 def _given(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -103,13 +138,10 @@ def _given(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def _read_section(layer: Layer, pair: Pair, source: str, base: Path) -> None:
-    try:
+    with layer.problems.collected(pair.key):
         refuse_duplicates(pair.node.pairs, f"{source}, {pair.key}")
-    except ConfigError as error:
-        layer.problems.append(str(error))
-        return
-    entries = {one.key: Entry(plain(one.node, source), Place(source, one.line), base) for one in pair.node.pairs}
-    _add(layer, pair.key, entries)
+        entries = {one.key: Entry(plain(one.node, source), Place(source, one.line), base) for one in pair.node.pairs}
+        _add(layer, pair.key, entries)
 
 
 def _add(layer: Layer, section: str, entries: Mapping[str, Entry]) -> None:
@@ -120,15 +152,16 @@ def _add(layer: Layer, section: str, entries: Mapping[str, Entry]) -> None:
             layer.warnings.append(f"{section}.{spelled} changes nothing: {UNREAD[section][spelled]}")
             continue
         if spelled not in keys(section):
-            layer.problems.append(_unknown_key(section, spelled, entry.place))
+            layer.problems.add(_unknown_key(section, spelled, entry.place), section)
             continue
         key = ALIASES.get(section, {}).get(spelled, spelled)
         found = Entry(_cleaned(section, key, entry), entry.place, entry.base)
         other = written.get(key)
         if other is not None and target[key].value != found.value:
-            layer.problems.append(
+            layer.problems.add(
                 f"{entry.place.at(section)}: '{spelled}' is {found.value!r} and '{other}' (line "
-                f"{target[key].place.line}) is {target[key].value!r}; they are one key, keep one of them"
+                f"{target[key].place.line}) is {target[key].value!r}; they are one key, keep one of them",
+                section,
             )
         written[key] = spelled
         target[key] = found
@@ -165,13 +198,11 @@ def _unknown_section(layer: Layer, name: str, place: Place) -> None:
     if name in UNREAD_SECTIONS:
         layer.warnings.append(f"section {name} changes nothing: {UNREAD_SECTIONS[name]}")
     elif name == "include_files":
-        layer.problems.append(
+        layer.problems.add(
             f"{place}: 'include_files' is not read; lay files over each other: flowlab run base.yaml part.yaml"
         )
     else:
-        layer.problems.append(
-            f"{place}: no section '{name}'.{did_you_mean(name, SECTIONS)} Known: {', '.join(SECTIONS)}"
-        )
+        layer.problems.add(f"{place}: no section '{name}'.{did_you_mean(name, SECTIONS)} Known: {', '.join(SECTIONS)}")
 
 
 def _kind(node: Node) -> str:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from flowlab.config.checks import check
 from flowlab.config.layer import Layer, from_file, from_mapping, from_sets, laid_over
+from flowlab.config.problems import Problems
 from flowlab.config.sections import (
     SECTIONS,
     Common,
@@ -33,12 +34,18 @@ def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
         catalogue: what the installed packages bring (`flowlab.plugins.Catalogue`).
 
     Raises:
-        ConfigError: naming file, section, key, line, what was found and what to do.
+        ConfigError: naming file, section, key, line, what was found and what to do; a line for each problem.
         NotBuiltYet: for a task or a source that this version does not have.
     """
     if not paths:
         raise ConfigError("no config file given. Write: flowlab run my.yaml")
-    return _build([*(from_file(Path(path)) for path in paths), from_sets(sets, Path.cwd())], catalogue)
+    problems = Problems()
+    layers = []
+    for path in paths:
+        with problems.collected():
+            layers.append(from_file(Path(path)))
+    problems.check()  # of a file that cannot be read nothing else can be said
+    return _build([*layers, from_sets(sets, Path.cwd())], catalogue)
 
 
 def load_mapping(
@@ -49,8 +56,11 @@ def load_mapping(
 
 
 def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
+    problems = Problems()
+    for layer in layers:
+        problems.extend(layer.problems)
     given = laid_over(layers)
-    resolved = resolve(given, catalogue)
+    resolved = resolve(given, catalogue, problems)
     sections = resolved.sections
     config = Config(
         common=cast(Common, sections["common"]),
@@ -65,7 +75,7 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
         plugin_options=resolved.plugin_options,
         presets=resolved.presets,
     )
-    check(config, catalogue)
+    check(config, catalogue, problems)
     return config.with_warnings(*_without_effect(config), *_activation_bits(config, catalogue))
 
 
@@ -82,7 +92,7 @@ def _without_effect(config: Config) -> list[str]:
 
 def _activation_bits(config: Config, catalogue: Any) -> list[str]:
     asked, got = config.training.quantization_activation_bitwidth, config.effective_activation_bits(catalogue)
-    if config.training.quantization == 0 or asked == got:
+    if asked == got:
         return []
     unit = getattr(catalogue.get("target", config.common.target_device), "unit_name", "NPU")
     return [

@@ -33,13 +33,13 @@ PATHS: Mapping[str, tuple[str, ...]] = {
 }
 """Keys whose relative paths count from the file in which they stand."""
 
-PLUGINS: Mapping[str, tuple[str, ...]] = {
-    "data_processing_feature_extraction": ("feature_extraction_name",),
-    "training": ("model_name", "quantizer"),
-    "dataset": ("dataset_name",),
-    "common": ("target_device",),
+PLUGINS: Mapping[str, Mapping[str, str]] = {
+    "common": {"target_device": "target"},
+    "dataset": {"dataset_name": "dataset"},
+    "data_processing_feature_extraction": {"feature_extraction_name": "feature_extractor"},
+    "training": {"model_name": "model", "quantizer": "quantizer"},
 }
-"""Keys that choose a plugin: a name, or ``{name: ..., option: ...}``."""
+"""Keys that choose a plugin, and its kind: a name, or ``{name: ..., option: ...}``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class FeatureExtraction(Section):
     forecast_horizon: f.Count = 1
     sampling_rate: f.Positive = 1
     new_sr: f.Positive = 1
-    frame_size: f.Count = 1
+    frame_size: f.Samples = 1
     stride_size: f.NotNegative = 0.01
     feature_size_per_frame: f.OptionalCount = None
     num_frame_concat: f.Count = 1
@@ -141,9 +141,9 @@ class Training(Section):
     pretrained_checkpoint_path: f.OptionalText = None
     load_saved_model: f.OptionalText = None
     train_output_path: f.OptionalText = None
-    training_epochs: f.Whole = 10
-    batch_size: f.Count = 8
-    learning_rate: f.Positive = 2e-3
+    training_epochs: f.Epochs = 10
+    batch_size: f.BatchSize = 8
+    learning_rate: f.Rate = 2e-3
     optimizer: f.Optimizer = "sgd"
     weight_decay: f.NotNegative = 1e-4
     lr_scheduler: f.Scheduler = "cosineannealinglr"
@@ -167,7 +167,7 @@ class Training(Section):
     run_quant_train_only: f.Flag = False
     nas_enabled: f.Flag = False
     nas_optimization_mode: f.Goal = "Memory"
-    nas_epochs: f.Count = 10
+    nas_epochs: f.Epochs = 10
     nas_model_size: f.Size = "m"
     nas_nodes_per_layer: f.Count = 4
     nas_layers: f.Count = 3
@@ -180,9 +180,9 @@ class Training(Section):
     compile_model: f.Flag = False
     native_amp: f.Flag = False
     seed: f.Seed = 0  # ours: training and quantization
-    threads: f.Count = 1  # ours: other counts give other weights, so it is asked for, never found
+    threads: f.Threads = 1  # ours: other counts give other weights, so it is asked for, never found
     quantizer: f.OptionalText = None  # ours: a quantizer by name, instead of `quantization`
-    quantization_epochs: f.OptionalWhole = None  # ours: None is max(10, training_epochs // 5)
+    quantization_epochs: f.OptionalEpochs = None  # ours: None is max(10, training_epochs // 5)
     quantization_calibration_count: f.Count = 512  # ours: windows of the training split
 
 
@@ -211,8 +211,8 @@ class Compilation(Section):
     target_c_mcpu: f.OptionalText = None
     cross_compiler: f.OptionalText = None
     cross_compiler_options: f.OptionalText = None
-    max_flash_bytes: f.OptionalCount = None  # ours, a gate
-    max_ram_bytes: f.OptionalCount = None  # ours, a gate
+    max_flash_bytes: f.OptionalBytes = None  # ours, a gate
+    max_ram_bytes: f.OptionalBytes = None  # ours, a gate
     require_npu: f.Flag = False  # ours, a gate: no layer on the CPU
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flowlab.config.place import Entry, Place
+from flowlab.config.problems import Problems
 from flowlab.config.sections import PLUGINS, SECTIONS, Section, checks, keys
 from flowlab.errors import ConfigError, FlowlabError, PluginError, did_you_mean, unknown_name
 
@@ -34,19 +35,31 @@ class Resolved:
     presets: Mapping[str, str] = field(default_factory=dict)  # kind -> name of the preset that was applied
 
 
-def resolve(given: Tree, catalogue: Any) -> Resolved:
-    """Apply every tier to what the user gave. Raises `ConfigError` naming each value that cannot be used."""
-    given, plugin_options = _split_choices(given)
-    _require(given)
+def resolve(given: Tree, catalogue: Any, problems: Problems) -> Resolved:
+    """Apply every tier to what the user gave.
+
+    What cannot be used is added to ``problems``, each value by its place, and its key has its default.
+
+    Raises:
+        ConfigError: with all of ``problems``, where a key is missing without which there is no config.
+    """
+    given, plugin_options = _split_choices(given, problems)
+    _require(given, problems)
     merged: dict[str, dict[str, Entry]] = {section: {} for section in SECTIONS}
     presets: dict[str, str] = {}
-    _model_tier(merged, given, catalogue)
-    _dataset_tier(merged, given, catalogue)
-    _feature_tier(merged, given, catalogue, presets)
-    _compile_tier(merged, given, catalogue, presets)
+    with problems.collected("training"):
+        _model_tier(merged, given, catalogue)
+    with problems.collected("dataset"):
+        _dataset_tier(merged, given, catalogue)
+    with problems.collected(FEATURES):
+        _feature_tier(merged, given, catalogue, presets)
+    with problems.collected("common", "compilation"):
+        _compile_tier(merged, given, catalogue, presets)
     for section, entries in given.items():
         merged[section].update(entries)
-    sections = _validated(merged)
+    with problems.collected("training"):
+        _quantizer_tier(merged, given, catalogue, problems)
+    sections = _validated(merged, problems)
     tiers = {
         f"{section}.{key}": entry.place.at() for section, entries in merged.items() for key, entry in entries.items()
     }
@@ -59,7 +72,7 @@ def name_in(given: Tree, section: str, key: str) -> str | None:
     return entry.value if entry is not None and isinstance(entry.value, str) else None
 
 
-def _split_choices(given: Tree) -> tuple[Tree, Mapping[str, Mapping[str, Any]]]:
+def _split_choices(given: Tree, problems: Problems) -> tuple[Tree, Mapping[str, Mapping[str, Any]]]:
     """Take ``{name: ..., option: ...}`` apart into the name, which stays, and the options."""
     split = {section: dict(entries) for section, entries in given.items()}
     options: dict[str, Mapping[str, Any]] = {}
@@ -71,15 +84,19 @@ def _split_choices(given: Tree) -> tuple[Tree, Mapping[str, Mapping[str, Any]]]:
             values = dict(entry.value)
             name = values.pop("name", None)
             if not isinstance(name, str):
-                raise ConfigError(f"{entry.place.at(f'{section}.{key}')}: found {entry.value!r}; it has no 'name'")
+                place = entry.place.at(f"{section}.{key}")
+                problems.add(f"{place}: found {_short(entry.value)}; it has no 'name' that is a text", section)
+                del split[section][key]
+                continue
             split[section][key] = Entry(name, entry.place, entry.base)
             options[f"{section}.{key}"] = values
     return split, options
 
 
-def _require(given: Tree) -> None:
+def _require(given: Tree, problems: Problems) -> None:
     missing = [(section, key) for section, key in REQUIRED if key not in given[section]]
     if missing:
+        problems.check()  # a misspelt key is not missing as well
         what = ", ".join(f"{section}.{key}" for section, key in missing)
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(
@@ -132,6 +149,40 @@ def _compile_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: A
     _apply(merged, "compilation", settings, f"compile preset {name}")
 
 
+MODES = {"": 0, "cpu": 1, "npu": 2}  # what `quantization` says of a quantizer, by the number format that it asks for
+
+
+def _quantizer_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any, problems: Problems) -> None:
+    """A quantizer that is named decides ``quantization`` and ``quantization_method``; a file may say the same."""
+    name = name_in(given, "training", "quantizer")
+    if name is None:
+        return
+    quantizer = _plugin(given, catalogue, "quantizer", name, ("training", "quantizer"))
+    tier = Place(f"quantizer {name}")
+    if quantizer.format in MODES:
+        mode = MODES[quantizer.format]
+        with problems.collected("training"):
+            _follows(merged, given, "quantization", Entry(mode, tier, Path()), f"'{name}' is a 'quantization: {mode}'")
+    if quantizer.format:
+        method = "QAT" if quantizer.trains else "PTQ"
+        with problems.collected("training"):
+            _follows(merged, given, "quantization_method", Entry(method, tier, Path()), f"'{name}' is {method}")
+
+
+def _follows(merged: dict[str, dict[str, Entry]], given: Tree, key: str, follows: Entry, what: str) -> None:
+    entry = given["training"].get(key)
+    if entry is None:
+        merged["training"][key] = follows
+        return
+    try:
+        asked = checks("training")[key].convert(entry.value)
+    except (ValueError, OverflowError):
+        return  # said with the other types
+    if asked != follows.value:
+        text = f"found {asked}, but the quantizer {what}. Leave one of the two out"
+        raise _at(given, ("training", key), text)
+
+
 def _preset(given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str, str]) -> Any:
     """The preset, None where nobody brings one; raises where it exists and does not hold here."""
     when = {
@@ -170,21 +221,17 @@ def _apply(merged: dict[str, dict[str, Entry]], section: str, values: Mapping[st
             merged[section][key] = Entry(value, Place(tier), Path())
 
 
-def _validated(merged: Tree) -> Mapping[str, Section]:
-    sections: dict[str, Section] = {}
-    problems: list[str] = []
-    for name, section in SECTIONS.items():
-        values = {}
+def _validated(merged: Tree, problems: Problems) -> Mapping[str, Section]:
+    found: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for name in SECTIONS:
         for key, entry in merged[name].items():
             try:
-                values[key] = checks(name)[key].convert(entry.value)
+                found[name][key] = checks(name)[key].convert(entry.value)
             except (ValueError, OverflowError):
-                problems.append(_wrong(name, key, entry))
-        if not problems:
-            sections[name] = section(**values)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return sections
+                problems.add(_wrong(name, key, entry), name)
+    if any(key not in found[section] for section, key in REQUIRED):
+        problems.check()
+    return {name: section(**found[name]) for name, section in SECTIONS.items()}
 
 
 def _wrong(section: str, key: str, entry: Entry) -> str:

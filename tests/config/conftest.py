@@ -80,21 +80,31 @@ class ToyExtractor(FeatureExtractor):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class QuantizerOptions:
+    iterations: int = 10
+    tolerance: float = 0.1
+
+
 class ToyQuantizer(Quantizer):
-    def __init__(self, name: str, trains: bool) -> None:
+    Options = QuantizerOptions
+
+    def __init__(self, name: str, trains: bool, format: str = "npu") -> None:
         self.name = name
         self.trains = trains
+        self.format = format
 
     def quantize(self, job: Any, options: Any) -> Any:
         raise NotImplementedError
 
 
 class ToyTarget(Target):
-    quantizers = {"QAT": "npu_qat", "PTQ": "npu_ptq"}
-    formats = {"npu": NumberFormat("npu", {8: Requantize(0, (0, 31), 24)})}
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, accelerator: bool = True) -> None:
         self.name = name
+        self.quantizers = {"QAT": "npu_qat", "PTQ": "npu_ptq"} if accelerator else {}
+        npu = {"npu": NumberFormat("npu", {8: Requantize(0, (0, 31), 24)})} if accelerator else {}
+        cpu = NumberFormat("generic", {8: Requantize(8, (0, 31), 32)}, activation_bits=(8, 4, 2))
+        self.formats = {"cpu": cpu, **npu}
 
     def lower(self, job: Any) -> Any:
         raise NotImplementedError
@@ -110,7 +120,13 @@ def toy_catalogue() -> Catalogue:
         ToyExtractor(),
         ToyQuantizer("npu_qat", trains=True),
         ToyQuantizer("npu_ptq", trains=False),
+        ToyQuantizer("slow_ptq", trains=False),
+        ToyQuantizer("floats", trains=False, format=""),
+        ToyQuantizer("generic_qat", trains=True, format="cpu"),
+        ToyQuantizer("generic_ptq", trains=False, format="cpu"),
+        ToyQuantizer("none", trains=False, format=""),
         ToyTarget("F28P55"),
+        ToyTarget("plain", accelerator=False),
         Preset("feature_extraction", preset, {"frame_size": 1024, "log_base": "e"}),
         Preset("feature_extraction", "only_motor", {}, when={"task_type": ("motor_fault",)}),
         Preset("compile", "compress_npu_layer_data", {"target": "c", "compress": True}),

@@ -288,9 +288,6 @@ def test_what_is_not_built_yet_is_said_so(loaded: Loaded, catalogue: Catalogue) 
         with pytest.raises(NotBuiltYet, match=message):
             loaded(part)
     for part, message in [
-        ("training:\n  quantization: 0\n", r"training.quantization, line 2: no quantization \(0\) is not built yet"),
-        ("training:\n  quantization: 1\n", r"generic quantization \(1\) is not built yet"),
-        ("training:\n  quantization_weight_bitwidth: 4\n", "4-bit weights are not built yet"),
         ("training:\n  auto_quantization: True\n", "mixed precision by search is not built yet"),
         ("training:\n  training_device: cuda\n", "training on a GPU is not built yet"),
     ]:
@@ -307,13 +304,48 @@ def test_narrow_activations_run_as_bytes_with_one_warning(loaded: Loaded, catalo
     assert config.effective_activation_bits(catalogue) == 8
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_narrow_activations_are_what_they_are_without_an_accelerator(
+    loaded: Loaded, catalogue: Catalogue, mode: int
+) -> None:
+    config = loaded(f"training:\n  quantization: {mode}\n  quantization_activation_bitwidth: 2\n")
+    assert config.warnings == ()
+    assert config.effective_activation_bits(catalogue) == 2
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+@pytest.mark.parametrize("key", ["quantization_weight_bitwidth", "quantization_activation_bitwidth"])
+def test_a_width_that_no_machine_has_is_refused_in_every_mode(loaded: Loaded, mode: int, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"training.{key}, line 3: found 3, expected "):
+        loaded(f"training:\n  quantization: {mode}\n  {key}: 3\n")
+
+
 def test_the_quantizer_follows_from_target_and_method(loaded: Loaded, catalogue: Catalogue) -> None:
     assert loaded().quantizer_name(catalogue) == "npu_qat"
     assert loaded("training:\n  quantization_method: ptq\n").quantizer_name(catalogue) == "npu_ptq"
+    short = [(0, "QAT", "none"), (0, "PTQ", "none"), (1, "QAT", "generic_qat"), (1, "PTQ", "generic_ptq")]
+    for mode, method, name in short:
+        config = loaded(f"training:\n  quantization: {mode}\n  quantization_method: {method}\n")
+        assert config.quantizer_name(catalogue) == name
+        assert (config.output_int, config.skip_normalize) == (mode > 0, mode > 0)
     with pytest.raises(ConfigError, match="found QAT, but the quantizer 'npu_ptq' is PTQ"):
         loaded("training:\n  quantizer: npu_ptq\n").quantizer_name(catalogue)
     with pytest.raises(ConfigError, match=r"training.quantizer, line 2: no quantizer .* Did you mean 'npu_qat'\?"):
         loaded("training:\n  quantizer: npu_qta\n").quantizer_name(catalogue)
+
+
+def test_a_device_without_an_accelerator_names_the_mode_that_it_has(loaded: Loaded, catalogue: Catalogue) -> None:
+    plain = "common:\n  target_device: plain\n"
+    message = r"training.quantization, line 16: 'plain' has no quantizer of its own for QAT: it has no accelerator. Write"
+    with pytest.raises(ConfigError, match=message + " 'quantization: 1'"):
+        loaded(plain).quantizer_name(catalogue)
+    assert loaded(f"{plain}training:\n  quantization: 1\n").quantizer_name(catalogue) == "generic_qat"
+
+
+def test_a_quantizer_that_no_package_brings_is_named(loaded: Loaded, catalogue: Catalogue) -> None:
+    lean = Catalogue(tuple(one for one in catalogue.brought if one.item.name != "generic_qat"))
+    with pytest.raises(ConfigError, match=r"training.quantization, line 2: 1 needs 'generic_qat': no quantizer named"):
+        loaded("training:\n  quantization: 1\n").quantizer_name(lean)
 
 
 def test_a_plugin_may_be_chosen_with_options(loaded: Loaded, catalogue: Catalogue) -> None:
@@ -321,8 +353,148 @@ def test_a_plugin_may_be_chosen_with_options(loaded: Loaded, catalogue: Catalogu
     assert config.training.quantizer == "npu_qat"
     assert config.options_for("training", "quantizer") == {"iterations": 20}
     assert config.options_for("training", "model_name") == {}
-    with pytest.raises(ConfigError, match="it has no 'name'"):
+    with pytest.raises(ConfigError, match=r"training.quantizer, line 2: found .*; it has no 'name'"):
         loaded("training:\n  quantizer: {title: npu_qat}\n")
+
+
+def test_the_options_of_a_plugin_are_given_by_set_too_one_by_one_or_as_a_whole(loaded: Loaded) -> None:
+    part = "training:\n  quantizer: {name: npu_qat, iterations: 20}\n"
+    config = loaded(part, "training.quantizer.tolerance=0.5")
+    assert config.options_for("training", "quantizer") == {"iterations": 20, "tolerance": 0.5}
+    assert config.tier("training", "quantizer") == "--set training.quantizer.tolerance=0.5"
+    bare = loaded("", "training.quantizer=npu_qat", "training.quantizer.iterations=3")
+    assert bare.options_for("training", "quantizer") == {"iterations": 3}
+    named = loaded("", "training.quantizer.name=npu_qat", "training.quantizer.iterations=3")
+    assert (named.training.quantizer, named.options_for("training", "quantizer")) == ("npu_qat", {"iterations": 3})
+    whole = loaded(part, "training.quantizer={name: npu_qat, tolerance: 0.25}")
+    assert whole.options_for("training", "quantizer") == {"tolerance": 0.25}
+    later = loaded("", "training.quantizer.iterations=3", "training.quantizer=npu_qat")
+    assert later.options_for("training", "quantizer") == {}
+    with pytest.raises(ConfigError, match=r"found {'iterations': 3}; it has no 'name'"):
+        loaded("", "training.quantizer.iterations=3")
+
+
+def test_only_a_key_that_chooses_a_plugin_has_options(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"'batch_size' has no options; these have.*training.quantizer"):
+        loaded("", "training.batch_size.name=3")
+    with pytest.raises(ConfigError, match=r"no key 'quantiser'. Did you mean 'quantizer'\?"):
+        loaded("", "training.quantiser.name=npu_qat")
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "kind"),
+    [
+        ("training.quantizer", "npu_qat", "quantizer 'npu_qat'"),
+        ("training.model_name", "CLS_4k", "model 'CLS_4k'"),
+        ("common.target_device", "F28P55", "target 'F28P55'"),
+        ("dataset.dataset_name", "dc_arc_fault_example_dsk", "dataset 'dc_arc_fault_example_dsk'"),
+        ("data_processing_feature_extraction.feature_extraction_name", "toy", "feature extractor 'toy'"),
+    ],
+)
+def test_every_kind_of_plugin_is_chosen_in_the_same_shape(loaded: Loaded, key: str, name: str, kind: str) -> None:
+    section, _, word = key.partition(".")
+    with pytest.raises((ConfigError, OptionError)) as caught:
+        loaded(f"{section}:\n  {word}: {{name: {name}, no_such: 1}}\n")
+    assert f"part.yaml, {key}, line 2: {kind}: no option 'no_such'." in str(caught.value)
+    with pytest.raises((ConfigError, OptionError), match="no option 'no_such'"):
+        loaded("", f"{key}={name}", f"{key}.no_such=1")
+
+
+def test_a_misspelt_option_gets_a_suggestion_and_a_wrong_type_is_named(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"no option 'iteration'. Did you mean 'iterations'\? Known: iterations, tol"):
+        loaded("training:\n  quantizer: {name: npu_qat, iteration: 20}\n")
+    with pytest.raises(ConfigError, match=r"quantizer 'npu_qat': option 'iterations': .* found 'many'"):
+        loaded("training:\n  quantizer: {name: npu_qat, iterations: many}\n")
+
+
+def test_a_dataset_that_nobody_brings_has_no_options(loaded: Loaded, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ConfigError, match="no package brings a dataset 'mine', so it has no options"):
+        loaded("dataset:\n  dataset_name: {name: mine, x: 1}\n  input_data_path: data\n")
+
+
+def test_a_named_quantizer_decides_the_short_forms(loaded: Loaded) -> None:
+    whole = WHOLE.replace("  quantization: 2\n  quantization_method: 'QAT'\n", "")
+    config = loaded("training:\n  quantizer: slow_ptq\n", whole=whole)
+    assert (config.training.quantization, config.training.quantization_method) == (2, "PTQ")
+    assert config.tier("training", "quantization") == "quantizer slow_ptq"
+    assert loaded("training:\n  quantizer: floats\n", whole=whole).training.quantization == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (
+            "  quantizer: slow_ptq\n",
+            "training.quantization_method, line 17: found QAT, but the quantizer 'slow_ptq' is PTQ",
+        ),
+        (
+            "  quantizer: floats\n",
+            "training.quantization, line 16: found 2, but the quantizer 'floats' is a 'quantization: 0'. Leave",
+        ),
+        (
+            "  quantizer: npu_qat\n  quantization: 1\n",
+            "found 1, but the quantizer 'npu_qat' is a 'quantization: 2'. Leave one of the two",
+        ),
+    ],
+)
+def test_a_short_form_that_contradicts_the_named_quantizer_is_an_error(loaded: Loaded, part: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(f"training:\n{part}")
+    assert said in str(caught.value)
+
+
+def test_everything_that_is_wrong_is_said_at_once(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(
+            "common:\n  target_device: F28P56\n  task_type: arc_falt\n"
+            "dataset:\n  dataset_name: nobodys\n"
+            "data_processing_feature_extraction:\n  feature_extraction_name: FFT1024\n"
+            "training:\n  batchsize: 3\n  training_epochs: many\n  model_name: CLS_4k_NPO\n  quantizer: npu_qta\n",
+            "trainings.seed=3",
+            "training.seed=x",
+        )
+    lines = str(caught.value).splitlines()
+    for said in (
+        "no key 'batchsize'",
+        "no section 'trainings'",
+        "no model named 'CLS_4k_NPO'",
+        "no feature preset or extractor named 'FFT1024'",
+        "no target named 'F28P56'",
+        "no quantizer named 'npu_qta'",
+        "training_epochs, line 10: found 'many'",
+        "training.seed: found 'x'",
+        "no dataset named 'nobodys'",
+    ):
+        assert len([line for line in lines if said in line]) == 1, said
+    assert len(lines) == 9
+
+
+def test_two_files_that_cannot_be_read_are_both_named(tmp_path: Path, catalogue: Catalogue) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load([tmp_path / "one.yaml", tmp_path / "two.yaml"], [], catalogue)
+    assert [Path(line.partition(":")[0]).name for line in str(caught.value).splitlines()] == ["one.yaml", "two.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "most"),
+    [
+        ("training.training_epochs=1e9", "100,000"),
+        ("training.quantization_epochs=1e9", "100,000"),
+        ("training.batch_size=1e12", "1,048,576"),
+        ("training.learning_rate=1e6", "100"),
+        ("training.threads=100000", "1,024"),
+        ("training.weight_decay=1e300", "1e+12"),
+        ("training.quantization_calibration_count=1e18", "1,000,000"),
+        ("data_processing_feature_extraction.frame_size=1e15", "16,777,216"),
+        ("data_processing_feature_extraction.num_frame_concat=1e15", "1,000,000"),
+        ("compilation.max_flash_bytes=1e30", "1,099,511,627,776"),
+    ],
+)
+def test_a_number_beyond_all_sense_is_refused_with_the_bound(loaded: Loaded, wrong: str, most: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded("", wrong)
+    assert f"at most {most}." in str(caught.value)
 
 
 def test_an_extractor_gets_the_keys_that_it_reads(loaded: Loaded) -> None:
