@@ -34,18 +34,15 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
         FlowlabError: as the stage raised it (the flow run is then Failed), or if no API answers.
     """
     results: list[RunResult] = []
-    if server.api_url() is None:
-        first = "" if home.is_dir() else "; the first time it makes its database, which takes longer"
-        session.watch.said(f"Starting Prefect's temporary server{first}.")
-    with server.running(home) as url, _interruptible() as stopped:
+    with server.running(home, session.watch.said) as api, _interruptible() as stopped:
         from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flowlab.engine import flows
 
-        server.wait_until_healthy(url, home)
+        server.wait_until_healthy(api.url, home)
         work = work_of(session, results, stopped)
         # The heartbeat's thread would cost up to 1 s at the end; only temporary settings can switch it off.
-        settings = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        settings = {PREFECT_API_URL: api.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         with temporary_settings(settings), _quiet(), offered(work):
             try:
                 flows.pipeline(
@@ -53,8 +50,8 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
                 )
             finally:
                 _send_events()
-                if server.api_url() is None:
-                    _wait_until_written(url, session.name)
+                if api.kind == "temporary":
+                    _wait_until_written(api.url, session.name)
     return results[0]
 
 

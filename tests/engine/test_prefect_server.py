@@ -37,8 +37,8 @@ def test_the_database_is_inside_the_project_and_telemetry_is_off(tmp_path: Path)
 @pytest.mark.usefixtures("no_settings")
 def test_a_named_api_keeps_the_users_own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    with server.running(tmp_path / "home") as url:
-        assert url == "http://127.0.0.1:1/api"
+    with server.running(tmp_path / "home") as api:
+        assert api == server.Api("http://127.0.0.1:1/api", "named")
     assert "PREFECT_HOME" not in os.environ
     assert not (tmp_path / "home").exists()
 
