@@ -104,6 +104,24 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.predict import predict
+    from flowlab.engine.which_run import which_run
+    from flowlab.plugins import load as load_plugins
+
+    run = which_run(arguments.run, arguments.store, Path("artifacts"))
+    files = [Path(name) for name in arguments.recordings]
+    found = predict(run, files, load_plugins(), arguments.rate)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=2))
+        return 0
+    for warning in found.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for line in found.lines():
+        print(line)
+    return 0
+
+
 def _plugins(arguments: argparse.Namespace) -> int:
     from flowlab.plugins import KINDS, load
 
@@ -275,6 +293,16 @@ def _parser() -> argparse.ArgumentParser:
     _with_configs(plan)
     plan.add_argument("--json", action="store_true", help="print one JSON object")
     plan.set_defaults(command=_plan)
+
+    predict = commands.add_parser("predict", help="say what a run's program makes of new recordings")
+    predict.add_argument(
+        "run", metavar="RUN", help="a run's name or folder; a dataset's name, or 'latest', for its newest completed run"
+    )
+    predict.add_argument("recordings", nargs="+", metavar="RECORDING", help="files of the run's columns")
+    predict.add_argument("--rate", type=float, metavar="HZ", help="samples a second, to say times in seconds")
+    predict.add_argument("--json", action="store_true", help="print one JSON object")
+    predict.add_argument("--store", metavar="PATH", help="the store's folder (default: artifacts/.store)")
+    predict.set_defaults(command=_predict)
 
     demo = commands.add_parser("demo", help="run the example, from recordings to a report")
     _with_sets(demo)

@@ -124,7 +124,7 @@ def run(job: StageJob) -> StageResult:
         warnings += short
         if split == "train":
             _refuse_constant(cut.windows, spec["columns"])
-        features = _extract(extractor, chosen, cut.windows, shape)
+        features = extract_features(extractor, chosen, cut.windows, shape)
         _refuse_not_finite(features, cut, table)
         meta = {"classes": spec["classes"], "split": split, "provenance": _provenance(spec)}
         path = job.out / split / "features.arrow"
@@ -186,10 +186,20 @@ def _cut(table: RecordingTable, split: str, columns: tuple[int, ...], asked: Win
     return cut, [f"{len(short)} recordings of {split} are shorter than one window and give none ({few})"]
 
 
-def _extract(
+def extract_features(
     extractor: FeatureExtractor, chosen: Any, windows: NDArray[np.float32], shape: tuple[int, int, int]
 ) -> NDArray[np.float32]:
-    """Features of all windows, a batch at a time."""
+    """Features of all windows, a batch at a time.
+
+    Args:
+        extractor: what makes them.
+        chosen: its options.
+        windows: float32 ``(window, channel, length)``.
+        shape: (channel, height, width) of a feature, as the extractor announces it.
+
+    Raises:
+        OptionError: where the extractor gives another shape.
+    """
     import numpy as np
 
     out = np.empty((len(windows), *shape), np.float32)

@@ -47,11 +47,11 @@ class Runs:
             return None
         return value if isinstance(value, dict) else None
 
-    def newest_first(self, dataset: str) -> Iterator[Mapping[str, Any]]:
-        """The runs of a dataset."""
+    def newest_first(self, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
+        """The runs of a dataset, or of all."""
         folder = self._root / "runs"
         names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
         for name in names:
             value = self.read(name)
-            if value is not None and value.get("dataset") == dataset:
+            if value is not None and dataset in (None, value.get("dataset")):
                 yield value

@@ -1,0 +1,400 @@
+"""What a run's program says of new recordings: the run's windows and features, and the bytes that it compiled.
+
+Everything is taken from the records of the run: which windows, which extractor with which options, which program.
+So a prediction is the run's own answer, whatever has been written into config files since.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+from flowlab.errors import DataError, OptionError, StageError, StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowlab.contracts import Execution, FeatureExtractor, Plugin, Reader, Recording, Target
+    from flowlab.engine.which_run import StoredRun
+    from flowlab.signal.windowing import WindowOptions
+    from flowlab.store.records import Record
+
+OUTPUT = "output"  # the output that decides, where a network has several
+
+
+@dataclass(frozen=True)
+class Window:
+    """One decision: the samples ``start`` .. ``stop`` (exclusive), the class, and by how much it won.
+
+    ``margin`` is the distance of the best output to the second best, in the units of the network's output.
+    """
+
+    start: int
+    stop: int
+    label: str
+    margin: float
+    outputs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the program says of one recording, window by window, and by the vote of its windows."""
+
+    file: str
+    samples: int
+    windows: tuple[Window, ...]
+    counts: Mapping[str, int]
+    label: str  # the class with the most windows; of several the one that comes first
+    tie: bool
+    repairs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the program of one run says of recordings. ``rate_hz`` is None where nobody says it."""
+
+    run: str
+    dataset: str
+    device: str
+    execution: str
+    classes: tuple[str, ...]
+    rate_hz: float | None
+    recordings: tuple[Said, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What `flowlab predict --json` prints; every key is always there."""
+        return {
+            "run": self.run,
+            "dataset": self.dataset,
+            "device": self.device,
+            "execution": self.execution,
+            "classes": list(self.classes),
+            "rate_hz": self.rate_hz,
+            "recordings": [self._recording(one) for one in self.recordings],
+            "warnings": list(self.warnings),
+        }
+
+    def _recording(self, said: Said) -> dict[str, Any]:
+        return {
+            "file": said.file,
+            "samples": said.samples,
+            "class": said.label,
+            "tie": said.tie,
+            "counts": dict(said.counts),
+            "repairs": list(said.repairs),
+            "windows": [
+                {
+                    "start": window.start,
+                    "stop": window.stop,
+                    "start_s": self._seconds(window.start),
+                    "stop_s": self._seconds(window.stop),
+                    "class": window.label,
+                    "margin": window.margin,
+                    "outputs": list(window.outputs),
+                }
+                for window in said.windows
+            ],
+        }
+
+    def _seconds(self, sample: int) -> float | None:
+        return None if self.rate_hz is None else sample / self.rate_hz
+
+    def lines(self) -> tuple[str, ...]:
+        """For people: the run, then each recording with its vote and its class over time, equal classes together."""
+        made = [f"run {self.run} of {self.dataset}: its program for {self.device}, run by: {self.execution}"]
+        for said in self.recordings:
+            total = len(said.windows)
+            votes = ", ".join(f"{name} {count}" for name, count in said.counts.items() if count)
+            tie = ", a tie" if said.tie else ""
+            made += ["", f"{said.file}: {said.label} ({said.counts[said.label]} of {total} windows{tie}; {votes})"]
+            spans = [(self._span(run), run) for run in runs_of(said.windows)]
+            width = max(len(span) for span, _ in spans)
+            for span, run in spans:
+                count = f"{len(run)} window{'s' if len(run) > 1 else ''}"
+                made.append(f"  {span:>{width}}  {run[0].label} ({count})")
+            if rest := said.samples - said.windows[-1].stop:
+                made.append(f"  the last {rest} samples fill no window")
+            made += [f"  mended: {sentence}" for sentence in said.repairs]
+        return tuple(made)
+
+    def _span(self, run: Sequence[Window]) -> str:
+        if self.rate_hz is None:
+            return f"samples {run[0].start}-{run[-1].stop - 1}"
+        return f"{run[0].start / self.rate_hz:.3f}-{run[-1].stop / self.rate_hz:.3f} s"
+
+
+def runs_of(windows: Sequence[Window]) -> list[list[Window]]:
+    """Windows in order, those of one class that follow each other together."""
+    runs: list[list[Window]] = []
+    for window in windows:
+        if runs and runs[-1][0].label == window.label:
+            runs[-1].append(window)
+        else:
+            runs.append([window])
+    return runs
+
+
+def predict(run: StoredRun, files: Sequence[Path], catalogue: Any, rate_hz: float | None = None) -> Prediction:
+    """Run a run's program on recordings.
+
+    Args:
+        run: a run in a store, which came at least as far as ``compile``.
+        files: recordings, one file each.
+        catalogue: where the plugins that the run names are found.
+        rate_hz: samples a second; None takes the run's ``sampling_rate``, where its config says one.
+
+    Raises:
+        OptionError: for a rate that is none.
+        StoreError: where the run is incomplete, or its files are gone.
+        DataError: where a recording cannot be used, naming file and place.
+        StageError: where no execution of the device runs here, or one fails.
+    """
+    from flowlab.signal import windowing
+
+    if rate_hz is not None and not (math.isfinite(rate_hz) and rate_hz > 0):
+        raise OptionError(f"--rate {rate_hz:g}: samples a second are a positive number")
+    chain = _chain(run, catalogue)
+    target = cast("Target", _plugin(run.record("compile"), "target", catalogue)[0])
+    execution = _execution(run, target)
+    cuts = [_cut(path, chain, _read(path, run, catalogue), windowing.cut) for path in files]
+    features = _features(chain, cuts)
+    outputs = _run_program(run, execution, features)
+    said, at = [], 0
+    for cut in cuts:
+        said.append(_said(cut, outputs[at : at + len(cut.start)], chain))
+        at += len(cut.start)
+    rate = (
+        rate_hz if rate_hz is not None else (chain.windows.sampling_rate if chain.windows.sampling_rate > 1 else None)
+    )
+    return Prediction(
+        run=run.name,
+        dataset=run.dataset,
+        device=target.name,
+        execution=execution.name,
+        classes=chain.classes,
+        rate_hz=rate,
+        recordings=tuple(said),
+        warnings=changed(run, chain.extractor),
+    )
+
+
+# --- what the run decided ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """From a recording to features, as the run's stage ``extract`` did it."""
+
+    windows: WindowOptions
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    extractor: FeatureExtractor
+    options: Any
+
+
+def _chain(run: StoredRun, catalogue: Any) -> _Chain:
+    from flowlab.signal.windowing import WindowOptions
+
+    record = run.record("extract")
+    spec = json.loads(run.file("extract", "feature_spec", "feature_spec.json").read_text(encoding="utf-8"))
+    given: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in record.document["options"]["windows"].items()
+    }
+    try:
+        windows = WindowOptions(**given)
+    except TypeError as error:
+        raise StoreError(
+            f"run {run.name} was made by another version of flowlab: {error}. Run its config again"
+        ) from None
+    extractor, options = _plugin(record, "feature_extractor", catalogue)
+    channels, height, width = spec["shape"]
+    return _Chain(
+        windows,
+        tuple(spec["columns"]),
+        tuple(spec["classes"]),
+        (channels, height, width),
+        cast("FeatureExtractor", extractor),
+        options,
+    )
+
+
+def _plugin(record: Record, kind: str, catalogue: Any) -> tuple[Plugin, Any]:
+    """A plugin that a stage used, with the options that it had. Raises what the catalogue raises."""
+    said = record.document["plugins"][kind]
+    plugin: Plugin = catalogue.get(kind, said["name"])
+    return plugin, catalogue.options(plugin, said["options"])
+
+
+def _execution(run: StoredRun, target: Target) -> Execution:
+    """The first way to run the program that there is here, and that agreed when the run compared them.
+
+    Raises `StageError` where there is none.
+    """
+    from flowlab.engine.result import agreement_of
+
+    executions = target.executions()
+    agreed = [one.name for one in executions]  # nothing was compared where testing is switched off
+    if "simulate" in run.records:
+        agreed = agreement_of({"simulate": run.record("simulate")})["executions"]
+    reasons = []
+    for one in executions:
+        reason = one.missing() or ("" if one.name in agreed else "it did not run when the run compared them")
+        if not reason:
+            return one
+        reasons.append(f"{one.name}: {reason}")
+    raise StageError(f"no execution of {target.name} runs the program of {run.name} here: {'; '.join(reasons)}")
+
+
+def changed(run: StoredRun, extractor: FeatureExtractor) -> tuple[str, ...]:
+    """A sentence where the code or the libraries that make features are not those of the run's record any more."""
+    from flowlab.engine.facts import DiskFacts
+    from flowlab.stages.extract import STAGE
+
+    document = run.record("extract").document
+    plugin = document["plugins"]["feature_extractor"]
+    facts = DiskFacts(run.store)
+    code = {
+        **facts.code((STAGE.run.partition(":")[0], *STAGE.code)),
+        **facts.code((type(extractor).__module__, *extractor.code)),
+    }
+    libraries = {name: facts.version(name) for name in (*STAGE.libraries, *extractor.libraries)}
+    before = {**document["code"], **plugin["code"]}
+    versions = {**document["libraries"], **plugin["libraries"]}
+    other = [name for name in sorted({*code, *before}) if code.get(name) != before.get(name)]
+    other += [
+        f"{name} ({versions.get(name, 'absent')}, now {libraries.get(name, 'absent')})"
+        for name in sorted({*libraries, *versions})
+        if libraries.get(name) != versions.get(name)
+    ]
+    if not other:
+        return ()
+    few = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
+    return (
+        f"since run {run.name} was made, what makes features has changed ({few}): these features may differ from those "
+        "that its network learned from. Running its config again settles it",
+    )
+
+
+# --- recordings -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The windows of one recording, float32 ``(window, channel, length)``, and the sample where each starts."""
+
+    recording: Recording
+    windows: NDArray[np.float32]
+    start: NDArray[np.int64]
+
+
+def _read(path: Path, run: StoredRun, catalogue: Any) -> Recording:
+    """Read one file with the run's reader where it reads such files, else with the one that does."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name its recordings one by one")
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    used = run.records["ingest"].document["plugins"] if "ingest" in run.records else {}
+    reader: Reader | None = catalogue.find("reader", used["reader"]["name"]) if "reader" in used else None
+    if reader is not None and path.suffix.lower() in (known.lower() for known in reader.suffixes):
+        options = used["reader"]["options"]
+    else:
+        reader, options = catalogue.reader_for(path.suffix), {}
+    if reader is None:
+        known = ", ".join(sorted({end for one in catalogue.of_kind("reader") for end in one.item.suffixes}))
+        raise DataError(f"{path}: no reader for '{path.suffix}' files. Known: {known or 'none'}")
+    try:
+        return reader.read(path, str(path), catalogue.options(reader, options))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _cut(path: Path, chain: _Chain, recording: Recording, cut: Any) -> _Cut:
+    """Choose the run's columns by name and cut the run's windows."""
+    import numpy as np
+
+    missing = [name for name in chain.columns if name not in recording.columns]
+    if missing:
+        raise DataError(
+            f"{path}: no column '{missing[0]}'. The run looks at the columns {', '.join(chain.columns)}; "
+            f"the file has {', '.join(recording.columns)}"
+        )
+    columns = [recording.columns.index(name) for name in chain.columns]
+    samples = recording.samples
+    finite = np.isfinite(samples[:, columns]).all(axis=1)
+    if not finite.all():
+        raise DataError(f"{path}: sample {int(finite.argmin())} is not finite. Repair the recording")
+    windows, start = cut(samples, columns, chain.windows)
+    if not len(windows):
+        needed = chain.windows.length * chain.windows.factor
+        raise DataError(
+            f"{path}: {len(samples)} samples are too few for one window of the run, which takes about {needed}"
+        )
+    return _Cut(recording, windows, start)
+
+
+def _features(chain: _Chain, cuts: Sequence[_Cut]) -> NDArray[np.float32]:
+    import numpy as np
+
+    from flowlab.stages.extract import extract_features
+
+    features = np.concatenate(
+        [extract_features(chain.extractor, chain.options, one.windows, chain.shape) for one in cuts]
+    )
+    good = np.isfinite(features).reshape(len(features), -1).all(axis=1)
+    if not good.all():
+        owners = [(one.recording.id, int(start)) for one in cuts for start in one.start]
+        file, start = owners[int(good.argmin())]
+        raise DataError(f"{file}: the window from sample {start} on has features that are not finite")
+    return features
+
+
+def _run_program(run: StoredRun, execution: Execution, features: NDArray[np.float32]) -> NDArray[Any]:
+    """The program's deciding output, (window, output)."""
+    names = run.record("compile").outputs["program"]
+    program = {name: run.file("compile", "program", name) for name in names}
+    with TemporaryDirectory(prefix="flowlab-predict-") as scratch:  # a store may be read-only
+        try:
+            outcome = execution.run(program, features, Path(scratch))
+        except StageError as error:
+            raise StageError(f"execution '{execution.name}': {error}") from error
+    name = OUTPUT if OUTPUT in outcome.outputs else next(iter(outcome.outputs))
+    found: NDArray[Any] = outcome.outputs[name].reshape(len(features), -1)
+    return found
+
+
+def _said(cut: _Cut, outputs: NDArray[Any], chain: _Chain) -> Said:
+    import numpy as np
+
+    options = chain.windows
+    span = ((max(1, options.num_frame_concat) - 1) * options.hop + options.frame_size) * options.factor
+    best = outputs.argmax(axis=1)
+    ordered = np.sort(outputs, axis=1)
+    margins = ordered[:, -1] - ordered[:, -2] if outputs.shape[1] > 1 else np.zeros(len(outputs), outputs.dtype)
+    labels = [chain.classes[at] for at in best]
+    windows = tuple(
+        Window(
+            int(start), min(int(start) + span, len(cut.recording.samples)), label, margin.item(), tuple(row.tolist())
+        )
+        for start, label, margin, row in zip(cut.start, labels, margins, outputs, strict=True)
+    )
+    counts = {name: labels.count(name) for name in chain.classes}
+    most = max(counts.values())
+    winners = [name for name, count in counts.items() if count == most]
+    return Said(
+        cut.recording.id,
+        len(cut.recording.samples),
+        windows,
+        counts,
+        winners[0],
+        len(winners) > 1,
+        cut.recording.repairs,
+    )

@@ -1,0 +1,117 @@
+"""Which run is meant: by name, by dataset, by ``latest``, or by its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flowlab.errors import StoreError, did_you_mean
+from flowlab.store.objects import DamagedObject
+from flowlab.store.records import Record
+from flowlab.store.store import Store, store_root
+
+LATEST = "latest"
+SHOWN = 5  # names in an error
+HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run in a store: its name, its dataset, and the records of its stages, by stage."""
+
+    name: str
+    dataset: str
+    records: Mapping[str, Record]
+    store: Store
+
+    def record(self, stage: str) -> Record:
+        """The record of a stage. Raises `StoreError` where the run never came so far, or the record is gone."""
+        if stage not in self.records:
+            raise StoreError(
+                f"run {self.name} has no result of stage '{stage}': it was stopped before, its config leaves the stage "
+                "out, or its record is no longer in the store. Run its config again"
+            )
+        return self.records[stage]
+
+    def file(self, stage: str, role: str, name: str) -> Path:
+        """One file of a role, its bytes verified. Raises `StoreError` where it is gone."""
+        files = self.record(stage).outputs.get(role, {})
+        if name not in files:
+            raise StoreError(f"run {self.name}: no file {name} among its {role}. Run its config again")
+        try:
+            return self.store.objects.verified(files[name].sha256)
+        except DamagedObject as error:
+            raise StoreError(f"run {self.name}: {name} ({role}) cannot be used: {error} Run its config again") from None
+
+
+def which_run(asked: str, store: str | None, artifacts: Path) -> StoredRun:
+    """Find a run.
+
+    Args:
+        asked: a run's name, a dataset's name or ``latest`` (the newest completed run of it, or of all), or a folder.
+        store: the store's folder, or None for the default.
+        artifacts: where runs and the default store are. A run's folder given as a path has its own.
+
+    Raises:
+        StoreError: where there is no such run; it says which there are.
+    """
+    name = asked
+    folder = _folder(asked)
+    if folder is not None:
+        name, artifacts = folder.name, folder.parent.parent
+    found = Store(store_root(store, artifacts))
+    value = _named(found, name) if folder is not None else _named(found, name) or _newest(found, asked)
+    if value is None:
+        raise StoreError(_unknown(asked, found))
+    return StoredRun(str(value["run"]), str(value["dataset"]), _records(value, found), found)
+
+
+def _folder(asked: str) -> Path | None:
+    """The run's folder, ``latest`` followed to where it leads; None where it is no path of a folder."""
+    path = Path(asked)
+    if len(path.parts) < 2 and not path.is_symlink():
+        return None
+    return path.resolve() if path.is_dir() else None
+
+
+def _named(store: Store, name: str) -> Mapping[str, Any] | None:
+    if not name or "/" in name or name.startswith(".") or "\0" in name:
+        return None
+    run = store.runs.read(name)
+    return run if run is not None and all(isinstance(run.get(key), str) for key in ("run", "dataset")) else None
+
+
+def _newest(store: Store, asked: str) -> Mapping[str, Any] | None:
+    runs = store.runs.newest_first(None if asked == LATEST else asked)
+    return next((run for run in runs if run.get("state") == "Completed"), None)
+
+
+def _records(value: Mapping[str, Any], store: Store) -> dict[str, Record]:
+    stages = value.get("stages")
+    found = {}
+    for stage, fingerprint in stages.items() if isinstance(stages, dict) else ():
+        if not (str(stage).isidentifier() and isinstance(fingerprint, str) and HASH.fullmatch(fingerprint)):
+            continue  # whatever wrote it: nothing outside the records is touched
+        record = store.records.read(stage, fingerprint)
+        if record is not None:
+            found[stage] = record
+    return found
+
+
+def _unknown(asked: str, store: Store) -> str:
+    runs = list(store.runs.newest_first())
+    completed = [run for run in runs if run.get("state") == "Completed"]
+    datasets = list(dict.fromkeys(str(run.get("dataset")) for run in completed))
+    names = [str(run.get("run")) for run in runs]
+    if not runs:
+        return f"no run '{asked}': the store {store.root} has no runs. `flowlab run config.yaml` makes one"
+    if any(run.get("dataset") == asked for run in runs) or (asked == LATEST and not completed):
+        return f"no completed run of '{asked}' in the store {store.root}; name one of: {', '.join(names[:SHOWN])}"
+    more = ", ..." if len(names) > SHOWN else ""
+    return (
+        f"no run '{asked}' in the store {store.root}.{did_you_mean(asked, [*names, *datasets])} "
+        f"Runs: {', '.join(names[:SHOWN])}{more}. Datasets: {', '.join(datasets) or 'none'}"
+    )
