@@ -10,14 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from flowlab.contracts import NumberFormat, Rounding
+from flowlab.contracts import NumberFormat, Requantize, Rounding
 from flowlab.errors import GraphError
 
-IntArray = NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    IntArray = NDArray[np.int64]
+
+_GENERIC = Requantize(multiplier_bits=8, shift=(0, 31), bias_bits=32)
+GENERIC = NumberFormat(
+    name="generic",
+    by_weight_bits={8: _GENERIC, 4: _GENERIC, 2: _GENERIC},
+    activation_bits=(8, 4, 2),
+    per="channel",
+    power_of_two_scales={8: False, 4: False, 2: False},
+    zero_point=False,
+    unsigned_after_relu=True,
+    accumulator_bits=32,
+    saturation="clip",
+    bias_before_multiply=True,
+    rounding="floor",
+)
+"""Integers on a CPU: any scales, by a multiplier of 8 bits, which no core needs 64 bits for, and a shift."""
+
 HIGH_BITS = 31  # of TFLite's doubling high multiply
 WORD = 2**31
 
@@ -34,6 +53,8 @@ def scale_down(acc: IntArray, multiplier: IntArray, shift: IntArray, rounding: R
     Raises:
         GraphError: if the rounding is not known.
     """
+    import numpy as np
+
     if rounding == "double":
         return _double(acc, multiplier, shift)
     right = np.maximum(shift, 0)
@@ -48,6 +69,8 @@ def scale_down(acc: IntArray, multiplier: IntArray, shift: IntArray, rounding: R
 
 
 def _double(acc: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
+    import numpy as np
+
     left, right = np.maximum(HIGH_BITS - shift, 0), np.maximum(shift - HIGH_BITS, 0)
     wide = np.clip(np.clip(acc, -WORD, WORD - 1) << np.minimum(left, HIGH_BITS), -WORD, WORD - 1)
     product = wide * multiplier
@@ -96,6 +119,8 @@ def requantize_by(format: NumberFormat, case: Case, weight_bits: int = 8) -> int
     Raises:
         GraphError: where the format has no such width, or a parameter does not fit it.
     """
+    import numpy as np
+
     if weight_bits not in format.by_weight_bits:
         raise GraphError(f"number format '{format.name}' has no {weight_bits}-bit weights")
     _check_fits(format, case, weight_bits)
@@ -122,6 +147,8 @@ def _check_fits(format: NumberFormat, case: Case, weight_bits: int) -> None:
 
 
 def _into(values: IntArray, low: int, high: int, saturation: str) -> IntArray:
+    import numpy as np
+
     if saturation == "clip":
         return np.clip(values, low, high)
     return (values - low) % (high - low + 1) + low

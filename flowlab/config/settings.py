@@ -19,9 +19,14 @@ from flowlab.config.sections import (
     defaults,
 )
 from flowlab.config.unread import NOT_BUILT
-from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError
+from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError, did_you_mean
 
 MIN_QUANTIZATION_EPOCHS = 10
+SHORT_FORMS: Mapping[int, Mapping[str, str]] = {
+    0: {"QAT": "none", "PTQ": "none"},
+    1: {"QAT": "generic_qat", "PTQ": "generic_ptq"},
+}
+"""What ``quantization: 0`` and ``1`` are short for, by method; ``2`` is what the target brings."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,25 @@ class Config:
         return self.training.quantization != 0
 
     def effective_activation_bits(self, catalogue: Any) -> int:
-        """The activation width that the target's format has: the one asked for, or its widest."""
-        formats = getattr(catalogue.get("target", self.common.target_device), "formats", {})
-        known: tuple[int, ...] = formats["npu"].activation_bits if "npu" in formats else (8,)
+        """The activation width that the quantizer's format has on this target: the one asked for, or its widest.
+
+        It is the one asked for where nothing is quantized, or where the target has no such format.
+        """
         asked = self.training.quantization_activation_bitwidth
-        return asked if self.training.quantization == 1 or asked in known else max(known)
+        quantizer = catalogue.find("quantizer", self._chosen(catalogue))
+        formats: Mapping[str, Any] = catalogue.get("target", self.common.target_device).formats
+        if quantizer is None or quantizer.format not in formats:
+            return asked
+        known: tuple[int, ...] = formats[quantizer.format].activation_bits
+        return asked if asked in known else max(known)
+
+    def _chosen(self, catalogue: Any) -> str:
+        """The quantizer's name without a check; empty where the target brings none."""
+        if self.training.quantizer is not None:
+            return self.training.quantizer
+        method = self.training.quantization_method
+        own: Mapping[str, str] = catalogue.get("target", self.common.target_device).quantizers
+        return SHORT_FORMS.get(self.training.quantization, own).get(method, "")
 
     def check_built(self) -> None:
         """Raise `NotBuiltYet` for the first key that asks for what this version does not have."""
@@ -107,37 +126,33 @@ class Config:
             for key, what in keys.items():
                 if getattr(self.section(section), key) != defaults(section)[key]:
                     raise NotBuiltYet(f"{self.where(section, key)}: {what} is not built yet. Leave the key out")
-        mode, bits = self.training.quantization, self.training.quantization_weight_bitwidth
-        if mode != 2 and self.training.quantizer is None:
-            name = {0: "no quantization (0)", 1: "generic quantization (1)"}[mode]
-            raise NotBuiltYet(
-                f"{self.where('training', 'quantization')}: {name} is not built yet. Use 'quantization: 2'"
-            )
-        if bits < 8:
-            raise NotBuiltYet(
-                f"{self.where('training', 'quantization_weight_bitwidth')}: {bits}-bit weights are not built yet. Use 8"
-            )
 
     def quantizer_name(self, catalogue: Any) -> str:
-        """The quantizer that the run uses: ``training.quantizer``, else the target's own for the method.
+        """The quantizer that the run uses: ``training.quantizer``, else what ``quantization`` is short for.
 
         Raises:
             NotBuiltYet: for what this version does not have.
-            ConfigError: where the target has none for this method, or the named one contradicts the method.
+            ConfigError: where the target has none for this method, no package brings it, or the named one contradicts
+                the method.
         """
         self.check_built()
         method = self.training.quantization_method
         if self.training.quantizer is not None:
             return self._named_quantizer(self.training.quantizer, method, catalogue)
-        device = self.common.target_device
-        own: Mapping[str, str] = catalogue.get("target", device).quantizers
-        if method not in own:
-            known = ", ".join(sorted(own)) or "none: every layer runs on the CPU"
+        mode, device = self.training.quantization, self.common.target_device
+        name = self._chosen(catalogue)
+        if not name:
+            own = catalogue.get("target", device).quantizers
+            known = f"it has one for {', '.join(sorted(own))}" if own else "it has no accelerator"
             raise ConfigError(
-                f"{self.where('training', 'quantization_method')}: '{device}' has no quantizer of its own for "
-                f"{method}. It has: {known}"
+                f"{self.where('training', 'quantization')}: '{device}' has no quantizer of its own for {method}: "
+                f"{known}. Write 'quantization: 1': integers for any CPU"
             )
-        return own[method]
+        try:
+            catalogue.get("quantizer", name)
+        except FlowlabError as error:
+            raise ConfigError(f"{self.where('training', 'quantization')}: {mode} needs '{name}': {error}") from None
+        return name
 
     def _named_quantizer(self, name: str, method: str, catalogue: Any) -> str:
         try:
@@ -146,7 +161,7 @@ class Config:
             raise ConfigError(f"{self.where('training', 'quantizer')}: {error}") from None
         trains = "QAT" if quantizer.trains else "PTQ"
         asked = self.tier("training", "quantization_method") != "built-in"
-        if asked and trains != method:
+        if asked and quantizer.format and trains != method:
             raise ConfigError(
                 f"{self.where('training', 'quantization_method')}: found {method}, but the quantizer '{name}' is "
                 f"{trains}. Leave one of the two out"
@@ -168,9 +183,13 @@ def extractor_options(config: Config, extractor: Any) -> dict[str, Any]:
     section = config.data_processing_feature_extraction
     values = {name: getattr(section, name) for name in names if name in defaults("data_processing_feature_extraction")}
     extra = config.options_for("data_processing_feature_extraction", "feature_extraction_name")
-    unknown = [key for key in extra if key not in names]
-    if unknown:
-        raise OptionError(f"feature extractor '{extractor.name}': no option '{unknown[0]}'. Known: {', '.join(names)}")
+    for key in extra:
+        if key not in names:
+            where = config.where("data_processing_feature_extraction", "feature_extraction_name")
+            raise OptionError(
+                f"{where}: feature extractor '{extractor.name}': no option '{key}'.{did_you_mean(key, names)} "
+                f"Known: {', '.join(names)}"
+            )
     return {**values, **extra}
 
 

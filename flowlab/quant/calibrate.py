@@ -28,8 +28,7 @@ from flowlab.quant.steps import (
     value_of,
 )
 
-SIGNED = (-128, 127)
-UNSIGNED = (0, 255)
+OUTPUT_BITS = 8  # of the network's output, whatever the activations have: narrower ones tie
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,34 @@ class Scales:
     inputs: dict[str, observe.InputNumbers] = field(default_factory=dict)
 
 
-def calibrate(steps: Steps, features: NDArray[np.float32], format: NumberFormat, weight_bits: int) -> Scales:
+@dataclass(frozen=True)
+class _Widths:
+    """What the choice of one network's scales needs to know besides its values."""
+
+    format: NumberFormat
+    weight: int
+    activation: int
+    output: str
+    wide: frozenset[str]  # values that keep 8 bits
+
+    @property
+    def free(self) -> bool:
+        """Whether ratios of scales may be anything."""
+        return not self.format.power_of_two_scales.get(self.weight, False)
+
+    def bits(self, name: str) -> int:
+        """Of a value."""
+        return OUTPUT_BITS if name in self.wide else self.activation
+
+
+def calibrate(
+    steps: Steps, features: NDArray[np.float32], format: NumberFormat, weight_bits: int, activation_bits: int = 8
+) -> Scales:
     """Scales of every value and layer.
+
+    Every value between the layers has ``activation_bits``, the quantized input too: it is an activation like the
+    others (npu-arithmetic, section 1). Only the network's output keeps 8 bits, with the value that a pool or a change
+    of shape hands on to it.
 
     Args:
         features: calibration windows from the training split, shape ``(window, channel, height, width)``.
@@ -63,6 +88,7 @@ def calibrate(steps: Steps, features: NDArray[np.float32], format: NumberFormat,
     form = format.by_weight_bits.get(weight_bits)
     if form is None:
         raise QuantizationError(f"number format '{format.name}' has no {weight_bits}-bit weights.")
+    widths = _Widths(format, weight_bits, activation_bits, steps.output, _wide(steps))
     scales = Scales()
     values = {steps.input: torch.from_numpy(np.ascontiguousarray(features)).double()}
     with torch.no_grad():
@@ -70,7 +96,7 @@ def calibrate(steps: Steps, features: NDArray[np.float32], format: NumberFormat,
             name = value_of(step)
             value = values[name] = real_value(step, values[step.source])
             observe.check_finite(name, value.numpy())
-            _choose(scales, step, value, last=name == steps.output, format=format, bits=weight_bits)
+            _choose(scales, step, value, widths)
     return scales
 
 
@@ -98,48 +124,62 @@ def _channels(values: NDArray[np.float64], like: Tensor) -> Tensor:
     return torch.from_numpy(values).to(like).reshape((1, -1) + (1,) * (like.ndim - 2))
 
 
-def _choose(scales: Scales, step: Step, value: Tensor, *, last: bool, format: NumberFormat, bits: int) -> None:
+def _wide(steps: Steps) -> frozenset[str]:
+    """The output, and what stands behind it without a scale of its own."""
+    makers = {value_of(step): step for step in steps.steps}
+    names = [steps.output]
+    while isinstance(step := makers[names[-1]], PoolStep | FlattenStep):
+        names.append(step.source)
+    return frozenset(names)
+
+
+def _choose(scales: Scales, step: Step, value: Tensor, widths: _Widths) -> None:
     name, values = value_of(step), observe.sample(value.numpy())
     if isinstance(step, PoolStep | FlattenStep):
         scales.scale[name], scales.range[name] = scales.scale[step.source], scales.range[step.source]
         return
-    low, high = scales.range[name] = _range(step, scales)
+    bits, form = widths.bits(name), widths.format.by_weight_bits[widths.weight]
+    low, high = scales.range[name] = _range(step, scales, bits)
     if isinstance(step, InputStep):
         scales.scale[name] = observe.input_scale(name, values, low, high)
-        observe.check_levels(name, values, scales.scale[name])
-        scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, scales.scale[name])
+        observe.check_levels(name, values, scales.scale[name], 2**bits)
+        scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, scales.scale[name], bits)
     elif isinstance(step, LayerStep):
         source = scales.scale[step.source]
-        wanted = _output_scale(values, low, high) if last else observe.ratio_scale(values, source, low, high)
+        choose = observe.free_scale if widths.free else observe.ratio_scale
+        last = name == widths.output
+        wanted = _output_scale(values, low, high) if last else choose(values, source, low, high)
         scales.layers[step.name] = observe.layer_scales(
             step.name,
             weight=step.weight,
             bias=step.bias,
             input_scale=source,
             output_scale=wanted or source,
-            bits=bits,
-            form=format.by_weight_bits[bits],
+            bits=widths.weight,
+            form=form,
+            power_of_two=not widths.free,
         )
         scales.scale[name] = scales.layers[step.name].output
     elif isinstance(step, AverageStep):
-        source, most = scales.scale[step.source], format.by_weight_bits[bits].shift[1]
+        source, most = scales.scale[step.source], form.shift[1]
         shift = observe.pool_shift(values, source, step.area, low=low, high=high, most=most)
         scales.averages[step.name] = shift
         scales.scale[name] = source * 2.0**shift / step.area
     else:
         scales.scale[name] = observe.range_scale(values, low, high) or scales.scale[step.source]
-    observe.check_levels(name, values, scales.scale[name])
+    observe.check_levels(name, values, scales.scale[name], 2**bits)
 
 
 def _output_scale(values: FloatArray, low: int, high: int) -> float:
     return observe.range_scale(values, low, high) * observe.HEADROOM
 
 
-def _range(step: Step, scales: Scales) -> tuple[int, int]:
+def _range(step: Step, scales: Scales, bits: int) -> tuple[int, int]:
+    unsigned = False
     if isinstance(step, LayerStep):
-        return UNSIGNED if step.clip[0] == 0 else SIGNED
-    if isinstance(step, AverageStep):
-        return UNSIGNED if step.clip[0] == 0 or scales.range[step.source] == UNSIGNED else SIGNED
-    if isinstance(step, TableStep) and step.function == "relu":
-        return UNSIGNED
-    return SIGNED
+        unsigned = step.clip[0] == 0
+    elif isinstance(step, AverageStep):
+        unsigned = step.clip[0] == 0 or scales.range[step.source][0] == 0
+    elif isinstance(step, TableStep):
+        unsigned = step.function == "relu"
+    return (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

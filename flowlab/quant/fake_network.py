@@ -33,14 +33,16 @@ from flowlab.quant.steps import (
 )
 
 EXACT = 2.0**24  # float32 holds every whole number up to here
+MOST_BIAS_BITS = 31  # so that a sum and its bias stay inside 32 bits, whatever the machine has for a bias
 
 
 @dataclass(frozen=True)
 class LayerIntegers:
-    """The integers of a layer as they ship: weight int8, bias (with the rounding offset) and shift int32 a channel."""
+    """The integers of a layer as they ship: weight int8; bias (with the rounding offset), multiplier, shift int32."""
 
     weight: NDArray[np.int8]
     bias: NDArray[np.int32]
+    multiplier: NDArray[np.int32]
     shift: NDArray[np.int32]
 
 
@@ -81,16 +83,17 @@ class FakeLayer(nn.Module):
         self.weight = nn.Parameter(torch.from_numpy(step.weight).float())
         self.bias = nn.Parameter(torch.from_numpy(step.bias).float())
         self.weight_limit = 2 ** (bits - 1) - 1
-        self.bias_bits = form.bias_bits
-        self.shift = chosen.shift
+        self.bias_bits = min(form.bias_bits, MOST_BIAS_BITS)
+        self.multiplier, self.shift = chosen.multiplier, chosen.shift
         channels = (-1,) + (1,) * (step.weight.ndim - 1)
         self.register_buffer("weight_scale", torch.from_numpy(chosen.weight).float().reshape(channels))
         self.register_buffer("sum_scale", torch.from_numpy(chosen.weight * source).float())
-        half = np.where(chosen.shift > 0, np.exp2(chosen.shift - 1.0), 0.0)
+        half = np.where(chosen.shift > 0, np.exp2(chosen.shift - 1.0) / chosen.multiplier, 0.0)
         self.register_buffer("offset", torch.from_numpy(half).float())
         shape = (1, -1) + (1,) * (len(step.shape) - 1)
         self.register_buffer(
-            "factor", torch.from_numpy(np.exp2(-chosen.shift.astype(np.float64))).float().reshape(shape)
+            "factor",
+            torch.from_numpy(chosen.multiplier * np.exp2(-chosen.shift.astype(np.float64))).float().reshape(shape),
         )
         self.low, self.high = clip_limits(step.clip, scales.scale[value_of(step)], scales.range[value_of(step)])
         self.largest_input = float(max(abs(limit) for limit in scales.range[step.source]))
@@ -100,9 +103,15 @@ class FakeLayer(nn.Module):
         """Integers -> integers."""
         weight = self.whole_weight()
         bias = self.whole_bias()
-        if not self.training and self._leaves_float32(weight, bias):
-            return self._requantize(x.double(), weight.double(), bias.double()).float()
-        return self._requantize(x, weight, bias)
+        if self.training:  # a rounding of the product may move a value that lies at a tie; never in evaluation
+            return self._requantize(self._sums(x, weight, bias))
+        bounds = weight.abs().flatten(1).sum(1) * self.largest_input + bias.abs()
+        if bool(bounds.max() >= EXACT):
+            return self._requantize(self._sums(x.double(), weight.double(), bias.double())).float()
+        sums = self._sums(x, weight, bias)
+        if bool((bounds.double() * torch.from_numpy(self.multiplier)).max() >= EXACT):
+            return self._requantize(sums.double()).float()
+        return self._requantize(sums)
 
     def whole_weight(self) -> Tensor:
         """The weights as they ship."""
@@ -113,17 +122,13 @@ class FakeLayer(nn.Module):
         limit = 2.0 ** (self.bias_bits - 1) - 1
         return round_clip(self.bias / self.sum_scale + self.offset, -limit, limit)
 
-    def _requantize(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _sums(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.step.geometry:
-            weight = weight.transpose(2, 3) if self.turned else weight
-            sums = convolve(x, weight, self.geometry, bias)
-        else:
-            sums = F.linear(x, weight, bias)
-        return floor_clip(sums * self.factor.to(sums.dtype), self.low, self.high)
+            return convolve(x, weight.transpose(2, 3) if self.turned else weight, self.geometry, bias)
+        return F.linear(x, weight, bias)
 
-    def _leaves_float32(self, weight: Tensor, bias: Tensor) -> bool:
-        bounds = weight.abs().flatten(1).sum(1) * self.largest_input + bias.abs()
-        return bool(bounds.max() >= EXACT)
+    def _requantize(self, sums: Tensor) -> Tensor:
+        return floor_clip(sums * self.factor.to(sums.dtype), self.low, self.high)
 
     def integers(self) -> LayerIntegers:
         """What ships.
@@ -136,14 +141,18 @@ class FakeLayer(nn.Module):
             limit = 2.0 ** (self.bias_bits - 1) - 1
             wanted = torch.round(self.bias / self.sum_scale + self.offset).double()
             bounds = weight.abs().flatten(1).sum(1) * self.largest_input
-        for channel in torch.nonzero(
-            (wanted.abs() > limit) & (limit <= bounds + 256 * 2.0 ** torch.from_numpy(self.shift))
-        ):
+        clipped = bounds + 256 * 2.0 ** torch.from_numpy(self.shift) / torch.from_numpy(self.multiplier)
+        for channel in torch.nonzero((wanted.abs() > limit) & (limit <= clipped)):
             raise QuantizationError(
                 f"{self.step.name}: the bias of channel {int(channel)} became {float(wanted[channel]):.0f}, and the "
                 f"machine holds {self.bias_bits} bits. Use a lower learning rate or more calibration data."
             )
-        return LayerIntegers(weight.numpy().astype(np.int8), bias.numpy().astype(np.int32), self.shift.astype(np.int32))
+        return LayerIntegers(
+            weight.numpy().astype(np.int8),
+            bias.numpy().astype(np.int32),
+            self.multiplier.astype(np.int32),
+            self.shift.astype(np.int32),
+        )
 
 
 class FakeAverage(nn.Module):
@@ -185,7 +194,7 @@ class FakePool(nn.Module):
 
 
 class FakeTable(nn.Module):
-    """An activation as a table of 256 entries."""
+    """An activation as a table with one entry for each integer of its input."""
 
     entries: Tensor
     slopes: Tensor
@@ -193,9 +202,9 @@ class FakeTable(nn.Module):
     def __init__(self, step: TableStep, scales: Scales) -> None:
         super().__init__()
         source, scale = scales.scale[step.source], scales.scale[step.name]
-        self.least, most = scales.range[step.source]
+        self.least, self.most = scales.range[step.source]
         self.low, self.high = scales.range[step.name]
-        x = (torch.arange(self.least, most + 1, dtype=torch.float64) * source).requires_grad_()
+        x = (torch.arange(self.least, self.most + 1, dtype=torch.float64) * source).requires_grad_()
         with torch.enable_grad():
             y = activate(step.function, step.attributes, x)
             (slopes,) = torch.autograd.grad(y.sum(), x)

@@ -12,18 +12,29 @@ from flowlab.errors import QuantizationError
 from flowlab.quant.steps import FloatArray
 
 FEWEST_LEVELS = 2.0  # between the 1st and the 99th hundredth of a tensor's values; below, an outlier has flattened it
+FEWEST_PART = 8  # ... and an eighth of the levels that there are, where that is less (activations of 4 and 2 bits)
 HEADROOM = 1.25  # of the output: test data and training go beyond what calibration showed, and a clipped logit ties
 MOST_VALUES = 1 << 18  # enough to choose a scale by
 FINER_STEPS = 4  # how many halvings below the range a scale may be chosen
+STEPS_A_HALVING = 16  # of a weight's scale, where it is free
+DEAD_RATIO = 2.0**-4  # output scale / input scale * M / 2^R of a channel without weights: only its bias is left
+BIAS_BITS = 24  # more than these buy no accuracy, and make sums and products wider
+BIAS_HEADROOM = 1.25  # training may move a bias after its scale is chosen
 DOUBLINGS = 12  # how far an output's scale may be coarsened until shift and bias fit
+
+
+IntArray = NDArray[np.int64]
+Chosen = tuple[IntArray, IntArray, str]  # multipliers, shifts, what does not fit
+_NONE: IntArray = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class LayerScales:
-    """Scales of a layer: ``output`` of its result, ``weight`` and ``shift`` one a channel; sw * sx / sy = 2^-shift."""
+    """Scales of a layer: ``output`` of its result, the others one a channel; sw * sx / sy = multiplier / 2^shift."""
 
     output: float
     weight: FloatArray
+    multiplier: NDArray[np.int64]
     shift: NDArray[np.int64]
 
 
@@ -44,13 +55,14 @@ def check_finite(name: str, values: NDArray[np.floating]) -> None:
         )
 
 
-def check_levels(name: str, values: FloatArray, scale: float) -> None:
-    """QuantizationError where nearly all values of a tensor fall on one level."""
+def check_levels(name: str, values: FloatArray, scale: float, levels: int = 256) -> None:
+    """QuantizationError where nearly all values of a tensor fall on one of its ``levels``."""
     low, high = np.quantile(values, (0.01, 0.99))
-    if 0 < (high - low) / scale < FEWEST_LEVELS:
+    fewest = min(FEWEST_LEVELS, levels / FEWEST_PART)
+    if 0 < (high - low) / scale < fewest:
         raise QuantizationError(
             f"{name}: an outlier of {np.abs(values).max():.3g} flattens the tensor: 98 of 100 calibration values in "
-            f"{low:.3g} .. {high:.3g}, which is less than {FEWEST_LEVELS:.0f} steps of {scale:.3g}. "
+            f"{low:.3g} .. {high:.3g}, which is less than {fewest:g} steps of {scale:.3g}. "
             "Remove the outlier from the training split, or limit it in the feature extraction."
         )
 
@@ -77,6 +89,16 @@ def input_scale(name: str, values: FloatArray, low: int, high: int) -> float:
     widest = range_scale(values, low, high)
     if widest == 0:
         raise QuantizationError(f"{name}: every calibration value is 0; there is nothing to quantize.")
+    return _free(values, widest, low, high)
+
+
+def free_scale(values: FloatArray, input_scale: float, low: int, high: int) -> float:
+    """A scale without a law, by least squares; the input's own where all values are 0."""
+    widest = range_scale(values, low, high)
+    return _free(values, widest, low, high) if widest else input_scale
+
+
+def _free(values: FloatArray, widest: float, low: int, high: int) -> float:
     return best_scale(values, [widest * 2.0 ** (-step / 8) for step in range(8 * FINER_STEPS + 1)], low, high)
 
 
@@ -99,27 +121,31 @@ def layer_scales(
     output_scale: float,
     bits: int,
     form: Requantize,
+    power_of_two: bool = True,
 ) -> LayerScales:
     """Scales and shifts of a layer's weights by least squares, for each channel, such that shift and bias fit.
+
+    Ratios of scales are powers of two, or (not ``power_of_two``) any ``multiplier / 2^shift`` with a multiplier as
+    large as the machine allows; the weights' scale is then exactly what these two say.
 
     The output's scale is doubled as often as it takes.
 
     Raises:
         QuantizationError: naming layer, channel, value and limit where `DOUBLINGS` are not enough.
     """
+    choose = _shifts if power_of_two else _multipliers
     scale = output_scale
     for _ in range(DOUBLINGS + 1):
-        shift, trouble = _shifts(weight, bias, scale / input_scale, scale=scale, bits=bits, form=form)
+        multiplier, shift, trouble = choose(weight, bias, scale / input_scale, scale=scale, bits=bits, form=form)
         if not trouble:
-            return LayerScales(scale, np.exp2(-shift.astype(np.float64)) * (scale / input_scale), shift)
+            ratio = multiplier * np.exp2(-shift.astype(np.float64))
+            return LayerScales(scale, np.asarray(ratio * (scale / input_scale)), multiplier, shift)
         scale *= 2
     raise QuantizationError(f"{name}: {trouble}, even with an output scale {2**DOUBLINGS} times as coarse.")
 
 
-def _shifts(
-    weight: FloatArray, bias: FloatArray, ratio: float, *, scale: float, bits: int, form: Requantize
-) -> tuple[NDArray[np.int64], str]:
-    """The shift of each channel, and what does not fit (or an empty text)."""
+def _shifts(weight: FloatArray, bias: FloatArray, ratio: float, *, scale: float, bits: int, form: Requantize) -> Chosen:
+    """Multipliers of 1, the shift of each channel, and what does not fit (or an empty text)."""
     flat = weight.reshape(weight.shape[0], -1)
     limit = 2 ** (bits - 1) - 1
     least, most = form.shift
@@ -136,15 +162,44 @@ def _shifts(
     fits = (needed < most_bias) | constant
     for channel in np.flatnonzero(~fits[:-1].any(axis=0)):
         value = abs(bias[channel] / scale)
-        return np.zeros(
-            0, np.int64
-        ), f"the bias of channel {channel} is {value:.3g} output steps, beyond {form.bias_bits} bits"
+        return _NONE, _NONE, f"the bias of channel {channel} is {value:.3g} output steps, beyond {form.bias_bits} bits"
     shifts = candidates[np.argmin(np.where(fits, errors, np.inf), axis=0)]
     for channel in np.flatnonzero(shifts < least):
         largest = np.abs(flat[channel]).max()
         found = f"{largest:.3g}, {largest / ratio:.3g} times output scale / input scale"
-        return np.zeros(0, np.int64), f"channel {channel} has a weight of {found}, which needs a shift below {least}"
-    return shifts.astype(np.int64), ""
+        return _NONE, _NONE, f"channel {channel} has a weight of {found}, which needs a shift below {least}"
+    return np.ones(len(flat), np.int64), shifts.astype(np.int64), ""
+
+
+def _multipliers(
+    weight: FloatArray, bias: FloatArray, ratio: float, *, scale: float, bits: int, form: Requantize
+) -> Chosen:
+    """Multiplier and shift of each channel, and what does not fit (or an empty text).
+
+    Steps between the range of the weights and a sixteenth of it are tried; none is so fine that the bias leaves its
+    width, or so fine that the largest shift leaves no multiplier.
+    """
+    flat = weight.reshape(weight.shape[0], -1)
+    limit, largest = 2 ** (bits - 1) - 1, 2**form.multiplier_bits - 1
+    widest = np.abs(flat).max(axis=1) / limit / ratio
+    widest = np.where(widest > 0, widest, DEAD_RATIO)
+    room = 2 ** (min(form.bias_bits, BIAS_BITS) - 1) - 1
+    finest = np.maximum(BIAS_HEADROOM * (np.abs(bias / scale) + 0.5) / room, (largest + 1) / 2.0 ** (form.shift[1] + 1))
+    for channel in np.flatnonzero(np.maximum(widest, finest) * 2.0 ** form.shift[0] > largest):
+        value, found = abs(bias[channel] / scale), np.abs(flat[channel]).max()
+        text = f"channel {channel} has a weight of {found:.3g} and a bias of {value:.3g} output steps, which need a "
+        return _NONE, _NONE, text + f"multiplier above {largest} or a bias beyond {form.bias_bits} bits"
+    best = np.full(len(flat), np.inf)
+    multipliers, shifts = np.zeros(len(flat), np.int64), np.zeros(len(flat), np.int64)
+    for step in range(STEPS_A_HALVING * FINER_STEPS + 1):
+        wanted = np.maximum(widest * 2.0 ** (-step / STEPS_A_HALVING), finest)
+        shift = np.clip(np.floor(np.log2(largest / wanted)), *form.shift)
+        multiplier = np.rint(wanted * 2.0**shift)
+        step_size = (multiplier * 2.0**-shift * ratio)[:, None]
+        errors = ((np.clip(np.rint(flat / step_size), -limit, limit) * step_size - flat) ** 2).sum(axis=1)
+        better = errors < best  # of equal ones the first, which is the coarsest
+        best[better], multipliers[better], shifts[better] = errors[better], multiplier[better], shift[better]
+    return multipliers, shifts, ""
 
 
 def pool_shift(sums: FloatArray, input_scale: float, area: int, *, low: int, high: int, most: int) -> int:
@@ -174,14 +229,17 @@ MOST_MULTIPLIER = 2**24  # float32 holds it; more than 12 bits only for variable
 MOST_SHIFT = 23  # so that (x + bias) * multiplier of an unclipped input stays below 2^30
 
 
-def input_numbers(name: str, bias: FloatArray, factor: FloatArray, scale: float) -> InputNumbers:
+def input_numbers(name: str, bias: FloatArray, factor: FloatArray, scale: float, bits: int = 8) -> InputNumbers:
     """Multiplier and shift of each channel for ``(x + bias) * factor / scale``, rounded to nearest.
+
+    Args:
+        bits: of the result; each bit less than 8 leaves one more for the shift.
 
     Raises:
         QuantizationError: naming the channel, where the factor is too large for a shift to the right, or rounds to 0.
     """
-    wanted = factor / scale
-    shift = np.clip(MULTIPLIER_BITS - 1 - np.floor(np.log2(np.abs(wanted))), 0, MOST_SHIFT).astype(np.int64)
+    wanted, most = factor / scale, MOST_SHIFT + 8 - bits
+    shift = np.clip(MULTIPLIER_BITS - 1 - np.floor(np.log2(np.abs(wanted))), 0, most).astype(np.int64)
     multiplier = np.rint(wanted * 2.0**shift)
     over = np.abs(multiplier) >= 2**MULTIPLIER_BITS
     shift = np.where(over & (shift > 0), shift - 1, shift)
@@ -190,7 +248,7 @@ def input_numbers(name: str, bias: FloatArray, factor: FloatArray, scale: float)
         if not LEAST_MULTIPLIER <= abs(multiplier[channel]) <= MOST_MULTIPLIER:
             raise QuantizationError(
                 f"{name}: variable {channel} needs the factor {wanted[channel]:.3g}, which no multiplier of 8 to 24 "
-                f"bits with a shift of 0 to {MOST_SHIFT} gives. "
+                f"bits with a shift of 0 to {most} gives. "
                 f"Scale the variable by {2.0 ** np.rint(np.log2(abs(wanted[channel]))):.3g} in the feature extraction."
             )
     half = 0.5 * 2.0**shift / multiplier  # floor((x + bias) * m / 2^r) rounds to nearest with half a step added

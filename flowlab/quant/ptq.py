@@ -15,7 +15,6 @@ from flowlab.quant.fidelity import first_bad_layer
 from flowlab.quant.fold import fold
 from flowlab.quant.to_graph import to_graph
 
-ACTIVATION_BITS = 8  # the only width built yet
 LARGE_ERROR = 0.5  # of the outputs' size, beyond which a quantized network is another network
 
 
@@ -31,12 +30,16 @@ def wrap(job: QuantizeJob) -> FakeQuantized:
         raise QuantizationError(
             f"number format '{job.format.name}' has no {job.weight_bits}-bit weights. Known: {known}."
         )
-    if form.multiplier_bits or not job.format.power_of_two_scales.get(job.weight_bits, False):
+    if not form.multiplier_bits and not job.format.power_of_two_scales.get(job.weight_bits, False):
         raise QuantizationError(
-            f"weights of {job.weight_bits} bits need scales that are no powers of two: not built yet. Use 8 bits."
+            f"number format '{job.format.name}' has no multiplier for {job.weight_bits}-bit weights: the ratios "
+            "of their scales are powers of two, and it says that they are not."
         )
-    if job.activation_bits != ACTIVATION_BITS or ACTIVATION_BITS not in job.format.activation_bits:
-        raise QuantizationError(f"activations of {job.activation_bits} bits are not built yet. Use 8 bits.")
+    if job.activation_bits not in job.format.activation_bits:
+        known = ", ".join(str(bits) for bits in sorted(job.format.activation_bits))
+        raise QuantizationError(
+            f"number format '{job.format.name}' has no {job.activation_bits}-bit activations. Known: {known}."
+        )
     if job.format.rounding != "floor" or not job.format.bias_before_multiply or job.format.per != "channel":
         raise QuantizationError(
             f"number format '{job.format.name}' rounds '{job.format.rounding}' for each {job.format.per}; this "
@@ -45,9 +48,8 @@ def wrap(job: QuantizeJob) -> FakeQuantized:
     steps = fold(job.graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
-        return FakeQuantized(
-            steps, calibrate(steps, job.calibration, job.format, job.weight_bits), job.weight_bits, form
-        )
+        scales = calibrate(steps, job.calibration, job.format, job.weight_bits, job.activation_bits)
+        return FakeQuantized(steps, scales, job.weight_bits, form)
 
 
 def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantized:

@@ -22,6 +22,9 @@ from flowlab.quant.steps import (
     value_of,
 )
 
+ENTRIES = 256  # of every table: one for each integer of 8 bits
+LEAST = {False: -128, True: 0}  # of them, by whether they are unsigned
+
 
 def to_graph(
     network: FakeQuantized, *, format: NumberFormat, bits: int, output_int: bool, metadata: Mapping[str, str]
@@ -92,7 +95,7 @@ def _layer(network: FakeQuantized, step: LayerStep, part: FakeLayer, bits: int) 
     weight: Mapping[str, NDArray[np.generic]] = {"weight": whole.weight}
     attributes = {**step.geometry, "weight_bits": bits}
     sums = Node(step.name, step.op, (step.source,), TensorType("int32", step.shape, 0.0), attributes, weight)
-    numbers = {"bias": whole.bias, "multiplier": np.ones_like(whole.shift), "shift": whole.shift}
+    numbers = {"bias": whole.bias, "multiplier": whole.multiplier, "shift": whole.shift}
     return [sums, _requantize(network, step, (part.low, part.high), numbers)]
 
 
@@ -115,8 +118,11 @@ def _flatten(network: FakeQuantized, step: FlattenStep, part: object, bits: int)
 
 
 def _table(network: FakeQuantized, step: TableStep, part: FakeTable, bits: int) -> list[Node]:
+    """256 entries; those beyond a narrow input's integers repeat the last one, and are never read."""
     type_ = _type(network, step)
-    entries = part.entries.numpy().astype(type_.dtype)
+    least = LEAST[part.least == 0]
+    index = np.clip(np.arange(least, least + ENTRIES), part.least, part.most) - part.least
+    entries = part.entries.numpy().astype(type_.dtype)[index]
     return [Node(step.name, "table", (step.source,), type_, constants={"entries": entries})]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from flowlab.contracts import Core, Execution, LowerJob, Program, Target
+from collections.abc import Mapping
+
+from flowlab.compiler.number_format import GENERIC
+from flowlab.contracts import Core, Execution, LowerJob, NumberFormat, Program, Target
 
 
 class HostCore(Core):
@@ -13,12 +16,13 @@ class HostCore(Core):
 
 
 class HostTarget(Target):
-    """C for this machine. It has no quantizers yet: they come with the generic ones."""
+    """C for this machine. It has no quantizers of its own: the generic ones are for every CPU."""
 
     name = "host"
     summary = "the machine that flowlab runs on: plain C, no accelerator"
     core = "host"
     unit_name = "CPU"
+    formats: Mapping[str, NumberFormat] = {"cpu": GENERIC}
     code = ("flowlab.compiler", "flowlab.cpu")
     libraries = ("numpy",)
 

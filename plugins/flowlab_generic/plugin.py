@@ -1,10 +1,10 @@
-"""What flowlab_generic brings: the machine that flowlab runs on, as a core and as a target."""
+"""What flowlab_generic brings: quantizers that belong to no machine, and the machine that flowlab runs on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flowlab.contracts import Core, Target
+from flowlab.contracts import Core, Quantizer, Target
 from flowlab.hookspecs import hookimpl
 
 
@@ -14,6 +14,14 @@ def flowlab_cores() -> Sequence[Core]:
     from flowlab_generic.host import HostCore
 
     return (HostCore(),)
+
+
+@hookimpl
+def flowlab_quantizers() -> Sequence[Quantizer]:
+    """The quantizers."""
+    from flowlab_generic.quantizers import QUANTIZERS
+
+    return QUANTIZERS
 
 
 @hookimpl

@@ -1,10 +1,11 @@
-"""TI's devices as targets. Those with an NPU have its number format, rules and quantizers; the others none yet."""
+"""TI's devices as targets: a CPU each, and on some an NPU with its number format, rules and quantizers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from flowlab.compiler.number_format import GENERIC
 from flowlab.contracts import Execution, LowerJob, NumberFormat, Program, Target
 from flowlab_tinpu.compiler_call import runs_on_cpu
 from flowlab_tinpu.device_table import ROWS, Row
@@ -34,7 +35,7 @@ class Device(Target):
         self.summary = f"{row.family}, {row.core}, {unit}" + (f"; {row.note}" if row.note else "")
         sizes = {"flash": row.flash_kb * KB, "ram": row.ram_kb * KB}
         self.memory = {region: size for region, size in sizes.items() if size}
-        self.formats: dict[str, NumberFormat] = {"npu": NPU} if row.npu else {}
+        self.formats: dict[str, NumberFormat] = {"cpu": GENERIC, **({"npu": NPU} if row.npu else {})}
         self.quantizers = dict(QUANTIZERS) if row.npu else {}
         self.unit_name = "NPU" if row.npu else "CPU"
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from flowlab.config import Config
-from flowlab.errors import NotBuiltYet
 from flowlab.plugins import Catalogue
 
 
@@ -18,29 +17,22 @@ def part(model: str, mode: int, method: str = "QAT", weights: int = 8, activatio
     )
 
 
-NOW = [
-    part("CLS_4k_NPU", 2),
-    part("CLS_4k_NPU", 2, "PTQ"),
-    "common:\n  target_device: 'F28P55'\n" + part("CLS_4k_NPU", 2),
-    "training:\n  quantization_weight_bitwidth: 8\n  quantization_activation_bitwidth: 8\n",
+EXAMPLES = [
+    (part("CLS_4k_NPU", 2), "npu_qat"),
+    (part("CLS_4k_NPU", 2, "PTQ"), "npu_ptq"),
+    ("common:\n  target_device: 'F28P55'\n" + part("CLS_4k_NPU", 2), "npu_qat"),
+    ("training:\n  quantization_weight_bitwidth: 8\n  quantization_activation_bitwidth: 8\n", "npu_qat"),
+    ("training:\n  model_name: 'CLS_4k_NPU'\n  quantization: 0\n", "none"),
+    (part("CLS_4k", 1), "generic_qat"),
+    (part("CLS_4k", 1, "PTQ"), "generic_ptq"),
+    (part("CLS_4k_NPU", 2, weights=4), "npu_qat"),
+    (part("CLS_4k_NPU", 2, weights=4, activations=4), "npu_qat"),
+    (part("CLS_4k_NPU", 2, weights=2, activations=2), "npu_qat"),
 ]
-LATER = [
-    "training:\n  model_name: 'CLS_4k_NPU'\n  quantization: 0\n",
-    part("CLS_4k", 1),
-    part("CLS_4k_NPU", 2, weights=4),
-    part("CLS_4k_NPU", 2, weights=4, activations=4),
-    part("CLS_4k_NPU", 2, weights=2, activations=2),
-]
 
 
-@pytest.mark.parametrize("text", NOW)
-def test_an_example_loads_and_has_its_quantizer(loaded: Callable[..., Config], catalogue: Catalogue, text: str) -> None:
-    assert loaded(text).quantizer_name(catalogue) in {"npu_qat", "npu_ptq"}
-
-
-@pytest.mark.parametrize("text", LATER)
-def test_an_example_of_a_later_issue_loads_and_is_refused_when_it_should_run(
-    loaded: Callable[..., Config], catalogue: Catalogue, text: str
+@pytest.mark.parametrize(("text", "quantizer"), EXAMPLES)
+def test_an_example_loads_and_has_its_quantizer(
+    loaded: Callable[..., Config], catalogue: Catalogue, text: str, quantizer: str
 ) -> None:
-    with pytest.raises(NotBuiltYet, match="not built yet"):
-        loaded(text).quantizer_name(catalogue)
+    assert loaded(text).quantizer_name(catalogue) == quantizer

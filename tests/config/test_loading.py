@@ -336,8 +336,8 @@ def test_the_quantizer_follows_from_target_and_method(loaded: Loaded, catalogue:
 
 def test_a_device_without_an_accelerator_names_the_mode_that_it_has(loaded: Loaded, catalogue: Catalogue) -> None:
     plain = "common:\n  target_device: plain\n"
-    message = r"training.quantization, line 16: 'plain' has no quantizer of its own for QAT: it has no accelerator. Write"
-    with pytest.raises(ConfigError, match=message + " 'quantization: 1'"):
+    said = r"line 16: 'plain' has no quantizer of its own for QAT: it has no accelerator. Write 'quantization: 1'"
+    with pytest.raises(ConfigError, match=f"training.quantization, {said}"):
         loaded(plain).quantizer_name(catalogue)
     assert loaded(f"{plain}training:\n  quantization: 1\n").quantizer_name(catalogue) == "generic_qat"
 

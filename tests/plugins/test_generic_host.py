@@ -6,6 +6,7 @@ import numpy as np
 from integer_graphs import awkward_graph, features_of
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.number_format import GENERIC
 from flowlab.compiler.program import parse
 from flowlab.compiler.trace import layer_crcs
 from flowlab.contracts import Golden, LowerJob
@@ -30,6 +31,7 @@ def test_the_host_takes_any_integer_graph_as_c(tmp_path: Path) -> None:
 def test_the_host_has_no_accelerator_and_no_limit() -> None:
     target = HostTarget()
     assert (target.rules(), target.passes(), target.memory, target.quantizers) == ((), (), {}, {})
+    assert target.formats == {"cpu": GENERIC}
     assert target.core == HostCore().name
 
 

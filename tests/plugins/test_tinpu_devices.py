@@ -8,6 +8,7 @@ import pytest
 from integer_graphs import Builder, example_graph, features_of
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.number_format import GENERIC
 from flowlab.compiler.program import parse
 from flowlab.compiler.trace import layer_crcs
 from flowlab.contracts import Golden, LowerJob
@@ -47,8 +48,9 @@ def test_every_device_names_a_core_that_exists() -> None:
 
 def test_only_a_device_with_an_npu_has_rules_formats_and_quantizers() -> None:
     for device in TARGETS:
-        has = bool(device.rules()), bool(device.passes()), bool(device.formats), bool(device.quantizers)
+        has = bool(device.rules()), bool(device.passes()), "npu" in device.formats, bool(device.quantizers)
         assert set(has) == {device.row.npu}, device.name
+        assert device.formats["cpu"] == GENERIC
 
 
 def test_the_reference_device_has_the_memory_that_its_maker_states() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -16,12 +20,17 @@ from torch import nn
 from flowlab.compiler import interpreter
 from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.ir import Graph
-from flowlab.contracts import Quantized
+from flowlab.compiler.number_format import GENERIC
+from flowlab.contracts import NumberFormat, Quantized
 from flowlab.learn.loop import predict
 from flowlab.quant.ptq import convert, post_training, wrap
 from flowlab.quant.qat import quantization_aware
+from flowlab_tinpu.number_format import NPU
 
 TEST = tones(300, 9)
+WIDTHS = [(NPU, bits, 8) for bits in (8, 4, 2)] + [
+    (GENERIC, bits, activation) for bits in (8, 4, 2) for activation in (8, 4, 2)
+]
 FUNCTIONS = [nn.Tanh, nn.Sigmoid, nn.GELU, nn.ReLU6]
 
 
@@ -44,6 +53,27 @@ def assert_all_equal(quantized: Quantized, features: np.ndarray) -> np.ndarray:
 
 def accuracy(result: np.ndarray) -> float:
     return float((result.argmax(axis=1) == TEST[1]).mean())
+
+
+@pytest.mark.parametrize(("format", "weight_bits", "activation_bits"), WIDTHS)
+def test_every_width_trains_to_what_it_can_hold(format: NumberFormat, weight_bits: int, activation_bits: int) -> None:
+    """Far above the chance of a third; what evaluation says at the end of training is what ships."""
+    networks = []
+    job = quantize_job(
+        trained(nn.ReLU), format=format, weight_bits=weight_bits, activation_bits=activation_bits, epochs=6
+    )
+    fit = job.fit
+
+    def watched(network: nn.Module) -> Mapping[str, Any]:
+        networks.append(network)
+        return fit(network)
+
+    quantized = quantization_aware(replace(job, fit=watched), "test")
+    found = assert_all_equal(quantized, TEST[0])
+    assert np.array_equal(predict(networks[0], TEST[0]).argmax(axis=1), found.argmax(axis=1))
+    floor = {8: 0.9, 4: 0.85, 2: 0.6}[min(weight_bits, activation_bits)]
+    assert accuracy(found) > floor
+    assert_within_widths(quantized.graph, format, weight_bits, activation_bits)
 
 
 @pytest.mark.parametrize("activation", FUNCTIONS)
@@ -134,15 +164,20 @@ def random_network(seed: int) -> tuple[nn.Module, tuple[int, int, int]]:
     return network.eval(), (channels, height, width)
 
 
-@settings(max_examples=15)
-@given(st.integers(0, 10_000))
-def test_random_networks_agree_before_and_behind_training_steps(seed: int) -> None:
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.sampled_from(WIDTHS), st.integers(0, 2))
+def test_random_networks_agree_before_and_behind_training_steps(
+    seed: int, widths: tuple[NumberFormat, int, int], steps: int
+) -> None:
+    format, weight_bits, activation_bits = widths
     module, shape = random_network(seed)
     features = np.random.default_rng(seed).normal(1, 2, (40, *shape)).astype(np.float32)
-    job = quantize_job(module, shape, calibration=features)
+    job = quantize_job(
+        module, shape, calibration=features, format=format, weight_bits=weight_bits, activation_bits=activation_bits
+    )
     network = wrap(job)
     optimizer = torch.optim.SGD(network.parameters(), 0.01)
-    for _ in range(2):
+    for _ in range(steps):  # none: that is PTQ
         network.train()
         loss = torch.nn.functional.cross_entropy(network(torch.from_numpy(features)), torch.arange(40) % 3)
         loss.backward()
@@ -152,6 +187,26 @@ def test_random_networks_agree_before_and_behind_training_steps(seed: int) -> No
     found = assert_all_equal(quantized, wide)
     scale = np.float32(quantized.graph.type_of(quantized.graph.outputs["output"]).scale)
     assert np.array_equal(outputs(network, wide), found.astype(np.float32) * scale)
+    assert_within_widths(quantized.graph, format, weight_bits, activation_bits)
+
+
+def assert_within_widths(graph: Graph, format: NumberFormat, weight_bits: int, activation_bits: int) -> None:
+    """Weights, multipliers and activations are of the widths that were asked for; the output keeps 8 bits."""
+    most, form = 2 ** (weight_bits - 1) - 1, format.by_weight_bits[weight_bits]
+    output = graph.outputs["output"]
+    while graph.node(output).op in ("flatten", "max_pool"):
+        (output,) = graph.node(output).inputs
+    for node in graph.nodes:
+        if "weight" in node.constants:
+            assert node.attributes["weight_bits"] == weight_bits
+            assert np.abs(node.constants["weight"]).max() <= most
+        if node.op == "requantize":
+            multiplier = node.constants["multiplier"]
+            assert 1 <= multiplier.min() <= multiplier.max() <= max(1, 2**form.multiplier_bits - 1)
+        if "high" in node.attributes:
+            bits = 8 if node.name == output else activation_bits
+            low, high = {"int8": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), "uint8": (0, 2**bits - 1)}[node.type.dtype]
+            assert low <= node.attributes["low"] <= node.attributes["high"] <= high
 
 
 def test_the_small_network_has_a_table_on_a_requantized_value() -> None:

@@ -11,7 +11,7 @@ from networks.training import data, quantize_job, trained
 from torch import nn
 
 from flowlab.contracts import NumberFormat, Requantize
-from flowlab.errors import QuantizationError, StageError
+from flowlab.errors import OptionError, QuantizationError
 from flowlab.quant.fake_network import FakeLayer
 from flowlab.quant.ptq import post_training, wrap
 from flowlab.quant.qat import quantization_aware
@@ -61,7 +61,7 @@ def test_a_weight_that_becomes_nan_is_an_error() -> None:
 def test_an_absurd_learning_rate_ends_in_an_error_or_in_finite_integers() -> None:
     try:
         quantized = quantization_aware(quantize_job(trained(), learning_rate=1e6, epochs=2), "test")
-    except (QuantizationError, StageError) as error:
+    except (QuantizationError, OptionError) as error:
         assert "rate" in str(error)
     else:
         assert quantized.module is not None
@@ -107,7 +107,11 @@ def test_a_channel_of_tiny_variance_is_quantized_or_refused_but_never_clipped() 
 @pytest.mark.parametrize(
     ("format", "bits", "words"),
     [
-        (NumberFormat("wide", {8: Requantize(8, (0, 31), 24)}), 8, "need scales that are no powers of two"),
+        (
+            NumberFormat("bare", {8: Requantize(0, (0, 31), 24)}, power_of_two_scales={}),
+            8,
+            "has no multiplier for 8-bit",
+        ),
         (NumberFormat("other", {8: Requantize(0, (0, 31), 24)}, rounding="half_up"), 8, "rounds 'half_up'"),
         (NumberFormat("layered", {8: Requantize(0, (0, 31), 24)}, per="layer"), 8, "for each layer"),
         (NumberFormat("eight", {8: Requantize(0, (0, 31), 24)}), 4, "no 4-bit weights. Known: 8"),
