@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flowlab.config.address import is_address, problem
 from flowlab.config.problems import Problems
 from flowlab.config.sections import PLUGINS
 from flowlab.config.settings import Config, extractor_options
@@ -34,6 +35,7 @@ LATER_TASKS = (
 )
 
 FOLDER_NAME = re.compile(r"[\w][\w .+-]{0,99}")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 FRACTION_TOLERANCE = 1e-6
 
 
@@ -124,6 +126,9 @@ def _dataset(config: Config, catalogue: Any) -> None:
         )
     for key in ("data_dir", "annotation_dir", "annotation_prefix"):
         _inside(config, key)
+    sha256 = config.dataset.sha256
+    if sha256 is not None and not SHA256.fullmatch(sha256):
+        raise _fail(config, "dataset", "sha256", f"found {sha256[:80]!r}, expected the 64 digits of a sha256")
     if path is not None:
         _path(config, path)
     elif name is None:
@@ -151,8 +156,10 @@ def _inside(config: Config, key: str) -> None:
 
 def _path(config: Config, path: str) -> None:
     where = config.where("dataset", "input_data_path")
-    if "://" in path:
-        raise NotBuiltYet(f"{where}: downloading '{path}' is not built yet. Download it, and give the file's path")
+    if is_address(path):
+        if reason := problem(path):
+            raise ConfigError(f"{where}: {reason}")
+        return
     if path.startswith("${"):
         return
     found = Path(path)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from flowlab.config.address import file_name, is_address
 from flowlab.config.sections import (
     SECTIONS,
     Common,
@@ -77,10 +78,11 @@ class Config:
 
     @property
     def dataset_name(self) -> str:
-        """The folder name of the dataset: as given, else the name of the data's file or folder."""
+        """The folder name of the dataset: as given, else the name of the data's file, folder or address."""
         from pathlib import Path
 
-        return self.dataset.dataset_name or Path(self.dataset.input_data_path or "dataset").stem
+        path = self.dataset.input_data_path or "dataset"
+        return self.dataset.dataset_name or Path(file_name(path) if is_address(path) else path).stem
 
     @property
     def quantization_epochs(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from flowlab.contracts import Progress, Stage
 from flowlab.engine.execute import execute, gather, lookup
 from flowlab.engine.facts import DiskFacts
-from flowlab.engine.source import RoleFiles, files_digest, sources
+from flowlab.engine.source import Fetch, RoleFiles, files_digest, located, sources
 from flowlab.plan import Node, Plan, plan
 from flowlab.store.objects import DamagedObject
 from flowlab.store.records import Record
@@ -26,6 +26,8 @@ class Prepared:
     plan: Plan
     sources: Mapping[str, RoleFiles]
     store: Store
+    config: Any = None  # as it was planned: with the path of what was downloaded
+    waiting: str = ""  # why ``source`` is not known yet
 
     def perform(self, stage: str, records: Mapping[str, Record], progress: Progress) -> tuple[Record, bool]:
         """Do one stage, or find it in the store. ``records`` are those of (at least) the stages that it reads."""
@@ -56,15 +58,25 @@ class Done:
     seconds: float
 
 
-def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store) -> Prepared:
-    """Hash what the run starts from and make its plan. Reads files, writes only the notes and the stat cache."""
-    found = sources(config, store)
+def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, fetch: Fetch | None = None) -> Prepared:
+    """Hash what the run starts from and make its plan. Reads files, writes only the notes and the stat cache.
+
+    Args:
+        stages: in their order.
+        config: as it was loaded.
+        catalogue: what is installed.
+        store: where results are.
+        fetch: downloads data that the store does not have; None downloads nothing, and the plan waits for them.
+    """
+    at_hand = located(config, store, fetch)
+    config = at_hand.config
+    found = sources(config, store, at_hand.download)
     facts = DiskFacts(store)
     digests = {role: files_digest(files) for role, files in found.items()}
     made = plan(stages, config, catalogue, sources=digests, facts=facts)
     facts.save()
     store.stats.save()
-    return Prepared(made, found, store)
+    return Prepared(made, found, store, config, at_hand.waiting)
 
 
 def run_local(

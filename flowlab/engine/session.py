@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowlab.config.address import shown
 from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
+from flowlab.engine.source import Fetch
 from flowlab.errors import AgreementError, GateError
+from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, run_name
@@ -165,6 +168,19 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch) -> Session:
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
-    session = Session(config, catalogue, asked, watch, run_name(), prepare(STAGES, config, catalogue, store))
+    prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+    session = Session(prepared.config, catalogue, asked, watch, run_name(), prepared)
     session.write("Running")
     return session
+
+
+def _fetch(store: Store, watch: Watch) -> Fetch:
+    """How this run downloads: it says so, and shows how far it is."""
+
+    def fetch(address: str, key: str, pinned: str | None) -> Download:
+        from flowlab.engine.download import into_store
+
+        watch.said(f"Downloading {shown(address)}.")
+        return into_store(address, key, store, lambda what, fraction: watch.progress("ingest", what, fraction), pinned)
+
+    return fetch

@@ -86,6 +86,9 @@ def statuses(prepared: Prepared, dataset: str) -> tuple[Status, ...]:
         if missing:
             found.append(_depends(node, missing, last))
             continue
+        if prepared.waiting and "source" in node.needs:
+            found.append(Status(node.name, "will run", prepared.waiting))
+            continue
         inputs = gather(node, records, prepared.sources)
         record = lookup(node, inputs, prepared.store)
         if record is not None:

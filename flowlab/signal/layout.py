@@ -186,7 +186,7 @@ def unread(name: str, suffixes: Iterable[str]) -> str:
         return (
             f"{name} is a pickle, which runs what it holds when it is opened: it is not read. Where you trust it, make "
             f"a csv of it: python -c \"import pandas; pandas.read_pickle('a{suffix}').to_csv('a.csv', index=False)\", "
-            "or an npy of its array with numpy.save"
+            "or save its array with numpy.save"
         )
     known = ", ".join(sorted(suffixes)) or "none"
     return f"no reader for {name}. Known endings: {known}; the files of one dataset end alike"

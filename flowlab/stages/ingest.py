@@ -70,8 +70,11 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
                 f"dataset.dataset_name: {known}. A dataset that flowlab cannot make needs dataset.input_data_path"
             )
         return {"dataset": (dataset, catalogue.options(dataset, config.options_for("dataset", "dataset_name")))}
+    from flowlab.config.address import is_address
     from flowlab.signal.layout import Names, first_suffix, source_files, unread
 
+    if is_address(asked.input_data_path):
+        return {}  # not downloaded yet: its files choose the reader
     path = Path(asked.input_data_path)
     names = Names(asked.data_dir or "classes", asked.annotation_dir, asked.annotation_prefix)
     suffix = first_suffix(path, names)

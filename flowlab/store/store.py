@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from flowlab.errors import NotBuiltYet, StoreError
+from flowlab.store.downloads import Downloads
 from flowlab.store.files import LocalFiles, temporary_name
 from flowlab.store.locks import held
 from flowlab.store.objects import Objects
@@ -46,6 +47,7 @@ class Store:
         objects: files by content.
         records: results by fingerprint.
         runs: what was asked for.
+        downloads: what addresses became.
     """
 
     def __init__(self, root: Path) -> None:
@@ -55,6 +57,7 @@ class Store:
         self.objects = Objects(self.root, self.stats)
         self.records = Records(self.root)
         self.runs = Runs(self.root)
+        self.downloads = Downloads(self.root, self.objects)
 
     def close(self) -> None:
         """Save the stat cache. Nothing is lost but time if it is never called."""

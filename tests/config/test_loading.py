@@ -283,7 +283,6 @@ def test_a_run_without_data_or_model_says_what_to_use_instead(loaded: Loaded, se
 def test_what_is_not_built_yet_is_said_so(loaded: Loaded, catalogue: Catalogue) -> None:
     for part, message in [
         ("common:\n  task_type: generic_timeseries_regression\n", "line 2: task .* is not built yet"),
-        ("dataset:\n  input_data_path: https://example.org/a.zip\n", "downloading .* is not built yet"),
     ]:
         with pytest.raises(NotBuiltYet, match=message):
             loaded(part)

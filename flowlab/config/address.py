@@ -1,0 +1,90 @@
+"""Web addresses of data: which are downloaded, and what of them people may see.
+
+User, password, query and fragment of an address may be secrets: they are in no message, file name or record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from flowlab.errors import ConfigError
+
+SCHEMES = ("http", "https")
+ARCHIVE = ".zip"
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+KEPT = "/%:@!$&'()*+,;=~-._?"  # what stands in an address as it is; the rest is written as %XX
+UNNAMED = "data"
+LONGEST = 300  # characters of an address that people see
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is no path but an address."""
+    return "://" in path
+
+
+def problem(address: str) -> str:
+    """Why an address cannot be downloaded, or an empty text."""
+    scheme = address.partition("://")[0].lower()
+    if scheme not in SCHEMES:
+        return f"only http and https are downloaded, found '{scheme[:20]}'. Download it, and give the file's path"
+    if not address.isprintable():
+        return "the address holds a control character"
+    parts = _split(address)
+    if parts is None or not parts.hostname:
+        return "the address names no host, as in https://host/data.zip"
+    return ""
+
+
+def shown(address: str) -> str:
+    """The address without what may be a secret; what was left out is marked by dots."""
+    parts = _split(address)
+    if parts is None:
+        return address.partition("://")[0] + "://..."
+    host = parts.netloc.rpartition("@")[2]
+    text = f"{parts.scheme}://{host}{parts.path}{'?...' if parts.query else ''}"
+    return "".join(one if one.isprintable() else "?" for one in text)[:LONGEST]
+
+
+def file_name(address: str) -> str:
+    """The name of the archive: the last part of the address's path, made fit for a file."""
+    parts = _split(address)
+    last = PurePosixPath(unquote(parts.path if parts else "")).name
+    stem = last[: -len(ARCHIVE)] if last.lower().endswith(ARCHIVE) else last
+    clean = re.sub(r"[^\w.+-]+", "_", stem, flags=re.ASCII)[:80].strip("._-") or UNNAMED
+    return f"{clean}{ARCHIVE}"
+
+
+def filled(address: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The address (or path) with each ``${NAME}`` read from the environment.
+
+    Raises:
+        ConfigError: naming a variable that is not set.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in environment:
+            raise ConfigError(f"dataset.input_data_path: '${{{found[1]}}}' is not set in the environment")
+        return environment[found[1]]
+
+    return VARIABLE.sub(value, address)
+
+
+def request_parts(address: str) -> tuple[str, str]:
+    """The address as it is asked for, without user and fragment, and ``user:password`` (or an empty text)."""
+    parts = urlsplit(address)
+    user, _, host = parts.netloc.rpartition("@")
+    query = f"?{quote(parts.query, safe=KEPT)}" if parts.query else ""
+    return f"{parts.scheme}://{host}{quote(parts.path, safe=KEPT) or '/'}{query}", unquote(user)
+
+
+def _split(address: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # raises for one that is no number
+    except ValueError:
+        return None
+    return parts
