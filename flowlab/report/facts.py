@@ -11,10 +11,16 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Example:
-    """One raw window of the test split: its class and its channels, each a few hundred values at most."""
+    """One raw window of the test split: its class, its channels (a few hundred values each at most), its feature.
+
+    ``step`` says that one of so many samples is drawn. A feature is one line for each channel and column, over the
+    height; at most a few lines, each a few hundred values.
+    """
 
     label: str
     channels: Sequence[Sequence[float]]
+    step: int = 1
+    feature: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,9 @@ class ReportFacts:
     """The JSON of each role by the role's name; a stage that did not run leaves None.
 
     ``file_bytes`` are sizes of files by role. ``unit_name`` is what the device's accelerator is called;
-    ``packs_below_8`` says that the compile preset packs weights of fewer than 8 bits.
+    ``packs_below_8`` says that the compile preset packs weights of fewer than 8 bits. ``integer_curves`` are those of
+    `flowlab.learn.roc` from the integers that were computed on the test split; ``trained_quantizer`` are the settings
+    that choose quantization-aware training here, empty where there is none.
     """
 
     feature_spec: Document
@@ -41,3 +49,5 @@ class ReportFacts:
     file_bytes: Mapping[str, int] = field(default_factory=dict)
     unit_name: str = "NPU"
     packs_below_8: bool = False
+    integer_curves: Sequence[Document] = ()
+    trained_quantizer: Sequence[str] = ()

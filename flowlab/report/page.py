@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flowlab.report import tables
-from flowlab.report.charts import Line, curve, wave
-from flowlab.report.facts import Document, ReportFacts
+from flowlab.report import bars, numbers, tables, widths
+from flowlab.report.charts import roc, roc_zoom, training_curve, wave
+from flowlab.report.facts import Document, Example, ReportFacts
+from flowlab.report.next_step import next_step
 
 FOLDER = Path(__file__).parent
+WIDE = 5  # classes from which tables by class become compact
+MAX_CURVES = 12  # charts of curves: the worst are shown
 
 
 def render(facts: ReportFacts) -> str:
@@ -31,26 +35,39 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
     weights, files = tables.size_rows(facts)
     layers = tables.layer_rows(facts)
     counts, checked = tables.proof(facts)
+    regions = tables.memory_rows(facts)
+    splits = tables.split_rows(facts)
     return {
         "facts": facts,
         "style": (FOLDER / "style.css").read_text(encoding="utf-8"),
+        "numbers": numbers.block(facts),
+        "warnings": numbers.warnings(facts),
+        "next_step": next_step(facts),
         "device": tables.asked(facts, "common", "target_device"),
         "task": tables.asked(facts, "common", "task_type"),
         "model": tables.asked(facts, "training", "model_name"),
+        "quantized": facts.quantization_config.get("method") != "none",
         "accuracies": tables.accuracies(facts),
         "confusions": tables.confusions(facts),
-        "splits": tables.split_rows(facts),
+        "compact": len(facts.feature_spec["classes"]) >= WIDE,
+        "curves": curves(facts),
+        "curve_rows": tables.curve_rows(facts),
+        "splits": splits,
+        "balance": balance(facts, splits),
         "proof_counts": counts,
         "proof_checked": checked,
-        "examples": [(one.label, wave(one.label, one.channels)) for one in facts.examples],
+        "examples": [_drawn(one) for one in facts.examples],
         "charts": charts(facts),
         "layers": layers,
         "has_padding": any(row.get("padding") for row in layers),
+        "reasons": tables.common_reason(layers),
         "has_reason": any(row.get("reason") or row.get("cure") for row in layers),
         "on_npu": any(row.get("unit") == "npu" for row in layers),
         "weights": weights,
+        "widths_in_bytes": widths.width_rows(facts),
+        "beside_weights": widths.beside_weights(facts),
         "files": files,
-        "regions": tables.memory_rows(facts),
+        "regions": [{**row, **_bars(row)} for row in regions],
         "overview": tables.overview(facts),
         "widths": tables.widths(facts),
         "features": tables.feature_rows(facts),
@@ -61,30 +78,49 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
 
 
 def charts(facts: ReportFacts) -> dict[str, Any]:
-    """Loss and validation accuracy over the epochs; the epochs of quantization follow those of the float network."""
+    """Loss and accuracy of both splits over the epochs; those of quantization follow those of the float network."""
     floats = list(facts.metrics_train.get("history") or ())
     quantized = list(facts.metrics_quantize.get("history") or ())
-    lines = {}
-    for key in ("train_loss", "val_accuracy"):
-        lines[key] = [
-            Line("float", "a", _points(floats, key, 0)),
-            Line("quantized", "b", _points(quantized, key, len(floats))),
-        ]
-    marks = []
-    for document, rows, before, name in (
-        (facts.metrics_train, floats, 0, "float"),
-        (facts.metrics_quantize, quantized, len(floats), "quantized"),
-    ):
-        best = int(document.get("best_epoch") or 0)
-        for x, y in _points(rows, "val_accuracy", before):
-            if best and x == best + before:
-                marks.append((x, y, f"best epoch of the {name} network: {best}, {tables.percent(y)}"))
+    kept = (
+        int(facts.metrics_train.get("best_epoch") or 0),
+        int(facts.metrics_quantize.get("best_epoch") or 0),
+    )
     return {
-        "accuracy": curve("Validation accuracy", lines["val_accuracy"], marks=marks),
-        "loss": curve("Training loss", lines["train_loss"]),
+        "accuracy": training_curve("accuracy", floats, quantized, kept),
+        "loss": training_curve("loss", floats, quantized, kept),
         "trained": bool(floats),
         "quantized": bool(quantized),
     }
+
+
+def curves(facts: ReportFacts) -> dict[str, Any]:
+    """A chart for each class with the lines of both networks, all zoomed alike; the worst where they are many."""
+    floats = [one for one in facts.metrics_train.get("roc") or () if one["points"] and one["auc"] is not None]
+    integers = {str(one["class"]): one for one in facts.integer_curves if one["points"] and one["auc"] is not None}
+    shown = sorted(sorted(floats, key=lambda one: float(one["auc"]))[:MAX_CURVES], key=floats.index)
+    both = [*shown, *(integers[name] for name in (str(one["class"]) for one in shown) if name in integers)]
+    zoom = roc_zoom(both)
+    drawn = []
+    for one in shown:
+        name = str(one["class"])
+        lines: list[tuple[str, Document]] = [("a", one)]
+        if name in integers:
+            lines.append(("b", integers[name]))
+        drawn.append((name, roc(f"ROC of {name} against the rest", lines, zoom)))
+    return {"drawn": drawn, "zoom": zoom, "left_out": len(floats) - len(shown), "integers": bool(integers)}
+
+
+def balance(facts: ReportFacts, splits: Sequence[Document]) -> list[tuple[str, Any]]:
+    """A bar for each split: the shares of its classes, by windows where they are counted, else by recordings."""
+    classes = [str(name) for name in facts.feature_spec["classes"]]
+    found = []
+    for row in splits:
+        counts = [count for count, _ in row["windows_by_class"]] or row["by_class"]
+        what = "windows" if row["windows_by_class"] else "recordings"
+        parts = [(f"{name}: {count:,} {what}", count) for name, count in zip(classes, counts, strict=False)]
+        title = f"{row['split']} split, {what}: " + ", ".join(text for text, _ in parts)
+        found.append((row["split"], bars.stacked(title, parts)))
+    return found
 
 
 def verdict(facts: ReportFacts) -> dict[str, Any]:
@@ -94,17 +130,35 @@ def verdict(facts: ReportFacts) -> dict[str, Any]:
         return {"state": "open", "short": "nothing ran", "text": "No execution ran, so nothing was compared."}
     vectors, mismatches = found["vectors"], found["mismatches"]
     short = f"{mismatches:,} mismatches"
-    text = f"Every output integer of every execution is the same on all {vectors:,} test vectors."
+    if found["floats"]:
+        text = (
+            f"On all {vectors:,} test vectors every execution is within 1e-5 of the vector's largest output, and says "
+            "the same class wherever the two best differ by more than that. Floats are not compared to the bit."
+        )
+        wrong = "an execution differs by more than that"
+    else:
+        text = f"Every output integer of every execution is the same on all {vectors:,} test vectors."
+        wrong = "an execution computes other integers"
     if mismatches:
-        text = f"On {mismatches:,} of {vectors:,} test vectors an execution computes other integers. Use none of this."
+        text = f"On {mismatches:,} of {vectors:,} test vectors {wrong}. Use none of this."
     elif facts.agreement is None:
         text += " The program itself was not run: simulation is off in this run."
     return {"state": "bad" if mismatches else "good" if facts.agreement else "open", "short": short, "text": text}
 
 
-def _points(rows: list[Document], key: str, before: int) -> list[tuple[float, float]]:
-    return [
-        (float(row.get("epoch", i + 1)) + before, float(row[key]))
-        for i, row in enumerate(rows)
-        if row.get(key) is not None
-    ]
+def _drawn(one: Example) -> tuple[str, Any, Any]:
+    """An example's window and its feature, drawn."""
+    every = f" (one of {one.step} is drawn)" if one.step > 1 else ""
+    window = wave(f"window of class {one.label}", one.channels, f"sample{every}", one.step)
+    feature = wave(f"feature of class {one.label}", one.feature, "place in the feature") if one.feature else None
+    return one.label, window, feature
+
+
+def _bars(row: Document) -> dict[str, Any]:
+    """A region's memory to its own scale, and what of it is used, by part."""
+    used = bars.stacked(
+        f"{row['region']}: {row['needed']:,} of {row['available'] or 0:,} bytes used",
+        row["parts"],
+        row["available"] or row["needed"],
+    )
+    return {"to_scale": used, "by_part": bars.stacked(f"{row['region']}: what is used, by part", row["parts"])}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flowlab.report.facts import Document, ReportFacts
+from flowlab.report.widths import beside_weights
 
 FLOAT_BYTES = 4
+FLOAT = "float"  # how stages say that floats were compared, which are never equal to the bit
+PARTS = {"arena": "arena: activations", "quantize": "quantized input"}  # of a memory, in words
+FEW = (0.01, 0.001)  # false alarms that may be, for which thresholds are shown
 SPLITS = ("train", "val", "test")
+WORDS = {"train": "training", "val": "validation", "test": "test"}
 SECTIONS = ("common", "dataset", "data_processing_feature_extraction", "training", "testing", "compilation")
 METHODS = {
     "amongst_files": "each whole recording drawn into one split",
@@ -61,7 +66,7 @@ def accuracies(facts: ReportFacts) -> list[dict[str, Any]]:
     """Float, quantized and simulated on the test split: metric, windows that are wrong, distance to float."""
     forms = [
         ("float", "float32 network, in torch", facts.metrics_train),
-        ("quantized", "its integers, before they become a program", facts.metrics_quantize),
+        ("quantized", _what_quantized(facts), facts.metrics_quantize),
         ("simulated", "the program's bytes, on the simulator", facts.metrics_simulate),
     ]
     base = _test(facts.metrics_train)
@@ -83,6 +88,12 @@ def accuracies(facts: ReportFacts) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _what_quantized(facts: ReportFacts) -> str:
+    if facts.quantization_config.get("method") == "none":
+        return "nothing was quantized"
+    return "its integers, before they become a program"
 
 
 def confusions(facts: ReportFacts) -> list[Confusion]:
@@ -119,22 +130,28 @@ def confusion(title: str, classes: Sequence[str], matrix: Sequence[Sequence[int]
 
 
 def split_rows(facts: ReportFacts) -> list[dict[str, Any]]:
-    """For each split: recordings by class, and windows."""
+    """For each split: recordings and windows by class, and how many."""
     classes = [str(name) for name in facts.feature_spec["classes"]]
     recordings: Mapping[str, Mapping[str, int]] = facts.splits.get("counts", {})
     windows: Mapping[str, int] = facts.feature_spec.get("counts", {})
+    by_class: Mapping[str, Sequence[int]] = facts.feature_spec.get("counts_by_class", {})
     fractions = facts.splits.get("fractions") or {}
     if not isinstance(fractions, Mapping):
         fractions = dict(zip(SPLITS, fractions, strict=False))
     rows = []
     for split in SPLITS:
-        by_class = recordings.get(split, {})
+        found = recordings.get(split, {})
+        cut = by_class.get(split, ())
+        total = sum(cut)
         rows.append(
             {
-                "split": {"train": "training", "val": "validation", "test": "test"}[split],
-                "by_class": [by_class.get(name, 0) for name in classes],
-                "recordings": sum(by_class.values()),
+                "split": WORDS[split],
+                "by_class": [found.get(name, 0) for name in classes],
+                "recordings": sum(found.values()),
                 "windows": windows.get(split),
+                "windows_by_class": [
+                    (count, percent(count / total if total else None, 1)) for count in cut if len(cut) == len(classes)
+                ],
                 "fraction": percent(fractions.get(split), 0) if split in fractions else "as given",
             }
         )
@@ -156,7 +173,47 @@ def agreement(facts: ReportFacts) -> dict[str, Any]:
         "not_run": [row for part in parts for row in part.get("not_run", ())],
         "vectors": max((part.get("vectors", 0) for part in parts), default=0),
         "mismatches": max((part.get("mismatches", 0) for part in parts), default=0),
+        "floats": any(part.get("comparison") == FLOAT for part in parts),
     }
+
+
+def curve_rows(facts: ReportFacts) -> list[dict[str, Any]]:
+    """For each class: the areas of both networks, and thresholds of the network that ships.
+
+    Each threshold is (least lead, share of the class that is found, share of the others that is taken for it).
+    """
+    integers = {str(one["class"]): one for one in facts.integer_curves}
+    rows = []
+    for one in facts.metrics_train.get("roc") or ():
+        name = str(one["class"])
+        used = integers.get(name, one)
+        rows.append(
+            {
+                "name": name,
+                "float": one["auc"],
+                "integers": integers[name]["auc"] if name in integers else None,
+                "said": _point(used, lambda row, negatives: row[2] >= 0),
+                "strict": [_point(used, lambda row, negatives, most=most: row[0] <= most * negatives) for most in FEW],
+            }
+        )
+    return rows
+
+
+def _point(curve: Document, fits: Callable[..., bool]) -> tuple[str, str, str] | None:
+    """The last point of a curve that fits, as texts; None where none does, or nothing can be counted."""
+    negatives, positives = curve["negatives"], curve["positives"]
+    found = [row for row in curve["points"] if fits(row, negatives)]
+    if not found or not negatives or not positives:
+        return None
+    false, true, least = found[-1]
+    lead = f"{least:,}" if isinstance(least, int) else f"{least:.4g}"
+    return lead, percent(true / positives), percent(false / negatives)
+
+
+def common_reason(layers: Sequence[Document]) -> str:
+    """The reason that all layers have, where it is the same: then it is said once."""
+    reasons = {str(row.get("reason") or "") for row in layers}
+    return reasons.pop() if len(reasons) == 1 and len(layers) > 1 else ""
 
 
 def layer_rows(facts: ReportFacts) -> list[Document]:
@@ -169,7 +226,7 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
     """Two tables that must not be mixed up: bytes of weights, and bytes of files."""
     parameters = facts.metrics_train.get("parameters")
     floats = None if parameters is None else FLOAT_BYTES * parameters
-    packed = (facts.memory or {}).get("packed_bytes")
+    packed = None if facts.quantization_config.get("method") == "none" else (facts.memory or {}).get("packed_bytes")
     weights = [("float32", bytes_text(floats), f"{number(parameters)} parameters, 4 bytes each")]
     if packed is not None:
         ratio = f", {floats / packed:.1f} times smaller" if floats and packed else ""
@@ -199,15 +256,27 @@ def memory_rows(facts: ReportFacts) -> list[dict[str, Any]]:
         there = available.get(region)
         rows.append(
             {
-                "region": region,
-                "parts": ", ".join(f"{name} {size:,}" for name, size in parts.items() if size) or "nothing",
+                "region": str(region),
+                "parts": _grouped(str(region), parts, facts),
+                "each": [(str(name), size) for name, size in parts.items() if size],
                 "needed": needed,
                 "available": there,
+                "left": there - needed if there is not None else None,
                 "share": percent(needed / there, 1) if there else "–",
-                "bar": min(100.0, 100 * needed / there) if there else 0.0,
             }
         )
     return rows
+
+
+def _grouped(region: str, parts: Mapping[str, int], facts: ReportFacts) -> list[tuple[str, int]]:
+    """The weights and what lies beside them, or the parts themselves where they are few."""
+    rest = beside_weights(facts)
+    if region == "flash" and rest is not None:
+        weights = sum(parts.values()) - rest
+        found = [("weights", weights), ("biases, multipliers, shifts and the input step", rest)]
+    else:
+        found = [(PARTS.get(str(name), str(name)), size) for name, size in parts.items()]
+    return [(name, size) for name, size in found if size]
 
 
 def overview(facts: ReportFacts) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -11,7 +11,9 @@ from flowlab.contracts import Stage, StageJob, StageResult
 if TYPE_CHECKING:
     from flowlab.report.facts import Example
 
-MAX_POINTS = 400  # of a drawn window: more is not seen
+MAX_POINTS = 400  # of a drawn line: more is not seen
+MAX_LINES = 4  # of a drawn feature
+MAX_EXAMPLES = 12  # classes with a window of their own
 PACKS = "opt_for_space=true"  # in the compiler's target string, key compilation.target
 SIZES = ("float_onnx", "quantized_onnx")
 DOCUMENTS = (
@@ -31,16 +33,37 @@ DOCUMENTS = (
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How the device's accelerator is called, and whether the compile preset packs weights below 8 bits."""
+    """How the device's accelerator is called, and whether the compile preset packs weights below 8 bits.
+
+    ``trained_quantizer``: the settings that choose quantization-aware training in place of this run's quantizer.
+    """
 
     unit_name: str
     packs_below_8: bool
+    trained_quantizer: tuple[str, ...] = ()
 
 
 def options(config: Any, catalogue: Any) -> ReportOptions:
     """Copy them from the target and from what the compile preset asks of the compiler."""
     target = catalogue.get("target", config.common.target_device)
-    return ReportOptions(target.unit_name, PACKS in (config.compilation.target or ""))
+    packs = PACKS in (config.compilation.target or "")
+    return ReportOptions(target.unit_name, packs, trained_quantizer(config, catalogue))
+
+
+def trained_quantizer(config: Any, catalogue: Any) -> tuple[str, ...]:
+    """The settings that choose quantization-aware training for the same number format; none where nobody brings it."""
+    from flowlab.config.settings import SHORT_FORMS
+
+    method = "training.quantization_method=QAT"
+    if config.training.quantizer is None:
+        return (method,)
+    named = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    own = catalogue.get("target", config.common.target_device).quantizers.get("QAT", "")
+    for name in (own, SHORT_FORMS[1]["QAT"]):
+        other = catalogue.find("quantizer", name)
+        if other is not None and other.trains and other.format == named.format:
+            return (f"training.quantizer={name}", method)
+    return ()
 
 
 STAGE = Stage(
@@ -50,19 +73,21 @@ STAGE = Stage(
         "feature_spec",
         "splits",
         "windows",
+        "features_test",
         "gate",
         "metrics_train",
         "metrics_quantize",
         "quantization_config",
         "float_onnx",
         "quantized_onnx",
+        "torch_outputs",
         "placement",
         "notes",
     ),
     optional=("memory", "agreement", "costs", "metrics_simulate"),
     makes=("report",),
     options=options,
-    code=("flowlab.stages.report", "flowlab.report", "flowlab.signal.features_file"),
+    code=("flowlab.stages.report", "flowlab.report", "flowlab.signal.features_file", "flowlab.learn.roc"),
     libraries=("jinja2", "numpy", "pyarrow"),
 )
 
@@ -78,13 +103,17 @@ def run(job: StageJob) -> StageResult:
     documents = {
         role: json.loads(job.input(role).read_text(encoding="utf-8")) for role in DOCUMENTS if role in job.inputs
     }
+    classes = documents["feature_spec"]["classes"]
+    measured = documents["metrics_quantize"].get("test") is not None
     facts = ReportFacts(
         **documents,
         quantization_config=yaml.safe_load(job.input("quantization_config").read_text(encoding="utf-8")),
-        examples=_examples(job, documents["feature_spec"]["classes"]),
+        examples=_examples(job, classes),
+        integer_curves=_curves(job, classes) if measured else (),
         file_bytes={role: job.input(role).stat().st_size for role in SIZES},
         unit_name=asked.unit_name,
         packs_below_8=asked.packs_below_8,
+        trained_quantizer=asked.trained_quantizer,
     )
     path = job.out / "report.html"
     path.write_text(render(facts), encoding="utf-8")
@@ -92,16 +121,42 @@ def run(job: StageJob) -> StageResult:
 
 
 def _examples(job: StageJob, classes: list[str]) -> list[Example]:
-    """The first raw window of each class, thinned out to what can be seen."""
+    """The first raw window of each class, and its feature, thinned out to what can be seen."""
     from flowlab.report.facts import Example
     from flowlab.signal import features_file
 
     table = features_file.read(job.input("windows"))
+    features = features_file.read(job.input("features_test")).features
     found = []
-    for number, label in enumerate(classes):
+    for number, label in enumerate(classes[:MAX_EXAMPLES]):
         rows = (table.labels == number).nonzero()[0]
         if len(rows):
             window = table.features[rows[0]]  # (channel, length)
             step = max(1, -(-window.shape[1] // MAX_POINTS))
-            found.append(Example(str(label), window[:, ::step].tolist()))
+            feature = features[table.index[rows[0]]] if table.index is not None else None
+            found.append(Example(str(label), window[:, ::step].tolist(), step, _lines(feature)))
     return found
+
+
+def _lines(feature: Any) -> list[list[float]]:
+    """A feature (channel, height, width) as a few lines over its height, or over its width where it has no height."""
+    if feature is None:
+        return []
+    channels, height, width = feature.shape
+    flat = feature.reshape(channels, width) if height == 1 else feature.transpose(0, 2, 1).reshape(-1, height)
+    lines: list[list[float]] = flat[:MAX_LINES, :MAX_POINTS].tolist()
+    return lines
+
+
+def _curves(job: StageJob, classes: list[str]) -> list[dict[str, Any]]:
+    """The curves of the integers on the test split: every execution computes the same ones."""
+    import numpy as np
+
+    from flowlab.learn.roc import curves
+    from flowlab.signal import features_file
+
+    labels = features_file.read(job.input("features_test")).labels
+    with np.load(job.input("torch_outputs"), allow_pickle=False) as found:
+        name = "output" if "output" in found.files else found.files[0]
+        outputs = found[name].reshape(len(labels), -1)
+    return curves(outputs, labels, classes)

@@ -61,11 +61,18 @@ def history(epochs: int, start: float) -> list[dict[str, float]]:
         {
             "epoch": i + 1,
             "train_loss": 0.7 * math.exp(-i / 6) * (1 - start) + 0.02,
+            "train_accuracy": min(0.999, start + (0.995 - start) * (1 - math.exp(-i / 4))),
+            "val_loss": 0.7 * math.exp(-i / 6) * (1 - start) + 0.03,
             "val_accuracy": min(0.995, start + (0.99 - start) * (1 - math.exp(-i / 4))),
             "learning_rate": 0.04 * (1 + math.cos(math.pi * i / epochs)) / 2,
         }
         for i in range(epochs)
     ]
+
+
+def roc_curve(name: str, auc: float, lead: float) -> dict[str, Any]:
+    points = [[0, 900, 9 * lead], [2, 1101, 4 * lead], [21, 1131, 0], [60, 1148, -3 * lead], [1152, 1152, -9 * lead]]
+    return {"class": name, "positives": 1152, "negatives": 1152, "auc": auc, "points": points}
 
 
 def make_facts() -> ReportFacts:
@@ -89,6 +96,8 @@ def make_facts() -> ReportFacts:
             "preset": "FFT1024Input_256Feature_1Frame_Full_Bandwidth",
             "options": {},
             "counts": {"train": 6912, "val": 3456, "test": 2304},
+            "counts_by_class": {"train": [3456, 3456], "val": [1728, 1728], "test": [1152, 1152]},
+            "warnings": ["the transforms run in this order: WINDOWING, FFT_FE, NORMALIZE, ABS, BINNING, LOG_DB"],
             "notes": ["the transforms run in this order: WINDOWING, FFT_FE, NORMALIZE, ABS, BINNING, LOG_DB"],
         },
         splits={
@@ -110,8 +119,9 @@ def make_facts() -> ReportFacts:
                 ],
                 "pieces": [],
             },
+            "warnings": ["the data are synthetic"],
         },
-        gate={"layers": LAYERS, "problems": []},
+        gate={"layers": LAYERS, "problems": [], "warnings": []},
         metrics_train={
             "history": history(30, 0.6),
             "best_epoch": 28,
@@ -121,6 +131,8 @@ def make_facts() -> ReportFacts:
             "classes": ["arc", "normal"],
             "parameters": 3848,
             "seed": 0,
+            "roc": [roc_curve("arc", 0.99871, 0.25)],
+            "warnings": [],
         },
         metrics_quantize={
             "history": history(10, 0.95),
@@ -128,6 +140,7 @@ def make_facts() -> ReportFacts:
             "val": {"accuracy": 0.9901},
             "test": {"accuracy": 2276 / 2304},
             "confusion": [[1129, 23], [5, 1147]],
+            "warnings": [],
         },
         metrics_simulate={
             "test": {"accuracy": 2276 / 2304},
@@ -143,6 +156,7 @@ def make_facts() -> ReportFacts:
             "weight_bits": 8,
             "activation_bits": 8,
             "calibration_count": 512,
+            "epochs": 10,
         },
         placement={
             "layers": LAYERS,
@@ -172,7 +186,7 @@ def make_facts() -> ReportFacts:
             },
         },
         memory={
-            "regions": {"flash": {"weights": 3496, "bnorm": 480, "steps": 312}, "ram": {"arena": 2048, "input": 256}},
+            "regions": {"flash": {"conv.bnorm": 3976, "steps": 312}, "ram": {"arena": 2048, "quantize": 256}},
             "needed": {"flash": 4288, "ram": 2304},
             "available": {"flash": 1048576, "ram": 135168},
             "fits": True,
@@ -187,9 +201,14 @@ def make_facts() -> ReportFacts:
             "cycles": None,
             "note": "no execution here counts cycles",
         },
-        examples=[Example("arc", [noisy]), Example("normal", [wave])],
+        examples=[
+            Example("arc", [noisy], 4, [[value * value for value in noisy]]),
+            Example("normal", [wave], 4, [[value * value for value in wave]]),
+        ],
         file_bytes={"float_onnx": 18012, "quantized_onnx": 19544},
         packs_below_8=True,
+        integer_curves=[roc_curve("arc", 0.99872, 4)],
+        trained_quantizer=("training.quantization_method=QAT",),
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -7,11 +8,12 @@ from typing import Any
 
 from flowlab.report.facts import Example, ReportFacts
 from flowlab.report.page import render
-from tests.report.conftest import CPU, LAYERS, PADDED
+from tests.report.conftest import CPU, LAYERS, PADDED, roc_curve
 
 Changed = Callable[..., ReportFacts]
 
 VOID = {"meta", "link", "br", "hr", "img"}
+DATA = {"type": "application/json", "id": "facts"}  # the one script element: numbers, which nothing runs
 
 
 class Outline(HTMLParser):
@@ -22,15 +24,16 @@ class Outline(HTMLParser):
         self.open: list[str] = []
         self.outside: list[str] = []
         self.ids: list[str] = []
+        self.links: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
             self.open.append(tag)
-        if tag in {"script", "iframe", "object", "embed"}:
+        if tag in {"iframe", "object", "embed"} or (tag == "script" and dict(attrs) != DATA):
             self.outside.append(tag)
         for name, value in attrs:
             if name in {"src", "href"} and value != "data:,":
-                self.outside.append(f"{name}={value}")
+                (self.links if str(value).startswith("#") else self.outside).append(f"{name}={value}")
             if name.startswith("on"):
                 self.outside.append(name)
             if name == "id":
@@ -49,7 +52,7 @@ def outline(page: str) -> Outline:
 
 
 def text(page: str) -> str:
-    body = re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+    body = re.sub(r"<style>.*?</style>|<script.*?</script>", "", page, flags=re.S)
     return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
@@ -60,8 +63,17 @@ def test_the_page_is_whole_and_fetches_nothing(facts: ReportFacts) -> None:
     assert "@import" not in page
     assert "url(" not in page
     assert found.ids == list(dict.fromkeys(found.ids))
-    for name in ("what", "data", "accuracy", "training", "layers", "sizes", "agreement"):
-        assert name in found.ids
+    sections = ("next", "warnings", "what", "data", "accuracy", "training", "layers", "sizes", "agreement")
+    assert found.links == [f"href=#{name}" for name in sections]
+    assert set(sections) <= set(found.ids)
+
+
+def test_every_table_has_a_caption_and_every_picture_a_name(facts: ReportFacts) -> None:
+    page = render(facts)
+    tables = re.findall(r"<table.*?</table>", page, flags=re.S)
+    assert len(tables) > 8
+    assert all("<caption" in table for table in tables)
+    assert all("aria-label=" in svg or " x=" in svg for svg in re.findall(r"<svg[^>]*>", page))
 
 
 def test_equal_facts_give_equal_bytes(facts: ReportFacts) -> None:
@@ -102,7 +114,8 @@ def test_both_confusion_matrices_are_shown_and_a_third_where_it_differs(facts: R
 
 def test_sizes_of_weights_and_of_files_are_kept_apart(facts: ReportFacts) -> None:
     shown = text(render(facts))
-    weights, files = shown.index("Weights"), shown.index("Files")
+    weights = shown.index("Weights float32")
+    files = shown.index("Files float ONNX")
     assert weights < shown.index("15,392 bytes") < shown.index("3,496 bytes") < files
     assert files < shown.index("18,012 bytes") < shown.index("19,544 bytes") < shown.index("4,500 bytes")
     assert "ONNX does not shrink: it carries the integers in float32 tensors" in shown
@@ -143,7 +156,8 @@ def test_stages_that_did_not_run_leave_a_page_that_says_so(facts: ReportFacts, c
         costs=None,
         metrics_simulate=None,
         examples=(),
-        metrics_train={**facts.metrics_train, "history": [], "test": None, "confusion": None},
+        integer_curves=(),
+        metrics_train={**facts.metrics_train, "history": [], "test": None, "confusion": None, "roc": []},
         metrics_quantize={**facts.metrics_quantize, "history": [], "test": None, "confusion": None},
     )
     page = render(bare)
@@ -153,6 +167,94 @@ def test_stages_that_did_not_run_leave_a_page_that_says_so(facts: ReportFacts, c
     assert "The test split was not measured" in shown
     assert "no epoch was trained" in shown
     assert "Memory of the device" not in shown
+    assert "ROC" not in shown
+
+
+def test_mode_0_says_float_everywhere(facts: ReportFacts, changed: Changed) -> None:
+    off = "quantization: 0; set 2 for the NPU"
+    part = {"vectors": 2304, "mismatches": 0, "comparison": "float"}
+    close = {"name": "host C", "vectors": 2304, "mismatches": 0, "first_difference": None, "largest_difference": 3.1e-7}
+    page = render(
+        changed(
+            metrics_quantize={"val": {"accuracy": 0.9913}, "test": None, "confusion": None, "history": []},
+            quantization_config={"quantizer": "none", "method": "none", "weight_bits": 32, "activation_bits": 32},
+            placement={
+                "layers": [{**row, "unit": "cpu", "reason": off} for row in LAYERS],
+                "npu_share": 0.0,
+                "agreement": {**part, "executions": [{**close, "name": "ONNX Runtime"}]},
+            },
+            agreement={**part, "executions": [close], "not_run": [{"name": "core", "reason": "it runs integers only"}]},
+            integer_curves=(),
+        )
+    )
+    outline(page)
+    shown = text(page)
+    assert "accuracy, quantized – nothing was quantized" in shown
+    assert "Nothing was quantized in this run" in shown
+    assert "within 1e-5 of the vector&#39;s largest output" in shown
+    assert "at most 3.1e-07 of the largest output" in shown
+    assert shown.count(off) == 1 and f"for one reason: {off}" in shown
+    assert "float32 this run 15,392 1 × 0 % 98.91 %" in shown
+    assert "ROC" in shown and "integers</span>" not in page
+    assert "packed for the device" not in shown and "ONNX does not shrink" not in shown
+
+
+def test_the_int8_file_is_compared_with_the_exact_form(facts: ReportFacts, changed: Changed) -> None:
+    int8 = {"vectors": 2304, "different": 12, "max_steps": 1}
+    shown = text(render(changed(metrics_quantize={**facts.metrics_quantize, "int8": int8})))
+    assert "12 of 2,304 vectors differ from the exact form, by at most 1 steps of the output" in shown
+    assert "best_model_int8.onnx" not in text(render(facts))
+
+
+def test_curves_have_areas_and_thresholds_of_the_integers(facts: ReportFacts) -> None:
+    shown = text(render(facts))
+    assert "arc 0.99871 0.99872 98.18 % 1.82 % ≥ 16 95.57 % ≥ 36 78.12 %" in shown
+
+
+def test_ten_classes_are_drawn_too(facts: ReportFacts, changed: Changed) -> None:
+    names = [f"class {i}" for i in range(14)]
+    page = render(
+        changed(
+            feature_spec={**facts.feature_spec, "classes": names, "counts_by_class": {"train": [1] * 14}},
+            metrics_train={
+                **facts.metrics_train,
+                "confusion": [[int(i == j) * 9 for j in range(14)] for i in range(14)],
+                "roc": [roc_curve(name, 0.9 + i / 1000, 0.5) for i, name in enumerate(names)],
+            },
+            metrics_quantize={**facts.metrics_quantize, "confusion": None},
+            metrics_simulate=None,
+        )
+    )
+    outline(page)
+    assert page.count('aria-label="ROC of') == 12
+    assert "2 more classes, with larger areas, are in the table only" in text(page)
+
+
+def test_memory_is_said_by_part_and_drawn_to_scale(facts: ReportFacts) -> None:
+    page = render(facts)
+    assert "flash 4,288 1,048,576 0.4 % 1,044,288 weights 3,496" in text(page)
+    assert "biases, multipliers, shifts and the input step 792" in text(page)
+    assert "arena: activations 2,048" in text(page)
+    assert 'aria-label="ram: 2,304 of 135,168 bytes used"' in page
+    assert "memory fits flash 0.4 %, ram 1.7 %" in text(page)
+
+
+def test_warnings_stand_with_who_said_them(facts: ReportFacts, changed: Changed) -> None:
+    shown = text(render(facts))
+    assert "What was warned config activation bits 4 -&gt; 8" in shown
+    assert "ingest the data are synthetic extract the transforms run in this order" in shown
+    quiet = changed(
+        notes={**facts.notes, "warnings": []},
+        splits={**facts.splits, "warnings": []},
+        feature_spec={**facts.feature_spec, "warnings": []},
+    )
+    assert "Nothing was warned of, by the config or by any stage." in text(render(quiet))
+
+
+def block(page: str) -> str:
+    """What the element for programs holds."""
+    (found,) = re.findall(r'<script type="application/json" id="facts">(.*?)</script>', page, flags=re.S)
+    return str(found)
 
 
 def hostile(value: Any) -> Any:
@@ -169,11 +271,14 @@ def test_markup_in_any_text_stays_text(facts: ReportFacts, changed: Changed) -> 
     documents = {name: hostile(getattr(facts, name)) for name in names}
     documents["splits"] = hostile(facts.splits)
     documents["quantization_config"] = hostile(facts.quantization_config)
+    documents["integer_curves"] = hostile(list(facts.integer_curves))
+    documents["trained_quantizer"] = ("<script>",)
     examples = [Example('"><script>alert(1)</script>', [[0.0, 1.0]])]
     page = render(changed(**documents, examples=examples, unit_name="<b>NPU</b>"))
     assert outline(page).outside == []
-    assert "<script" not in page
+    assert page.count("<script") == page.count("</script") == 1
     assert "<b>NPU</b>" not in page
+    assert json.loads(block(page))["warnings"]
 
 
 def test_real_splits_with_fractions_and_a_seed_are_worded(facts: ReportFacts, changed: Changed) -> None:
@@ -186,6 +291,7 @@ def test_real_splits_with_fractions_and_a_seed_are_worded(facts: ReportFacts, ch
     shown = text(render(changed(splits=drawn)))
     assert "each whole recording drawn into one split, seed 42" in shown
     assert "training 27 27 54 60 % 6,912" in shown
+    assert "Windows by class, and their share of the split split arc normal training 3,456 50.0 % 3,456 50.0 %" in shown
 
 
 def test_nothing_compared_is_not_called_agreement(changed: Changed) -> None:

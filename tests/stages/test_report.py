@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +10,12 @@ import numpy as np
 import pytest
 import yaml
 
+from flowlab.config import load_mapping
 from flowlab.contracts import StageJob
+from flowlab.plugins import load
 from flowlab.roles import ROLES
 from flowlab.signal import features_file
-from flowlab.stages.report import DOCUMENTS, STAGE, ReportOptions, options, run
+from flowlab.stages.report import DOCUMENTS, STAGE, ReportOptions, options, run, trained_quantizer
 from tests.report.conftest import make_facts
 
 
@@ -42,6 +43,14 @@ def job(folder: Path, *, without: tuple[str, ...] = ()) -> StageJob:
         windows, values, labels, rows.astype(np.int32), rows, {"classes": ["arc", "normal"]}, index=rows
     )
     inputs["windows"] = {windows.name: windows}
+    features = folder / "features_test.arrow"
+    features_file.write(
+        features, values[:, :, :256, None], labels, rows.astype(np.int32), rows, {"classes": ["arc", "normal"]}
+    )
+    inputs["features_test"] = {features.name: features}
+    outputs = folder / "torch_outputs.npz"
+    np.savez(outputs, output=np.array([[3, 9], [5, 5], [90, 1], [7, 8]], np.int32))
+    inputs["torch_outputs"] = {outputs.name: outputs}
     out = folder / "out"
     out.mkdir()
     return StageJob(
@@ -62,8 +71,14 @@ def page(made: Any) -> str:
 def test_the_stage_writes_one_page_from_its_files(tmp_path: Path) -> None:
     shown = page(run(job(tmp_path)))
     assert "19,544 bytes" in shown
-    assert shown.count('class="wave"') == 2
+    assert shown.count('aria-label="window of class') == shown.count('aria-label="feature of class') == 2
     assert "0 mismatches" in shown
+
+
+def test_curves_of_the_integers_are_counted_from_the_outputs(tmp_path: Path) -> None:
+    shown = page(run(job(tmp_path)))
+    # leads of arc: 89 and -1 of its own windows, -6 and 0 of the others; one of four pairs is out of order
+    assert '<td class="num">0.99871</td><td class="num">0.75000</td>' in shown
 
 
 def test_equal_files_in_another_folder_give_equal_bytes(tmp_path: Path) -> None:
@@ -77,6 +92,13 @@ def test_a_run_without_simulation_has_a_report_too(tmp_path: Path) -> None:
     assert "simulation is off" in shown
 
 
+def test_unmeasured_integers_have_no_curves(tmp_path: Path) -> None:
+    given = job(tmp_path)
+    unmeasured = {**make_facts().metrics_quantize, "test": None, "confusion": None}
+    given.input("metrics_quantize").write_text(json.dumps(unmeasured), encoding="utf-8")
+    assert "0.75000" not in page(run(given))
+
+
 def test_the_stage_needs_only_known_roles() -> None:
     assert {*STAGE.needs, *STAGE.optional, *STAGE.makes} <= set(ROLES)
     assert set(DOCUMENTS) <= {*STAGE.needs, *STAGE.optional}
@@ -86,7 +108,34 @@ def test_the_stage_needs_only_known_roles() -> None:
     ("target", "packs"), [("c type=hard opt_for_space=true", True), ("c type=hard", False), (None, False)]
 )
 def test_options_come_from_target_and_compiler_string(target: str | None, packs: bool) -> None:
-    config = SimpleNamespace(common=SimpleNamespace(target_device="x"), compilation=SimpleNamespace(target=target))
+    config = SimpleNamespace(
+        common=SimpleNamespace(target_device="x"),
+        compilation=SimpleNamespace(target=target),
+        training=SimpleNamespace(quantizer=None),
+    )
     catalogue = SimpleNamespace(get=lambda kind, name: SimpleNamespace(unit_name="ACC"))
-    assert options(config, catalogue) == ReportOptions("ACC", packs)
-    assert replace(options(config, catalogue), unit_name="NPU").unit_name == "NPU"
+    assert options(config, catalogue) == ReportOptions("ACC", packs, ("training.quantization_method=QAT",))
+
+
+@pytest.mark.parametrize(
+    ("named", "settings"),
+    [
+        ("tinpu_ptq", ("training.quantizer=tinpu_qat", "training.quantization_method=QAT")),
+        ("generic_ptq", ("training.quantizer=generic_qat", "training.quantization_method=QAT")),
+        ("none", ()),
+    ],
+)
+def test_the_settings_for_quantization_aware_training_make_a_config_that_loads(
+    named: str, settings: tuple[str, ...]
+) -> None:
+    catalogue = load()
+    asked = {
+        "common": {"task_type": "generic_timeseries_classification", "target_device": "F28P55"},
+        "dataset": {"dataset_name": "dc_arc_fault_example_dsk"},
+        "training": {"model_name": "CLS_4k_NPU", "quantizer": named, "quantization_method": "PTQ"},
+    }
+    config = load_mapping(asked, catalogue)
+    assert trained_quantizer(config, catalogue) == settings
+    if settings:
+        again = load_mapping(asked, catalogue, sets=settings)
+        assert catalogue.get("quantizer", again.quantizer_name(catalogue)).trains

@@ -23,9 +23,10 @@ pytestmark = pytest.mark.system
 PROBE = """
 <script>
 addEventListener("load", () => {
-  const wide = [...document.querySelectorAll("section, .tile, .banner")].filter(
+  const wide = [...document.querySelectorAll("section, .tile, .banner, figure, svg.chart")].filter(
     (one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.id || one.className);
-  const drawn = [...document.querySelectorAll("svg")].filter((one) => one.getBoundingClientRect().height > 40).length;
+  const charts = [...document.querySelectorAll("svg.chart")];
+  const drawn = charts.filter((one) => one.getBoundingClientRect().height > 40).length;
   const state = [document.documentElement.scrollWidth <= innerWidth + 1, wide.join("+") || "none", drawn,
     performance.getEntriesByType("resource").length, document.querySelectorAll("section").length];
   document.title = "probe " + state.join(" ");
@@ -82,7 +83,7 @@ def page() -> str:
     return render(replace(facts, placement=placement))
 
 
-@pytest.mark.parametrize("width", [1280, 500])
+@pytest.mark.parametrize("width", [1280, 500, 400])
 def test_the_page_is_laid_out_and_fetches_nothing(tmp_path: Path, width: int) -> None:
     site = tmp_path / "site"
     site.mkdir()
@@ -94,9 +95,9 @@ def test_the_page_is_laid_out_and_fetches_nothing(tmp_path: Path, width: int) ->
     assert found is not None, dom[:2000]
     fits, too_wide, drawn, fetched, sections = found.groups()
     assert (fits, too_wide) == ("true", "none")
-    assert int(drawn) == 4  # two charts and two windows
+    assert int(drawn) == 7  # two trainings, one curve against the rest, two windows with their features
     assert int(fetched) == 0
-    assert int(sections) == 7
+    assert int(sections) == 9
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,0 +1,53 @@
+"""Float, 8, 4 and 2 bits in bytes of weights, by arithmetic, like the chapter's section 8.2.8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowlab.report.facts import ReportFacts
+
+# bits, name, and the drop that section 8.2.8 of the chapter calls typical
+PRECISIONS = ((32, "float32", "0 %"), (8, "8 bits", "< 1 %"), (4, "4 bits", "1–5 %"), (2, "2 bits", "5–15 %"))
+
+
+@dataclass(frozen=True)
+class WidthRow:
+    """One precision: ``bytes`` is parameters x bits / 8, rounded up; ``accuracy`` is measured, None elsewhere."""
+
+    name: str
+    bytes: int
+    times: int
+    typical: str
+    accuracy: float | None
+    this_run: bool
+
+
+def width_rows(facts: ReportFacts) -> list[WidthRow]:
+    """The four precisions; none where the number of parameters is not known."""
+    parameters = facts.metrics_train.get("parameters")
+    if not isinstance(parameters, int):
+        return []
+    config = facts.quantization_config
+    used = 32 if config.get("method") == "none" else config.get("weight_bits")
+    rows = []
+    for bits, name, typical in PRECISIONS:
+        document = facts.metrics_train if bits == 32 else facts.metrics_quantize if bits == used else {}
+        accuracy = (document.get("test") or {}).get("accuracy")
+        rows.append(WidthRow(name, -(-parameters * bits // 8), 32 // bits, typical, accuracy, bits == used))
+    return rows
+
+
+def beside_weights(facts: ReportFacts) -> int | None:
+    """Bytes of constants in this run's program that are no weights: biases, multipliers, shifts; None if not known."""
+    memory = facts.memory or {}
+    packed, flash = memory.get("packed_bytes"), (memory.get("regions") or {}).get("flash")
+    if not isinstance(packed, int) or not flash:
+        return None
+    rest = sum(flash.values()) - packed
+    return rest if rest >= 0 else None
+
+
+def measured(rows: Sequence[WidthRow]) -> bool:
+    """Whether any row has an accuracy."""
+    return any(row.accuracy is not None for row in rows)
