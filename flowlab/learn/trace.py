@@ -314,21 +314,42 @@ def _adaptive(builder: _Builder, call: _Call) -> None:
     wanted = (shape[1] if high is None else high, shape[2] if wide is None else wide)
     if wanted == shape[1:]:
         return _alias(builder, call)
-    call.require(wanted == (1, 1), f"averages {shape[1]}x{shape[2]} down to {wanted[0]}x{wanted[1]}: {GLOBAL}")
-    builder.emit(call, "average_pool", (value,))
+    if wanted == (1, 1):
+        builder.emit(call, "average_pool", (value,))
+        return None
+    equal = shape[1] % wanted[0] == 0 and shape[2] % wanted[1] == 0
+    call.require(equal, f"averages {shape[1]}x{shape[2]} down to {wanted[0]}x{wanted[1]}: {PARTS}")
+    parts = (shape[1] // wanted[0], shape[2] // wanted[1])
+    _averages(builder, call, kernel=parts, stride=parts, padding=(0, 0))
+    return None
 
 
 def _average_pool(builder: _Builder, call: _Call) -> None:
     value, shape = _input(builder, call)
     layer = call.layer
-    kernel = _pair(layer.kernel_size if layer is not None else call.argument(1, "kernel_size"))
-    padding = _pair(layer.padding if layer is not None else call.argument(3, "padding", 0))
-    divisor = layer.divisor_override if layer is not None else call.argument(6, "divisor_override")
-    call.require(
-        kernel == shape[1:] and padding == (0, 0) and divisor is None,
-        f"averages {kernel[0]}x{kernel[1]} of {shape[1]}x{shape[2]}: {GLOBAL}",
-    )
-    builder.emit(call, "average_pool", (value,))
+    if layer is not None:
+        kernel, stride, padding = _pair(layer.kernel_size), layer.stride, _pair(layer.padding)
+        ceil, inside, divisor = layer.ceil_mode, not layer.count_include_pad, layer.divisor_override
+    else:
+        kernel, stride = _pair(call.argument(1, "kernel_size")), call.argument(2, "stride")
+        padding, ceil = _pair(call.argument(3, "padding", 0)), call.argument(4, "ceil_mode", False)
+        inside, divisor = not call.argument(5, "count_include_pad", True), call.argument(6, "divisor_override")
+    call.require(divisor is None, "divides by another number: use divisor_override=None")
+    if kernel == shape[1:] and padding == (0, 0):
+        builder.emit(call, "average_pool", (value,))
+        return
+    call.require(not ceil, "rounds its size up: use ceil_mode=False and a padding")
+    call.require(not inside or padding == (0, 0), "leaves its padding out of the mean: use count_include_pad=True")
+    _averages(builder, call, kernel=kernel, stride=_pair(kernel if stride in (None, ()) else stride), padding=padding)
+
+
+def _averages(builder: _Builder, call: _Call, *, kernel: Pair, stride: Pair, padding: Pair) -> None:
+    """Averages over parts are a depthwise convolution with equal weights, which quantization-aware training moves."""
+    value, shape = _input(builder, call)
+    area = kernel[0] * kernel[1]
+    weight = np.full((shape[0], 1, *kernel), 1 / area, np.float32)
+    attributes: dict[str, Attribute] = {"stride": stride, "padding": (*padding, *padding), "groups": shape[0]}
+    builder.emit(call, "conv", (value,), attributes=attributes, constants={"weight": weight})
 
 
 def _mean(builder: _Builder, call: _Call) -> None:
@@ -376,9 +397,10 @@ def _spoken(target: object) -> str:
 
 
 GLOBAL = "only the average over all of height and width is known: use nn.AdaptiveAvgPool2d(1)"
+PARTS = "the parts are not equal: choose a size that divides it, or use nn.AdaptiveAvgPool2d(1)"
 KNOWN = (
     "Known: nn.Conv2d, nn.Linear, nn.BatchNorm1d/2d, nn.ReLU and other activations, nn.MaxPool2d, "
-    "nn.AdaptiveAvgPool2d(1), nn.Flatten, nn.Dropout, and adding; for a series use nn.Conv2d with kernel (k, 1)"
+    "nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, and adding; for a series use nn.Conv2d with kernel (k, 1)"
 )
 MODULES: dict[type, Taker] = {
     nn.Conv2d: _conv,

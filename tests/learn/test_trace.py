@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.channels import is_depthwise
 from flowlab.compiler.verify import verify
 from flowlab.errors import GraphError
 from flowlab.learn.checkpoint import dump
@@ -89,6 +90,13 @@ EXPRESSIBLE: dict[str, tuple[nn.Module, tuple[int, int, int]]] = {
     "a view by sizes": (Net(lambda m, x: x.view(x.size(0), -1)), SHAPE),
     "a reshape by shape": (Net(lambda m, x: torch.reshape(x, (x.shape[0], 48))), SHAPE),
     "an adaptive pool that does nothing": (nn.Sequential(nn.AdaptiveAvgPool2d((24, None)), nn.Flatten()), SHAPE),
+    "four averages": (nn.Sequential(nn.AdaptiveAvgPool2d((4, 1))), SHAPE),
+    "averages by columns": (nn.Sequential(nn.AdaptiveAvgPool2d((3, None)), nn.Flatten()), (3, 6, 5)),
+    "local averages": (nn.Sequential(nn.AvgPool2d((3, 2), stride=(2, 1), padding=(1, 1))), (3, 9, 7)),
+    "averages by a function": (
+        Net(lambda m, x: F.avg_pool2d(F.adaptive_avg_pool2d(x, (12, 1)), (3, 1), (1, 1), (1, 0))),
+        (1, 24, 1),
+    ),
     "nested": (nn.Sequential(nn.Sequential(conv(2, 3, 1), nn.Identity(), nn.Dropout(0.3)), nn.Flatten()), SHAPE),
     **{
         f"the activation {type(layer).__name__}": (nn.Sequential(conv(2, 3, 1), layer), SHAPE)
@@ -118,6 +126,13 @@ def test_nodes_are_named_by_the_modules_paths() -> None:
         ("block.0", "conv"), ("block.1", "relu"), ("flat", "flatten"),
     ]  # fmt: skip
     assert dict(graph.outputs) == {"output": "flat"}
+
+
+def test_averages_over_parts_are_a_depthwise_convolution_and_the_average_over_all_is_none() -> None:
+    graph = float_graph(nn.Sequential(conv(2, 4, 1), nn.AdaptiveAvgPool2d((4, 1)), nn.AvgPool2d((4, 1))), SHAPE)
+    assert [node.op for node in graph.nodes] == ["conv", "conv", "average_pool"]
+    assert is_depthwise(graph.nodes[1])
+    assert graph.nodes[1].attributes["stride"] == (6, 1)
 
 
 def test_a_second_use_of_a_layer_has_a_name_of_its_own() -> None:
@@ -153,11 +168,13 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "reflection": (nn.Sequential(conv(2, 3, (3, 1), padding=(1, 0), padding_mode="reflect")), "padding_mode='zeros'"),
     "LSTM": (Net(lambda m, x: m.l(x.flatten(1))[0], l=nn.LSTM(48, 4)), r"'l' \(LSTM\): the integer graph has no such"),
     "layer norm": (nn.Sequential(nn.LayerNorm([24, 1])), r"'0' \(LayerNorm\).*Known: nn.Conv2d"),
-    "four averages": (
-        nn.Sequential(nn.AdaptiveAvgPool2d((4, 1))),
-        r"averages 24x1 down to 4x1.*AdaptiveAvgPool2d\(1\)",
+    "unequal averages": (nn.Sequential(nn.AdaptiveAvgPool2d((5, 1))), "averages 24x1 down to 5x1: the parts are not"),
+    "an average beyond the end": (nn.Sequential(nn.AvgPool2d((5, 1), ceil_mode=True)), "ceil_mode=False"),
+    "an average without its padding": (
+        nn.Sequential(nn.AvgPool2d((3, 1), padding=(1, 0), count_include_pad=False)),
+        "count_include_pad=True",
     ),
-    "local averages": (nn.Sequential(nn.AvgPool2d((2, 1))), "averages 2x1 of 24x1"),
+    "another divisor": (nn.Sequential(nn.AvgPool2d((2, 1), divisor_override=3)), "divisor_override=None"),
     "mean over the length": (Net(lambda m, x: x.mean(2)), "averages over the dimensions 2"),
     "mean over all": (Net(lambda m, x: x.mean()), "averages over the dimensions None"),
     "linear on maps": (nn.Sequential(nn.Linear(1, 3)), r"'0' \(Linear\): gets shape \(2, 24, 1\).*nn.Flatten"),
