@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,31 @@ def shared_stretches(recordings: Sequence[Recording]) -> list[tuple[str, str, Sh
     for split, other in combinations(SPLITS, 2):
         found += [(split, other, one) for one in _between(by_split[split], by_split[other])]
     return found
+
+
+def places_elsewhere(recordings: Sequence[Recording]) -> dict[str, list[tuple[int, int]]]:
+    """By recording: the samples ``[start, stop)`` that stand in another split too, apart from each other, in order.
+
+    Args:
+        recordings: each with its split; ``samples`` float32 (time, column).
+    """
+    by_split = {split: [item for item in recordings if item.split == split] for split in SPLITS}
+    found: dict[str, set[int]] = {}
+    for split, other in permutations(SPLITS, 2):  # both ways: only what is searched is found in every recording
+        for one in _between(by_split[split], by_split[other]):
+            found.setdefault(one.again, set()).add(one.again_at)
+    return {name: _joined(sorted(starts)) for name, starts in found.items()}
+
+
+def _joined(starts: Sequence[int]) -> list[tuple[int, int]]:
+    """Stretches that touch become one."""
+    joined: list[tuple[int, int]] = []
+    for start in starts:
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], start + LENGTH)
+        else:
+            joined.append((start, start + LENGTH))
+    return joined
 
 
 def _between(anchored: Sequence[Recording], searched: Sequence[Recording]) -> list[Shared]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flowlab.contracts import Recording
 from flowlab.errors import DataError, OptionError
 from flowlab.signal.layout import SPLITS
-from flowlab.signal.overlap import LENGTH, shared_stretches
+from flowlab.signal.overlap import LENGTH, Shared, shared_stretches
 
 SHARED_SHOWN = 5  # sentences about stretches in two splits; their number counts all
 AMONGST, WITHIN, ANNOTATED, GIVEN = "amongst_files", "within_files", "annotations", "dataset"
@@ -136,10 +136,14 @@ def given(recordings: Sequence[Recording]) -> list[Piece]:
     return [_whole(item, content(item.samples)) for item in recordings]
 
 
-def prove(pieces: Sequence[Piece]) -> dict[str, Any]:
+def prove(pieces: Sequence[Piece], shared: Sequence[tuple[str, str, Shared]] | None = None) -> dict[str, Any]:
     """Check that no sample is in two splits, and say what was checked.
 
     Parts of recordings with equal samples are counted and shown, not refused: simulated signals repeat themselves.
+
+    Args:
+        pieces: all of them.
+        shared: what `shared_stretches` found, where it is known already.
 
     Raises:
         DataError: if an id, equal content or overlapping samples stand in two splits, an id stands twice,
@@ -154,7 +158,8 @@ def prove(pieces: Sequence[Piece]) -> dict[str, Any]:
         if not have or (split == "train" and len(have) < len(classes)):
             missing = ", ".join(sorted(set(classes) - have))
             raise DataError(f"split '{split}' has no recording of: {missing}")
-    shared = shared_stretches([piece.recording for piece in pieces])
+    if shared is None:
+        shared = shared_stretches([piece.recording for piece in pieces])
     return {
         "recordings_in_two_splits": 0,
         "contents_in_two_splits": 0,
@@ -183,7 +188,11 @@ def prove(pieces: Sequence[Piece]) -> dict[str, Any]:
 
 
 def document(
-    pieces: Sequence[Piece], method: str, seed: int | None, fractions: Sequence[float] | None
+    pieces: Sequence[Piece],
+    method: str,
+    seed: int | None,
+    fractions: Sequence[float] | None,
+    shared: Sequence[tuple[str, str, Shared]] | None = None,
 ) -> dict[str, Any]:
     """What ``splits.json`` holds: method, seed, fractions, recordings by split and class, and the proof."""
     table: dict[str, dict[str, int]] = {split: {} for split in SPLITS}
@@ -195,7 +204,7 @@ def document(
         "seed": seed,
         "fractions": None if fractions is None else dict(zip(SPLITS, fractions, strict=True)),
         "counts": {split: dict(sorted(row.items())) for split, row in table.items()},
-        "proof": prove(pieces),
+        "proof": prove(pieces, shared),
     }
 
 

@@ -108,11 +108,31 @@ def cut(
     import numpy as np
 
     kept = samples[:: options.factor, list(chosen)]  # plain decimation, no filter
-    frames = max(1, options.num_frame_concat)
-    count = (len(kept) - options.frame_size) // options.hop + 1 if len(kept) >= options.frame_size else 0
-    last = np.arange(frames - 1, count)  # the last frame of each window
-    last = last[last % options.frame_skip == 0]
-    at = (last[:, None] - np.arange(frames)[::-1]) * options.hop
+    at = _frames(len(kept), options)
     places = at[:, :, None] + np.arange(options.frame_size)
     windows = kept[places.reshape(len(at), options.length)].transpose(0, 2, 1)
     return np.ascontiguousarray(windows), at[:, 0] * options.factor
+
+
+def starts(length: int, options: WindowOptions) -> NDArray[np.int64]:
+    """The samples at which the windows of a recording of this length start: int64 ``(window,)``."""
+    found: NDArray[np.int64] = _frames(-(-length // options.factor), options)[:, 0] * options.factor
+    return found
+
+
+def span(options: WindowOptions) -> int:
+    """Samples from the first to the last that a window holds, both included."""
+    frames = max(1, options.num_frame_concat)
+    return ((frames - 1) * options.hop + options.frame_size - 1) * options.factor + 1
+
+
+def _frames(kept: int, options: WindowOptions) -> NDArray[np.int64]:
+    """Where the frames of each window start, in kept samples: int64 ``(window, frame)``."""
+    import numpy as np
+
+    frames = max(1, options.num_frame_concat)
+    count = (kept - options.frame_size) // options.hop + 1 if kept >= options.frame_size else 0
+    last = np.arange(frames - 1, count)  # the last frame of each window
+    last = last[last % options.frame_skip == 0]
+    found: NDArray[np.int64] = (last[:, None] - np.arange(frames)[::-1]) * options.hop
+    return found

@@ -63,6 +63,7 @@ STAGE = Stage(
     code=(
         "flowlab.stages.extract",
         "flowlab.signal.windowing",
+        "flowlab.signal.leak",
         "flowlab.signal.chain",
         "flowlab.signal.arrow_file",
         "flowlab.signal.recordings_file",
@@ -91,7 +92,7 @@ def run(job: StageJob) -> StageResult:
     """
     import numpy as np
 
-    from flowlab.signal import features_file, recordings_file, windowing
+    from flowlab.signal import features_file, leak, recordings_file, windowing
     from flowlab.signal.layout import SPLITS
 
     asked: ExtractOptions = job.options
@@ -117,10 +118,12 @@ def run(job: StageJob) -> StageResult:
         "notes": list(extractor.notes(chosen)),
     }
     files = {}
+    cuts = {}
     warnings = list(spec["notes"])
     for step, split in enumerate(SPLITS):
         job.progress(f"features of {split}", step / len(SPLITS))
         cut, short = _cut(table, split, columns, asked.windows)
+        cuts[split] = cut.recording, cut.start
         warnings += short
         if split == "train":
             _refuse_constant(cut.windows, spec["columns"])
@@ -143,11 +146,14 @@ def run(job: StageJob) -> StageResult:
         {**meta, "provenance": "raw windows"},
         index=rows,
     )
+    leaks = leak.measure(table, cuts, asked.windows)
+    warnings += leaks.warnings()
+    spec["leak"] = leaks.to_json()
     spec["warnings"] = warnings  # for the report
     (job.out / "feature_spec.json").write_text(json.dumps(spec, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     files["windows"] = {"windows.arrow": job.out / "windows.arrow"}
     files["feature_spec"] = {"feature_spec.json": job.out / "feature_spec.json"}
-    metrics = {"shape": list(shape), "counts": spec["counts"]}
+    metrics = {"shape": list(shape), "counts": spec["counts"], "leak": spec["leak"]}
     return StageResult(files=files, metrics=metrics, warnings=tuple(warnings))
 
 

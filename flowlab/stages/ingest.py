@@ -99,6 +99,7 @@ STAGE = Stage(
         "flowlab.signal.layout",
         "flowlab.signal.archive",
         "flowlab.signal.split",
+        "flowlab.signal.overlap",
         "flowlab.signal.arrow_file",
         "flowlab.signal.recordings_file",
     ),
@@ -112,7 +113,7 @@ def run(job: StageJob) -> StageResult:
     Raises:
         DataError: naming file, line and column of what cannot be used.
     """
-    from flowlab.signal import recordings_file, split
+    from flowlab.signal import overlap, recordings_file, split
 
     asked: IngestOptions = job.options
     if "dataset" in job.plugins:
@@ -121,16 +122,18 @@ def run(job: StageJob) -> StageResult:
         pieces, classes, method, warnings = _read(job, asked)
         synthetic = False
     drawn = method in (split.AMONGST, split.WITHIN)
-    document = split.document(
-        pieces, method, asked.seed if method == split.AMONGST else None, asked.fractions if drawn else None
-    )
     recordings = [piece.recording for piece in pieces]
+    shared = overlap.shared_stretches(recordings)
+    document = split.document(
+        pieces, method, asked.seed if method == split.AMONGST else None, asked.fractions if drawn else None, shared
+    )
     repairs = [sentence for item in recordings for sentence in item.repairs]
     meta = {
         "classes": list(classes),
         "synthetic": synthetic,
         "repairs": repairs,
         "origin": asked.dataset,
+        **_for_windows(pieces, overlap.places_elsewhere(recordings) if shared else {}),
     }
     recordings_file.write(job.out / "recordings.arrow", recordings, meta)
     said = (*warnings, *_leaks(document["proof"]), *_shortened(repairs))
@@ -211,6 +214,14 @@ def _same_columns(recordings: list[Recording]) -> None:
                 f"{item.id} has the columns {', '.join(item.columns)}, but {first.id} has {', '.join(first.columns)}. "
                 "All recordings need the same"
             )
+
+
+def _for_windows(pieces: list[Piece], elsewhere: Mapping[str, list[tuple[int, int]]]) -> dict[str, Any]:
+    """What tells windows that share samples: where recordings were cut, and which samples stand in two splits."""
+    places = [[row, *one] for row, piece in enumerate(pieces) for one in elsewhere.get(piece.recording.id, ())]
+    cut = [[piece.source, piece.start] for piece in pieces]
+    whole = all(piece.source == piece.recording.id for piece in pieces)
+    return {**({} if whole else {"pieces": cut}), **({"shared": places} if places else {})}
 
 
 def _leaks(proof: Mapping[str, Any]) -> list[str]:

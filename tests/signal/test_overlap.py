@@ -63,3 +63,21 @@ def test_recordings_shorter_than_a_stretch_are_left_to_the_other_checks() -> Non
 def test_the_sentence_names_both_places() -> None:
     shared = overlap.Shared("one", 64, "two", 10)
     assert shared.text("train", "test") == "64 samples from 64 of 'one' (train) stand again from 10 of 'two' (test)"
+
+
+def test_all_samples_that_stand_in_another_split_are_found_in_every_recording() -> None:
+    noise = np.random.default_rng(5).normal(0, 1, (400, 1)).astype(np.float32)
+    pieces = {
+        "a": ("train", noise[:300]),
+        "b": ("train", noise[:300]),
+        "c": ("test", np.concatenate([noise[300:], noise[64:256]])),
+        "d": ("val", np.random.default_rng(6).normal(0, 1, (300, 1)).astype(np.float32)),
+    }
+    recordings = [Recording(name, "x", samples, ("x",), split) for name, (split, samples) in pieces.items()]
+    found = overlap.places_elsewhere(recordings)
+    assert set(found) == {"a", "b", "c"}
+    assert found["a"] == found["b"]
+    assert found["c"] == [(100, 292)]
+    ((start, stop),) = found["a"]
+    assert 64 <= start < 128  # less than a stretch is missing at each end
+    assert 192 < stop <= 256

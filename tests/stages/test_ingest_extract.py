@@ -362,3 +362,33 @@ def test_ingest_says_where_a_part_of_one_measurement_stands_in_two_splits(folder
     assert warning.startswith("samples stand in two splits (")
     assert document["warnings"] == [warning]
     assert ingested(folder, tmp_path / "again").warnings == result.warnings
+
+
+def test_windows_of_recordings_that_are_cut_by_time_share_no_sample(folder: Path, tmp_path: Path) -> None:
+    inside = replace(INGEST, split_type="within_files")
+    overlapping = WindowOptions(data_proc_transforms=("SimpleWindow",), frame_size=8, stride_size=0.5)
+    files = ingested(folder, tmp_path / "ingest", inside).files
+    job_of_extract = job(
+        tmp_path / "extract",
+        {"recordings": files["recordings"]},
+        extract.ExtractOptions(overlapping, None),
+        FftExtractor(),
+        replace(CHAIN, frame_size=8),
+    )
+    result = extract.run(job_of_extract)
+    leak = result.metrics["leak"]
+    assert leak["windows_in_two_splits"] == {"train": 0, "val": 0, "test": 0}
+    assert leak["recordings_cut_by_time"] == 10
+    assert leak["windows_across_cuts"] == 40  # of 15 windows of 64 samples, those over the cuts at 38 and 51
+    assert json.loads(only(result, "feature_spec").read_text())["leak"] == leak
+    assert "10 recordings are cut by time" in result.warnings[-1]
+
+
+def test_windows_of_a_stretch_that_stands_in_two_splits_are_counted_and_said(folder: Path, tmp_path: Path) -> None:
+    long = "\n".join(f"{a:.6f},{b:.6f}" for a, b in tone("buzz", 0, 256))
+    for number in range(5):
+        (folder / "classes" / "buzz" / f"{number}.csv").write_text(f"x,y\n{long}\n{number},{number}\n")
+    result = extracted(folder, tmp_path)
+    shared = result.metrics["leak"]["windows_in_two_splits"]
+    assert shared == {"train": 48, "val": 16, "test": 16}  # of a recording's 16 windows, each
+    assert "windows share samples with windows of another split: 48 of 60 of train" in result.warnings[-1]
