@@ -36,6 +36,7 @@ _TABLE = (
     Role("metrics_train", "application/json", "training curve, accuracy and confusion of the float model"),
     Role("graph", "text/plain", "the integer graph in text form"),
     Role("quantized_onnx", "application/onnx", "the integer graph as ONNX", "training/quantization"),
+    Role("int8_onnx", "application/onnx", "the same in QDQ form, for speed on CPUs; near it", "training/quantization"),
     Role("quantization_config", "application/yaml", "from which the ONNX is built again", "training/quantization"),
     Role("quantized_weights", "application/vnd.pytorch", "integer constants of the graph", "training/quantization"),
     Role("torch_outputs", "application/vnd.numpy.npz", "integers of the converted torch module on the test windows"),

@@ -86,6 +86,7 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
         "engine",
         "stages",
         "metrics",
+        "quantization",
         "agreement",
         "sizes",
         "artifacts",

@@ -28,6 +28,7 @@ def test_people_find_the_chapters_tree() -> None:
         "float_model": "training/base",
         "float_onnx": "training/base",
         "quantized_onnx": "training/quantization",
+        "int8_onnx": "training/quantization",
         "quantization_config": "training/quantization",
         "quantized_weights": "training/quantization",
         "program": "compilation",

@@ -25,6 +25,7 @@ class RunResult:
     engine: str
     stages: tuple[Mapping[str, Any], ...]
     metrics: Mapping[str, Any]
+    quantization: Mapping[str, Any]
     agreement: Mapping[str, Any]
     sizes: Mapping[str, int | None]
     artifacts: Mapping[str, tuple[Mapping[str, str], ...]]
@@ -41,6 +42,7 @@ class RunResult:
             "engine": self.engine,
             "stages": [dict(stage) for stage in self.stages],
             "metrics": dict(self.metrics),
+            "quantization": dict(self.quantization),
             "agreement": dict(self.agreement),
             "sizes": dict(self.sizes),
             "artifacts": {role: [dict(file) for file in files] for role, files in self.artifacts.items()},
@@ -94,7 +96,7 @@ def result_of(
     """
     records = {name: one.record for name, one in done.items()}
     small = SmallFiles(records, store)
-    train = small.read("metrics_train")
+    train, quantized = small.read("metrics_train"), small.read("metrics_quantize")
     spec = small.read("feature_spec")
     report = next((one.path for one in artifacts.get("report", ())), None)
     return RunResult(
@@ -103,9 +105,10 @@ def result_of(
         stages=tuple({"name": name, "cached": one.cached, "seconds": one.seconds} for name, one in done.items()),
         metrics={
             "float": train.get("test"),
-            "quantized": small.read("metrics_quantize").get("test"),
+            "quantized": quantized.get("test"),
             "simulated": small.read("metrics_simulate").get("test"),
         },
+        quantization={**quantized.get("quantization", {}), "int8": quantized.get("int8")},
         agreement=agreement_of(records),
         sizes=_sizes(records, small, train.get("parameters")),
         artifacts={

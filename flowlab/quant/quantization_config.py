@@ -42,6 +42,16 @@ class Account:
     output_int: bool
     onnx_metadata: Mapping[str, str]
 
+    def summary(self) -> dict[str, str | int]:
+        """Quantizer, method and widths: what was asked for and what was done."""
+        return {
+            "quantizer": self.quantizer,
+            "method": self.method,
+            "weight_bits": self.weight_bits,
+            "activation_bits": self.activation_bits,
+            "requested_activation_bits": self.requested_activation_bits,
+        }
+
 
 def print_config(account: Account, graph: Graph) -> str:
     """The file's text; the graph stands in it as a readable block."""

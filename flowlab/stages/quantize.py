@@ -89,6 +89,7 @@ STAGE = Stage(
     makes=(
         "graph",
         "quantized_onnx",
+        "int8_onnx",
         "quantization_config",
         "quantized_weights",
         "torch_outputs",
@@ -111,8 +112,10 @@ STAGE = Stage(
         "flowlab.compiler.verify",
         "flowlab.compiler.exact_float",
         "flowlab.compiler.export_onnx",
+        "flowlab.compiler.export_qdq",
+        "flowlab.compiler.run_qdq",
     ),
-    libraries=("torch", "numpy", "pyarrow", "onnx"),
+    libraries=("torch", "numpy", "pyarrow", "onnx", "onnxruntime"),
     torch=True,
 )
 
@@ -145,6 +148,9 @@ def run(job: StageJob) -> StageResult:
     graph = quantized.graph
     onnx_metadata = {"classes": json.dumps(spec["classes"])}
     account = _account(job, len(train.features), onnx_metadata)
+    int8, differences, said = _int8(job, graph, onnx_metadata, test.features, outputs)
+    warnings = (*warnings, *said)
+    metrics |= {"quantization": account.summary(), "int8": differences, "warnings": list(warnings)}
     files = {
         "graph": ("graph.txt", print_graph(graph).encode()),
         "quantized_onnx": ("best_model.onnx", export_onnx(graph, onnx_metadata)),
@@ -153,12 +159,17 @@ def run(job: StageJob) -> StageResult:
         "torch_outputs": ("torch_outputs.npz", _npz(outputs)),
         "metrics_quantize": ("metrics_quantize.json", (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode()),
     }
+    if int8:
+        files["int8_onnx"] = ("best_model_int8.onnx", int8)
     for role, (name, content) in files.items():
         (job.out / role).mkdir()
         (job.out / role / name).write_bytes(content)
     return StageResult(
-        files={role: {name: job.out / role / name} for role, (name, _) in files.items()},
-        metrics={"quantized": metrics["test"], "val": metrics["val"], "best_epoch": metrics["best_epoch"]},
+        files={"int8_onnx": {}, **{role: {name: job.out / role / name} for role, (name, _) in files.items()}},
+        metrics={
+            "quantized": metrics["test"],
+            **{key: metrics[key] for key in ("val", "best_epoch", "quantization", "int8")},
+        },
         warnings=warnings,
     )
 
@@ -257,9 +268,34 @@ def _measure(
         "confusion": confusion(result, test.labels, classes) if show else None,
         "history": list(history.get("epochs", ())),
         "best_epoch": history.get("best_epoch", 0),
+        "warnings": list(dict.fromkeys(warnings)),
     }
     integers = job.options.output_int
-    return metrics, {output: result.astype(np.int32) if integers else result}, tuple(dict.fromkeys(warnings))
+    return metrics, {output: result.astype(np.int32) if integers else result}, tuple(metrics["warnings"])
+
+
+def _int8(
+    job: StageJob, graph: Any, onnx_metadata: Mapping[str, str], features: Any, outputs: Mapping[str, Any]
+) -> tuple[bytes, dict[str, int] | None, tuple[str, ...]]:
+    """For CPUs the QDQ form too: its bytes, where it differs from the exact form on the test windows, and a warning.
+
+    No law covers it; an output that is more than one step away is said.
+    """
+    quantizer = job.plugins["quantizer"]
+    if not isinstance(quantizer, Quantizer) or quantizer.format != "cpu":
+        return b"", None, ()
+    from flowlab.compiler.export_qdq import export_qdq
+    from flowlab.compiler.run_qdq import differences
+
+    ((output, value),) = graph.outputs.items()
+    model = export_qdq(graph, onnx_metadata)
+    step = 1.0 if job.options.output_int else graph.node(value).attributes["scale"]
+    found = differences(model, features, outputs[output], step)
+    warning = (
+        f"best_model_int8.onnx differs from the exact form by up to {found.max_steps} steps of the output, in "
+        f"{found.different} of {found.vectors} test windows"
+    )
+    return model, found.to_json(), (warning,) if found.max_steps > 1 else ()
 
 
 def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str]) -> Any:

@@ -21,7 +21,7 @@ CARRIERS = {"pluggy", "pydantic", "yaml", "rich", "markupsafe"}
 # A module in a stage's code imports them in a function that the stage does not call.
 NOT_CALLED = {
     "inspect": {"onnx", "onnxruntime", "pyarrow"},  # neighbours of the layer table in validate
-    "compile": {"onnx"},  # the ONNX doors are in the compiler's package
+    "compile": {"onnx", "onnxruntime"},  # the ONNX doors are in the compiler's package
     "simulate": {"torch"},  # a problem's loss; its measure is numpy's
 }
 

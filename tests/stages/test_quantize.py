@@ -13,6 +13,8 @@ from networks import rule_breaker
 from networks.tones import tones
 from networks.training import trained
 
+from flowlab.compiler.number_format import GENERIC
+from flowlab.compiler.run_qdq import run_qdq
 from flowlab.compiler.text import parse_graph
 from flowlab.contracts import Model, NoOptions, Quantized, QuantizeJob, Quantizer, StageJob, StageResult
 from flowlab.learn.checkpoint import dump
@@ -20,6 +22,7 @@ from flowlab.quant.ptq import post_training
 from flowlab.quant.rebuild import rebuild_onnx
 from flowlab.signal import features_file
 from flowlab.stages.quantize import STAGE, QuantizeOptions, run
+from flowlab_generic.quantizers import QUANTIZERS as GENERIC_QUANTIZERS
 from flowlab_tinpu.number_format import NPU
 from flowlab_tinpu.quantizers import QUANTIZERS
 
@@ -110,6 +113,7 @@ def test_it_makes_its_roles_and_what_they_say_is_true(
     assert metrics["test"]["accuracy"] == (found.argmax(axis=1) == labels).mean() > 0.8
     assert sum(map(sum, metrics["confusion"])) == len(labels)
     assert len(metrics["history"]) == (2 if trains else 0)
+    assert metrics["warnings"] == list(result.warnings)
     parse_graph(only(result, "graph").read_text())
 
 
@@ -123,7 +127,44 @@ def test_the_onnx_is_rebuilt_from_two_files(inputs: dict[str, dict[str, Path]], 
 def test_a_second_run_gives_the_same_bytes(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
     first, second = (quantized(inputs, tmp_path / name, trains=True) for name in ("first", "second"))
     for role in STAGE.makes:
-        assert only(first, role).read_bytes() == only(second, role).read_bytes(), role
+        assert contents(first, role) == contents(second, role), role
+
+
+def contents(result: StageResult, role: str) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in result.files[role].items()}
+
+
+@pytest.mark.parametrize("trains", [True, False], ids=["QAT", "PTQ"])
+def test_for_any_cpu_there_is_a_fast_form_too_at_most_a_step_away(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, trains: bool
+) -> None:
+    own = next(one for one in GENERIC_QUANTIZERS if one.format and one.trains is trains)
+    result = quantized(inputs, tmp_path, trains, quantizer=own, format=GENERIC, weight_bits=4)
+    assert set(result.files["int8_onnx"]) == {"best_model_int8.onnx"}
+    metrics = json.loads(only(result, "metrics_quantize").read_text())
+    assert metrics["int8"] == result.metrics["int8"]
+    exact = np.load(only(result, "torch_outputs"), allow_pickle=False)["output"]
+    near = run_qdq(only(result, "int8_onnx").read_bytes(), features_file.read(only_input(inputs)).features)
+    different = np.abs(near - exact).max(axis=1)
+    assert metrics["int8"] == {"vectors": 100, "different": int((different > 0).sum()), "max_steps": different.max()}
+    assert metrics["int8"]["max_steps"] <= 1
+    assert metrics["quantization"] == {
+        "quantizer": own.name,
+        "method": "QAT" if trains else "PTQ",
+        "weight_bits": 4,
+        "activation_bits": 8,
+        "requested_activation_bits": 4,
+    }
+
+
+def only_input(inputs: dict[str, dict[str, Path]]) -> Path:
+    return inputs["features_test"]["features.arrow"]
+
+
+def test_for_the_npu_the_exact_form_is_the_only_one(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    result = quantized(inputs, tmp_path, trains=False)
+    assert result.files["int8_onnx"] == {}
+    assert result.metrics["int8"] is None
 
 
 def test_without_testing_there_are_no_test_metrics_but_integers(
