@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILER := $(shell command -v cc || command -v gcc || command -v clang)
+EXTRAS := $(if $(COMPILER),[test],[test,zig])  # without a C compiler on PATH, the one from PyPI
 
 .PHONY: demo test test-system test-slow lint
 .DEFAULT_GOAL := demo
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.$(strip $(EXTRAS))'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## the chapter's example from recordings to a report

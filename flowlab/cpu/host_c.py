@@ -24,12 +24,11 @@ class HostC(Execution):
     """Compiles ``host_runner.c`` (which includes ``model.c``) and feeds it every vector."""
 
     name = "host C"
+    floats = True
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""
-        if host_compiler.find() is None:
-            return f"no C compiler on PATH (looked for {', '.join(host_compiler.NAMES)})"
-        return None
+        return host_compiler.MISSING if host_compiler.find() is None else None
 
     def version(self) -> str:
         """The compiler's version."""
@@ -46,7 +45,7 @@ class HostC(Execution):
 
         compiler = host_compiler.find()
         if compiler is None:
-            raise StageError(str(self.missing()))
+            raise StageError(host_compiler.MISSING)
         scratch.mkdir(parents=True, exist_ok=True)
         # A folder of its own: what a killed run left behind may still write into the last one.
         with tempfile.TemporaryDirectory(dir=scratch) as folder:

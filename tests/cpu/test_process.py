@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flowlab.cpu import host_compiler
-from flowlab.cpu.process import run_tool
+from flowlab.cpu.process import SHOWN, run_tool
 from flowlab.errors import StageError
 
 PARENT = """
@@ -50,10 +49,18 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_no_compiler_on_path_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    assert host_compiler.find() is None
+def test_a_module_that_python_runs_is_called_by_its_name() -> None:
+    with pytest.raises(StageError, match=r"^json\.tool failed \(exit [0-9]+\)"):
+        run_tool([sys.executable, "-m", "json.tool", "no-such-file"], timeout_s=20)
 
 
-def test_a_compiler_that_does_not_answer_has_an_unknown_version(tmp_path: Path) -> None:
-    assert host_compiler.HostCompiler(str(tmp_path / "cc")).version() == "unknown"
+def test_of_long_output_the_beginning_and_the_end_are_quoted() -> None:
+    code = "import sys; print('first word'); print('x' * 9000); print('last word'); sys.exit(1)"
+    with pytest.raises(StageError, match=r"(?s)first word.*\.\.\..*last word$") as caught:
+        run_tool([sys.executable, "-c", code], timeout_s=20)
+    assert len(str(caught.value)) < 2 * SHOWN + 100
+
+
+def test_a_program_gets_the_variables_that_are_given_beside_its_parent_s() -> None:
+    code = "import os; print(os.environ['GIVEN'], 'PATH' in os.environ)"
+    assert run_tool([sys.executable, "-c", code], timeout_s=20, environment={"GIVEN": "yes"}) == "yes True\n"

@@ -110,7 +110,7 @@ def test_c_holds_where_the_smallest_unit_has_16_bits(compiler, tmp_path: Path) -
 def test_the_known_answer_test_passes_and_sees_a_wrong_answer(compiler, skip_normalize: bool, tmp_path: Path) -> None:
     program = write(example_graph(), tmp_path, skip_normalize)
     sources = [program[name] for name in ("main.c", "model.c", "test_vector.c")]
-    build = [compiler.path, *STRICT, *sources, "-o", tmp_path / "main", "-lm"]
+    build = [*compiler.command, *STRICT, *sources, "-o", tmp_path / "main", "-lm"]
     run_tool(build, timeout_s=60)
     assert run_tool([tmp_path / "main"], timeout_s=10) == "pass: 3 of 3 vectors\n"
     vectors = program["test_vector.c"].read_text()
