@@ -10,18 +10,30 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from flowlab import __version__
 from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigError, FlowlabError, GateError, PluginError
 
-PREFECT_HOME = Path("artifacts") / ".prefect"
+ARTIFACTS = Path("artifacts")
+PREFECT_HOME = ARTIFACTS / ".prefect"
+SHOWN = 3  # files that a hint names
+A_RUN = "a run's name, or how it begins; a dataset's name, or 'latest', for its newest completed run; a run's folder"
+LISTED = {
+    "targets": "list the devices: accelerator, core, memory, quantizers",
+    "models": "list the networks, and what they are for",
+    "features": "list feature extractors and feature presets",
+    "quantizers": "list the quantizers, and the options of each",
+}
 
 if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
     from flowlab.engine.result import RunResult
     from flowlab.engine.session import Asked
     from flowlab.plugins import Catalogue
@@ -30,23 +42,23 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _open_streams()
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         code = command(arguments)
         sys.stdout.flush()  # here, where a full disk or a closed pipe is an error with a name
         return code
     except FlowlabError as error:
-        print(f"flowlab: {error}", file=sys.stderr)
+        _say(f"flowlab: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("flowlab: stopped. Finished stages are in the store: the next run goes on from there.", file=sys.stderr)
+        _say("flowlab: stopped. Finished stages are in the store: the next run goes on from there.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _drop_output()
         return FAILED
     except OSError as error:  # of a disk, not of the data: those are named where they are read
-        print(f"flowlab: {_refused(error)}", file=sys.stderr)
+        _say(f"flowlab: {_refused(error)}", file=sys.stderr)
         _drop_output()
         return UNUSABLE
 
@@ -71,11 +83,11 @@ def _run_config(arguments: argparse.Namespace, config: Any, catalogue: Catalogue
             result, missed = _outcome(lambda: run(config, catalogue, asked))
             print(json.dumps(result.to_json(), indent=2), file=out)
     else:
-        for line in first_lines(config, catalogue):
-            print(line)
+        said = first_lines(config, catalogue)
+        _say_all(said)
         with _watch() as watch:
             result, missed = _outcome(lambda: run(config, catalogue, asked, watch))
-        _print_result(result)
+        _print_result(result, said)
     if missed is not None:
         raise missed
     return 0
@@ -96,12 +108,77 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     config, catalogue = _config(arguments)
     statuses = survey(config, catalogue, _asked(arguments, config, catalogue))
-    if arguments.json:
-        print(json.dumps({"stages": [status.to_json() for status in statuses]}, indent=2))
+    return _shown_as(
+        arguments,
+        {"stages": [status.to_json() for status in statuses]},
+        [f"{status.stage:<10} {status.text()}" for status in statuses],
+    )
+
+
+def _why(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.run import explain
+
+    config, catalogue = _config(arguments)
+    found = explain(arguments.stage, config, catalogue, _asked(arguments, config, catalogue), arguments.run)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _config_show(arguments: argparse.Namespace) -> int:
+    from flowlab.config.explained import explained, lines
+
+    config, _ = _config(arguments)
+    values = [one for one in explained(config) if one.changed or not arguments.changed]
+    for warning in config.warnings:
+        _say(f"warning: {warning}", file=sys.stderr)
+    return _shown_as(arguments, {"values": [one.to_json() for one in values]}, lines(values))
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from flowlab.engine import runs, table
+    from flowlab.store.store import Store, store_root
+
+    store = Store(store_root(arguments.store, ARTIFACTS))
+    found = runs.past_runs(store, arguments.dataset)
+    if not found and not arguments.json:
+        what = f" of '{arguments.dataset}'" if arguments.dataset else ""
+        _say(f"no runs{what} in {_shown(store.root)}. `flowlab run config.yaml` makes one, `flowlab demo` too")
         return 0
-    for status in statuses:
-        print(f"{status.stage:<10} {status.text()}")
-    return 0
+    return _shown_as(
+        arguments, {"runs": [one.to_json() for one in found]}, table.lines(runs.TABLE, [one.row() for one in found])
+    )
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.compare import compare
+    from flowlab.engine.runs import past_run
+    from flowlab.engine.which_run import which_run
+
+    both = [which_run(name, arguments.store, ARTIFACTS) for name in (arguments.first, arguments.second)]
+    first, second = (past_run(one.store.runs.read(one.name) or {}, one.store) for one in both)
+    found = compare(first, second, (both[0].store, both[1].store))
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.listings import LISTINGS
+    from flowlab.plugins import load
+
+    found = LISTINGS[arguments.name](load())
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.doctor import doctor
+    from flowlab.plugins import load
+
+    found = doctor(load(), arguments.store, ARTIFACTS)
+    width = max(len(one.name) for one in found)
+    _shown_as(
+        arguments,
+        {"findings": [one.to_json() for one in found]},
+        [f"{one.name:<{width}}  {one.text()}" for one in found],
+    )
+    return UNUSABLE if any(one.state == "unusable" for one in found) else 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -109,17 +186,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     from flowlab.engine.which_run import which_run
     from flowlab.plugins import load as load_plugins
 
-    run = which_run(arguments.run, arguments.store, Path("artifacts"))
+    run = which_run(arguments.run, arguments.store, ARTIFACTS)
     files = [Path(name) for name in arguments.recordings]
     found = predict(run, files, load_plugins(), arguments.rate)
-    if arguments.json:
-        print(json.dumps(found.to_json(), indent=2))
-        return 0
-    for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for line in found.lines():
-        print(line)
-    return 0
+    if not arguments.json:
+        for warning in found.warnings:
+            _say(f"warning: {warning}", file=sys.stderr)
+    return _shown_as(arguments, found.to_json(), found.lines())
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
@@ -138,44 +211,41 @@ def _plugins(arguments: argparse.Namespace) -> int:
     for kind in ("feature_extraction", "compile", "example"):
         _print_table(f"{kind.replace('_', ' ')} preset", [(name, "", "") for name in catalogue.preset_names(kind)])
     for package, reason in sorted(catalogue.broken.items()):
-        print(f"broken: {package}: {reason}", file=sys.stderr)
+        _say(f"broken: {package}: {reason}", file=sys.stderr)
     return 0
 
 
 def _overhead(arguments: argparse.Namespace) -> int:
     from flowlab.engine.bench import overhead
 
-    for line in overhead(arguments.configs, arguments.set):
-        print(line)
-    return 0
+    return _say_all(overhead(arguments.configs, arguments.set))
 
 
 def _up(arguments: argparse.Namespace) -> int:
     from flowlab.engine.daemon import up
 
-    for line in up(PREFECT_HOME, arguments.port, lambda text: print(text, flush=True)):
-        print(line)
-    return 0
+    return _say_all(up(PREFECT_HOME, arguments.port, lambda text: _say(text, flush=True)))
 
 
 def _down(arguments: argparse.Namespace) -> int:
     from flowlab.engine.daemon import down
 
-    for line in down(PREFECT_HOME):
-        print(line)
-    return 0
+    return _say_all(down(PREFECT_HOME))
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from flowlab.engine import deploy
+
+    config, _ = _config(arguments) if arguments.configs else _demo_config(arguments)
+    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON)
+    return _say_all(deploy.deploy(asked, PREFECT_HOME, lambda text: _say(text, flush=True)))
 
 
 def _status(arguments: argparse.Namespace) -> int:
     from flowlab.engine.daemon import status
 
     found = status(PREFECT_HOME)
-    if arguments.json:
-        print(json.dumps(found.to_json(), indent=2))
-        return 0
-    for name, text in found.lines():
-        print(f"{name:<9} {text}")
-    return 0
+    return _shown_as(arguments, found.to_json(), [f"{name:<9} {text}" for name, text in found.lines()])
 
 
 def _plugins_json(catalogue: Catalogue) -> dict[str, Any]:
@@ -202,7 +272,9 @@ def _plugins_json(catalogue: Catalogue) -> dict[str, Any]:
 def _open_streams() -> None:
     """Put a null device where the caller closed a standard stream, before a file of ours gets its number."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is not None:
+        if (stream := getattr(sys, name)) is not None:
+            if number and isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII
             continue
         null = os.open(os.devnull, os.O_RDWR)
         if null != number:
@@ -241,9 +313,16 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
     from flowlab.plugins import load as load_plugins
 
     if not arguments.configs:
-        raise ConfigError("no config given. Write `flowlab run config.yaml`; `flowlab demo` needs none")
+        raise ConfigError(_no_config(arguments))
     catalogue = load_plugins()
     return load_config([Path(name) for name in arguments.configs], arguments.set, catalogue), catalogue
+
+
+def _no_config(arguments: argparse.Namespace) -> str:
+    here = sorted(one.name for one in Path().glob("*.y*ml"))
+    words = " ".join(("flowlab", arguments.name, *([arguments.stage] if "stage" in arguments else ())))
+    text = f"no config given. Write `{words} {here[0] if here else 'config.yaml'}`; `flowlab demo` needs none"
+    return text + (f". Here lie: {', '.join(here[:SHOWN])}{', ...' if len(here) > SHOWN else ''}" if here else "")
 
 
 def _demo_config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
@@ -265,13 +344,24 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         engine=getattr(arguments, "engine", None),
         store=arguments.store,
         require=tuple(getattr(arguments, "require", ())),
-        artifacts=Path("artifacts"),
+        artifacts=ARTIFACTS,
     )
     if getattr(arguments, "strict", False):
         complaints = [*config.warnings, *(f"{name}: {reason}" for name, reason in sorted(catalogue.broken.items()))]
         if complaints:
             raise ConfigError("--strict: " + "; ".join(complaints))
     return asked
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The words, with configs also behind options (``why STAGE --run RUN config.yaml``), which argparse refuses."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and ("configs" not in arguments or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.configs += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -284,51 +374,88 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = commands.add_parser("run", help="run a config's stages; what is in the store is not repeated")
+    for add in (_running, _asking, _installed, _server, _measuring):
+        add(commands)
+    return parser
+
+
+def _running(commands: Commands) -> None:
+    run = _command(commands, "run", _run, "run a config's stages; what is in the store is not repeated")
     _with_configs(run)
     _with_run_options(run)
-    run.set_defaults(command=_run)
 
-    plan = commands.add_parser("plan", help="say for every stage whether it is cached, or why it will run")
-    _with_configs(plan)
-    plan.add_argument("--json", action="store_true", help="print one JSON object")
-    plan.set_defaults(command=_plan)
-
-    predict = commands.add_parser("predict", help="say what a run's program makes of new recordings")
-    predict.add_argument(
-        "run", metavar="RUN", help="a run's name or folder; a dataset's name, or 'latest', for its newest completed run"
-    )
-    predict.add_argument("recordings", nargs="+", metavar="RECORDING", help="files of the run's columns")
-    predict.add_argument("--rate", type=float, metavar="HZ", help="samples a second, to say times in seconds")
-    predict.add_argument("--json", action="store_true", help="print one JSON object")
-    predict.add_argument("--store", metavar="PATH", help="the store's folder (default: artifacts/.store)")
-    predict.set_defaults(command=_predict)
-
-    demo = commands.add_parser("demo", help="run the example, from recordings to a report")
+    demo = _command(commands, "demo", _demo, "run the example, from recordings to a report")
     _with_sets(demo)
     _with_run_options(demo)
-    demo.set_defaults(command=_demo)
 
-    plugins = commands.add_parser("plugins", help="list what is installed, and what of it is broken")
-    plugins.add_argument("--json", action="store_true", help="print one JSON object")
-    plugins.set_defaults(command=_plugins)
+    predict = _command(commands, "predict", _predict, "say what a run's program makes of new recordings", json=True)
+    predict.add_argument("run", metavar="RUN", help=A_RUN)
+    predict.add_argument("recordings", nargs="+", metavar="RECORDING", help="files of the run's columns")
+    predict.add_argument("--rate", type=float, metavar="HZ", help="samples a second, to say times in seconds")
+    _with_store(predict)
 
-    up = commands.add_parser("up", help="start Prefect's server and dashboard for this folder, in the background")
+
+def _asking(commands: Commands) -> None:
+    text = "say for every stage whether it is cached, or why it will run"
+    _with_configs(_command(commands, "plan", _plan, text, json=True))
+
+    why = _command(commands, "why", _why, "say in what a stage differs from the last run that had it", json=True)
+    why.add_argument("stage", metavar="STAGE", help="its name, as in `flowlab plan`")
+    _with_configs(why)
+    why.add_argument("--run", metavar="RUN", help="compare with this run instead of the dataset's last one")
+
+    config = commands.add_parser("config", help="look at a config").add_subparsers(metavar="WHAT", required=True)
+    show = _command(config, "show", _config_show, "say every value, and where it comes from", json=True)
+    show.set_defaults(name="config show")
+    _with_configs(show)
+    show.add_argument("--changed", action="store_true", help="only what differs from the built-in default")
+
+    runs = _command(commands, "runs", _runs, "list the runs in the store, newest first", json=True)
+    runs.add_argument("--dataset", metavar="NAME", help="only those of this dataset")
+    _with_store(runs)
+
+    text = "say in what two runs differ: config, metrics, sizes, layers, stages"
+    both = _command(commands, "compare", _compare, text, json=True)
+    both.add_argument("first", metavar="RUN", help=A_RUN)
+    both.add_argument("second", metavar="RUN", help="the other one")
+    _with_store(both)
+
+
+def _installed(commands: Commands) -> None:
+    for kind, text in LISTED.items():
+        _command(commands, kind, _list, text, json=True)
+    _command(commands, "plugins", _plugins, "list what is installed, and what of it is broken", json=True)
+    _with_store(_command(commands, "doctor", _doctor, "look whether all that flowlab needs is here", json=True))
+
+
+def _server(commands: Commands) -> None:
+    up = _command(commands, "up", _up, "start Prefect's server and dashboard for this folder, in the background")
     up.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: 4200, or a free one)")
-    up.set_defaults(command=_up)
+    _command(commands, "down", _down, "stop the server of `flowlab up`, and say what is left behind")
+    deploy = _command(
+        commands, "deploy", _deploy, "give the server deployments of a config, on demand and nightly"
+    )
+    deploy.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
+    deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
+    _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
 
-    down = commands.add_parser("down", help="stop the server of `flowlab up`, and say what is left behind")
-    down.set_defaults(command=_down)
 
-    status = commands.add_parser("status", help="say which server runs would use, and how it is")
-    status.add_argument("--json", action="store_true", help="print one JSON object")
-    status.set_defaults(command=_status)
-
+def _measuring(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure flowlab itself").add_subparsers(metavar="WHAT", required=True)
-    overhead = bench.add_parser("overhead", help="the time of a run in which everything is cached")
+    overhead = _command(bench, "overhead", _overhead, "the time of a run in which everything is cached")
     overhead.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     overhead.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
-    overhead.set_defaults(command=_overhead)
+
+
+def _command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, *, json: bool = False
+) -> argparse.ArgumentParser:
+    """One more command; ``json`` gives it ``--json``."""
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=run, name=name)
+    if json:
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
@@ -339,6 +466,10 @@ def _with_configs(parser: argparse.ArgumentParser) -> None:
 
 def _with_sets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    _with_store(parser)
+
+
+def _with_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="PATH", help="the store's folder (default: artifacts/.store)")
 
 
@@ -358,6 +489,30 @@ def _with_run_options(parser: argparse.ArgumentParser) -> None:
 # --- what people look at ------------------------------------------------------------------------
 
 
+def _say(text: str = "", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print for people: a name that holds control characters moves no cursor and hides nothing."""
+    safe = text if text.isprintable() else "".join(map(_safe, text))
+    print(safe, file=file, flush=flush)
+
+
+def _safe(one: str) -> str:
+    return one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode("ascii")
+
+
+def _say_all(lines: Iterable[str]) -> int:
+    for line in lines:
+        _say(line)
+    return 0
+
+
+def _shown_as(arguments: argparse.Namespace, value: Mapping[str, Any], lines: Iterable[str]) -> int:
+    """One JSON object, or lines for people."""
+    if arguments.json:
+        print(json.dumps(value, indent=2))
+        return 0
+    return _say_all(lines)
+
+
 class _Lines:
     """One line for each finished stage: for logs and pipes."""
 
@@ -373,7 +528,7 @@ class _Lines:
         """Nothing: a log is no place for a moving bar."""
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
-        print(f"{stage:<10} {'cached' if cached else f'{seconds:.1f} s'}", flush=True)
+        _say(f"{stage:<10} {'cached' if cached else f'{seconds:.1f} s'}", flush=True)
 
 
 class _Bars:
@@ -387,7 +542,7 @@ class _Bars:
             BarColumn(bar_width=30),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[what]}"),
+            TextColumn("{task.fields[what]}", markup=False),
         )
         self._tasks: dict[str, Any] = {}
 
@@ -401,7 +556,7 @@ class _Bars:
         self._bars.stop()
 
     def progress(self, stage: str, what: str, fraction: float) -> None:
-        self._bars.update(self._task(stage), completed=fraction, what=what)
+        self._bars.update(self._task(stage), completed=fraction, what="".join(map(_safe, what)))
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
         task = self._task(stage)
@@ -441,7 +596,7 @@ class _Late:
         (self._bars or self._lines).finished(stage, cached, seconds)
 
     def said(self, text: str) -> None:
-        print(text, flush=True)
+        _say(text, flush=True)
 
 
 def _watch() -> _Late:
@@ -467,18 +622,22 @@ def _print_table(kind: str, rows: Sequence[tuple[str, str, str]]) -> None:
     if not rows:
         return
     width = max(len(row[0]) for row in rows)
-    print(f"{kind}:")
+    _say(f"{kind}:")
     for name, package, summary in rows:
-        print(f"  {name:<{width}}  {package:<16} {summary}".rstrip())
+        _say(f"  {name:<{width}}  {package:<16} {summary}".rstrip())
 
 
-def _print_result(result: RunResult) -> None:
+def _print_result(result: RunResult, said: Sequence[str]) -> None:
+    """Warnings and summary; a warning that says what the first lines said already is not repeated."""
+    headings = {line.partition(":")[0].lower() for line in said}
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print()
+        if warning.partition(":")[0].lower() not in headings:
+            _say(f"warning: {warning}", file=sys.stderr)
+    _say()
     for name, text in result.summary():
-        print(f"{name:<11} {text}")
-    print(f"report      {_shown(result.report)}", flush=True)
+        _say(f"{name:<11} {text}")
+    _say(f"files       {_shown(result.folder)}")
+    _say(f"report      {_shown(result.report)}", flush=True)
 
 
 def _module(item: object) -> str:

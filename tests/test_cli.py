@@ -127,6 +127,183 @@ def test_people_get_a_line_a_stage_ten_lines_of_summary_and_the_report(tmp_path:
     assert "0 mismatches in 7 vectors (simulator; host C not run: no compiler)" in summary
 
 
+def test_files_and_report_are_both_shown_as_short_as_they_can_be_typed(tmp_path: Path) -> None:
+    lines = imagined(tmp_path, "--engine", "local").stdout.splitlines()
+    paths = {line.split()[0]: line.split()[1] for line in lines[-2:]}
+    assert list(paths) == ["files", "report"]
+    assert all(not Path(path).is_absolute() and (tmp_path / path).exists() for path in paths.values())
+
+
+def test_what_the_first_lines_said_is_no_warning_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Result:
+        warnings = ("the data are synthetic: made by a generator", "layer 3 runs on the CPU")
+        folder = report = None
+
+        def summary(self) -> tuple[tuple[str, str], ...]:
+            return ()
+
+    said = ("The data are synthetic: 'toy' is made by a generator, not measured.", "A path takes their place.")
+    cli._print_result(Result(), said)  # type: ignore[arg-type]
+    assert capsys.readouterr().err == "warning: layer 3 runs on the CPU\n"
+
+
+def test_a_name_with_control_characters_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "a\x1b[2Jb\u202ec.yaml"]) == 2
+    shown = capsys.readouterr().err
+    assert "a\\x1b[2Jb\\u202ec.yaml" in shown
+    assert "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_an_output_that_knows_only_ascii_gets_escapes_and_no_traceback() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "flowlab.cli", "run", "no_such_\u00fc.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert found.returncode == 2
+    assert "no_such_\\xfc.yaml" in found.stderr
+
+
+@pytest.mark.parametrize("words", [["run"], ["plan"], ["why", "train"], ["config", "show"]])
+def test_a_command_without_a_config_says_what_to_write(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    assert f"Write `flowlab {' '.join(words)} config.yaml`" in capsys.readouterr().err
+    (tmp_path / "mine.yaml").write_text("")
+    assert cli.main(words) == 2
+    assert f"Write `flowlab {' '.join(words)} mine.yaml`; `flowlab demo` needs none. Here lie: mine.yaml" in (
+        capsys.readouterr().err
+    )
+
+
+def test_why_names_the_first_difference_with_both_values_and_what_waits(tmp_path: Path) -> None:
+    imagined(tmp_path, "--engine", "local")
+    first = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)["run"]
+    assert imagined(tmp_path, "train", command="why").stdout.startswith("train is cached: made 20")
+    changed = imagined(tmp_path, "train", command="why", epochs=7).stdout.splitlines()
+    assert changed[0] == f"train will run. Against run {first}, this differs first:"
+    assert changed[1:] == ["  options.training_epochs: 3 -> 7"]
+    waits = imagined(tmp_path, "report", command="why", epochs=7).stdout.splitlines()
+    assert waits == [
+        "report depends on stages that will run.",
+        "It waits for train, which will run: options.training_epochs: 3 -> 7",
+    ]
+    (tmp_path / "data" / "idle" / "2.csv").write_text("5\n")
+    said = imagined(tmp_path, "ingest", command="why").stdout.splitlines()
+    assert said[1].startswith("  inputs.source: ") and "... -> " in said[1]
+    found = json.loads(imagined(tmp_path, "report", "--json", command="why", epochs=7).stdout)
+    assert (found["against"], found["waits_for"]) == (first, ["train", "simulate"])
+    assert {cause["name"] for cause in found["causes"]} == {"ingest", "train"}
+
+
+def test_why_may_compare_with_any_run_and_knows_its_stages(tmp_path: Path) -> None:
+    first = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)["run"]
+    imagined(tmp_path, "--engine", "local", epochs=4)
+    done = imagined(tmp_path, "train", "--run", first, command="why", epochs=4)
+    assert done.stdout.splitlines()[1:] == [
+        f"Against run {first}, this differs:",
+        "  options.training_epochs: 3 -> 4",
+    ]
+    wrong = imagined(tmp_path, "trian", command="why")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "no stage named 'trian'. Did you mean 'train'?" in wrong.stderr
+    assert imagined(tmp_path, "train", "--run", "9999", command="why").returncode == 2
+
+
+def test_a_dataset_that_never_ran_is_not_compared_with_another_one(tmp_path: Path) -> None:
+    imagined(tmp_path, "--engine", "local")
+    planned = imagined(tmp_path, command="plan", epochs=5, IMAGINED_DATASET="other").stdout.splitlines()
+    assert planned[1] == "train      will run: it has not run in this store yet"
+
+
+def test_runs_and_compare_tell_of_past_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)["run"]
+    second = json.loads(imagined(tmp_path, "--engine", "local", "--json", epochs=4).stdout)["run"]
+    monkeypatch.chdir(tmp_path)
+    listed = printed(["runs", "--json"])["runs"]
+    assert {one["run"] for one in listed} == {first, second}
+    assert listed[0]["state"] == "Completed"
+    assert (listed[0]["model"], listed[0]["device"], listed[0]["engine"]) == ("imagined", "none", "local")
+    assert listed[0]["finished"] >= listed[0]["started"]
+    assert printed(["runs", "--json", "--dataset", "nobodys"]) == {"runs": []}
+    found = printed(["compare", first, second, "--json"])
+    assert found["config"] == [{"field": "training.training_epochs", "before": 3, "now": 4}]
+    assert [one["name"] for one in found["stages"]] == ["train", "simulate", "report"]
+
+
+def printed(words: list[str]) -> Any:
+    """What a command prints as JSON, run in this process."""
+    import contextlib
+    import io
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert cli.main(words) == 0
+    return json.loads(out.getvalue())
+
+
+def test_no_run_yet_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["runs"]) == 0
+    assert (
+        capsys.readouterr().out
+        == "no runs in artifacts/.store. `flowlab run config.yaml` makes one, `flowlab demo` too\n"
+    )
+    assert cli.main(["compare", "a", "b"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["targets", "models", "features", "quantizers"])
+def test_what_is_installed_is_listed_by_kind(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([kind]) == 0
+    assert capsys.readouterr().out.startswith("name ")
+    assert list(printed([kind, "--json"])) == [kind]
+
+
+def test_config_show_prints_values_with_their_tier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "common:\n  task_type: generic_timeseries_classification\n  target_device: F28P55\n"
+        "dataset:\n  dataset_name: dc_arc_fault_example_dsk\ntraining:\n  model_name: CLS_4k_NPU\n"
+    )
+    found = printed(["config", "show", "mine.yaml", "--changed", "--json", "--set", "training.seed=3"])["values"]
+    tiers = {f"{one['section']}.{one['key']}": one["tier"] for one in found}
+    assert tiers["training.seed"] == "--set training.seed"
+    assert tiers["common.target_device"] == "mine.yaml, line 3"
+    assert "training.optimizer" not in tiers
+
+
+def test_doctor_is_exit_code_0_unless_something_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["doctor"]) == 0
+    assert "prefect      ok" in capsys.readouterr().out
+    (tmp_path / "file").write_text("")
+    assert cli.main(["doctor", "--store", "file"]) == 2
+    assert "unusable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["runs"], ["targets"], ["models"], ["features"], ["quantizers"], ["doctor"]])
+def test_looking_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from flowlab import cli\n"
+        f"cli.main({words!r})\n"
+        "heavy = {'numpy', 'torch', 'pyarrow', 'onnx', 'prefect', 'scipy', 'fsspec', 'pydantic', 'rich', 'httpx'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
 def test_latest_leads_to_the_run(tmp_path: Path) -> None:
     result = json.loads(imagined(tmp_path, "--engine", "local", "--json").stdout)
     latest = tmp_path / "artifacts" / "imagined" / "latest"

@@ -52,7 +52,7 @@ class RunResult:
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        """Ten lines: a name and a text each."""
+        """Nine lines: a name and a text each. Where the files and the report are stands below them."""
         ran = [stage for stage in self.stages if not stage["cached"]]
         seconds = sum(stage["seconds"] for stage in self.stages)
         return (
@@ -65,7 +65,6 @@ class RunResult:
             ("simulated", _metrics_text(self.metrics["simulated"])),
             ("agreement", _agreement_text(self.agreement)),
             ("sizes", _sizes_text(self.sizes)),
-            ("files", str(self.folder)),
         )
 
 

@@ -7,12 +7,13 @@ from contextlib import suppress
 from typing import Any
 
 from flowlab.engine import server
-from flowlab.engine.local import ATTEMPTS, Done, prepare, run_local
+from flowlab.engine.local import Done, prepare, run_local
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Asked, Session, Silent, Watch, begin
 from flowlab.engine.status import Status, statuses
+from flowlab.engine.which_run import which_run
+from flowlab.engine.why import Why, why
 from flowlab.plan import Node
-from flowlab.store.objects import DamagedObject
 from flowlab.store.store import Store, store_root
 
 NO_ENGINE = "none"  # what the result says when everything was cached and nothing had to be started
@@ -52,6 +53,25 @@ def survey(config: Any, catalogue: Any, asked: Asked) -> tuple[Status, ...]:
     return found
 
 
+def explain(stage: str, config: Any, catalogue: Any, asked: Asked, run: str | None = None) -> Why:
+    """Why a run would do one stage, against the dataset's last run or the one that is named; nothing runs.
+
+    Raises:
+        ConfigError: for a stage that is not in the plan.
+        StoreError: for a run that is not in the store.
+    """
+    from flowlab.stages import STAGES
+
+    store = Store(store_root(asked.store, asked.artifacts))
+    other = None
+    if run is not None:
+        named = which_run(run, asked.store, asked.artifacts)
+        other = named.store.runs.read(named.name)
+    found = why(stage, prepare(STAGES, config, catalogue, store), str(config.dataset_name), other)
+    store.close()
+    return found
+
+
 def first_lines(config: Any, catalogue: Any) -> tuple[str, ...]:
     """What must be said before anything else: that data are synthetic, and how the user's own take their place."""
     dataset = config.dataset
@@ -86,13 +106,6 @@ def _run_here(session: Session) -> None:
 
 
 def _run_on_prefect(session: Session) -> RunResult:
-    """A damaged input was moved aside, so the same flow again makes it again."""
     from flowlab.engine.on_prefect import run_on_prefect
 
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return run_on_prefect(session, home=session.asked.artifacts / ".prefect")
-        except DamagedObject:
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError("unreachable")
+    return run_on_prefect(session, home=session.asked.artifacts / ".prefect")

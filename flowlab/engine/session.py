@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from flowlab.config.address import shown
+from flowlab.config.redaction import redacted
 from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
@@ -17,7 +19,7 @@ from flowlab.errors import AgreementError, GateError
 from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
-from flowlab.store.runs import State, run_name
+from flowlab.store.runs import State, run_name, this_process
 from flowlab.store.store import Store, store_root
 
 
@@ -78,6 +80,7 @@ class Session:
     name: str
     prepared: Prepared
     done: dict[str, Done] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def store(self) -> Store:
@@ -100,15 +103,21 @@ class Session:
         return record.to_json(), cached
 
     def note(self, stage: str, done: Done) -> None:
-        """A stage has its result."""
+        """A stage has its result; one that was made now is noted at once, so that a killed run is known by it."""
         self.done[stage] = done
+        if not done.cached:
+            self.write("Running")
         self.watch.finished(stage, done.cached, done.seconds)
 
     def write(self, state: State) -> None:
-        """Write ``run.json``: written first, it is what the store's clean-up starts from."""
-        stages = {name: one.record.fingerprint for name, one in self.done.items()}
+        """Write ``run.json``: written first, it is what the store's clean-up starts from, and what lists of runs read.
+
+        It has the config as it was given, but for secrets, and in the end metrics, sizes and gates.
+        """
+        stages = {name: one.record.fingerprint for name, one in dict(self.done).items()}
         recipes = {node.name: node.recipe for node in self.prepared.plan}
-        self.store.runs.write(self.name, self.dataset, state, stages=stages, recipes=recipes)
+        finished = {} if state == "Running" else {"finished": _now()}
+        self.store.runs.write(self.name, self.dataset, state, stages=stages, recipes=recipes, **self.about, **finished)
 
     def check(self) -> tuple[Gate, ...]:
         """The gates, passed or missed: they look at records, cached ones too, and are in no fingerprint.
@@ -140,6 +149,7 @@ class Session:
             "model": self.config.training.model_name,
             "device": self.config.common.target_device,
         }
+        self.about["engine"] = engine
         result = result_of(
             self.name,
             engine,
@@ -151,6 +161,11 @@ class Session:
             about=about,
             gates=gates,
         )
+        self.about |= {
+            "metrics": dict(result.metrics),
+            "sizes": dict(result.sizes),
+            "gates": [gate.to_json() for gate in gates],
+        }
         if missed := [gate.missed for gate in gates if not gate.passed]:
             self.write("Failed")
             self.store.close()
@@ -163,15 +178,27 @@ class Session:
         return result
 
 
-def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch) -> Session:
-    """Plan a run and give it a name."""
+def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session:
+    """Plan a run; without a name it gets one."""
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
     prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
-    session = Session(prepared.config, catalogue, asked, watch, run_name(), prepared)
+    about = {
+        "started": _now(),
+        "process": this_process(),
+        "engine": asked.engine,
+        "model": config.training.model_name,
+        "device": config.common.target_device,
+        "config": redacted(config.given),
+    }
+    session = Session(prepared.config, catalogue, asked, watch, name or run_name(), prepared, about=about)
     session.write("Running")
     return session
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _fetch(store: Store, watch: Watch) -> Fetch:

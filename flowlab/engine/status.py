@@ -13,7 +13,9 @@ from flowlab.plan import Node
 from flowlab.store.records import Record
 
 HASHED = {"code", "inputs"}  # fields whose values are hashes, which tell people nothing
+ORDER = ("options", "plugins", "threads", "inputs", "tools", "libraries")  # of changes; then code
 LONGEST = 60  # characters of a value that a person reads
+HASH_DIGITS = 64
 SHOWN = 3  # fields that a person reads; --json has all
 
 
@@ -36,6 +38,14 @@ class Change:
             return f"{self.field}: changed"
         return f"{self.field}: {_short(self.before)} -> {_short(self.now)}"
 
+    def full(self) -> str:
+        """For people who ask why: both values, of hashes the beginning."""
+        return f"{self.field}: {_seen(self.before)} -> {_seen(self.now)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {"field": self.field, "before": self.before, "now": self.now}
+
 
 @dataclass(frozen=True)
 class Status:
@@ -50,6 +60,7 @@ class Status:
     reason: str = ""
     changes: tuple[Change, ...] = ()
     waits_for: tuple[str, ...] = ()
+    made: str = ""  # of a cached one: when, and in which time
 
     def text(self) -> str:
         """One line for people."""
@@ -65,24 +76,25 @@ class Status:
             "name": self.stage,
             "state": self.state,
             "reason": self.reason,
-            "changes": [{"field": one.field, "before": one.before, "now": one.now} for one in self.changes],
+            "changes": [one.to_json() for one in self.changes],
             "waits_for": list(self.waits_for),
         }
 
 
-def statuses(prepared: Prepared, dataset: str) -> tuple[Status, ...]:
+def statuses(prepared: Prepared, dataset: str, run: Mapping[str, Any] | None = None) -> tuple[Status, ...]:
     """Look every stage up, in order; nothing runs.
 
     Args:
         prepared: the plan and what it starts from.
         dataset: whose last run to compare with.
+        run: the content of another run's ``run.json``: cached stages are compared with it too.
     """
     records: dict[str, Record] = {}
     found = []
     for node in prepared.plan:
         makers = [maker.name for role in node.needs if (maker := prepared.plan.maker(role))]
         missing = tuple(sorted({name for name in makers if name not in records}, key=makers.index))
-        last = prepared.store.last_record(node.name, dataset)
+        last = prepared.store.last_record(node.name, dataset) if run is None else _of(run, node.name, prepared)
         if missing:
             found.append(_depends(node, missing, last))
             continue
@@ -93,7 +105,8 @@ def statuses(prepared: Prepared, dataset: str) -> tuple[Status, ...]:
         record = lookup(node, inputs, prepared.store)
         if record is not None:
             records[node.name] = record
-            found.append(Status(node.name, "cached"))
+            differs = changes(last.document, record.document) if run is not None and last is not None else ()
+            found.append(Status(node.name, "cached", changes=differs, made=_made(record)))
         else:
             digests = {role: files_digest(files) for role, files in inputs.items()}
             found.append(_will_run(node, node.document(digests), last))
@@ -104,21 +117,54 @@ def _depends(node: Node, missing: tuple[str, ...], last: Record | None) -> Statu
     """A stage whose inputs are not known yet; what differs of its own is known."""
     if last is None:
         return Status(node.name, "depends", waits_for=missing)
-    old = {key: value for key, value in last.document.items() if key != "inputs"}
-    changes = tuple(differences(old, node.asked))
-    return Status(node.name, "will run" if changes else "depends", _shown(changes), changes, missing)
+    own = changes({key: value for key, value in last.document.items() if key != "inputs"}, node.asked)
+    return Status(node.name, "will run" if own else "depends", _shown(own), own, missing)
 
 
 def _will_run(node: Node, document: Mapping[str, Any], last: Record | None) -> Status:
     if last is None:
         return Status(node.name, "will run", "it has not run in this store yet")
-    changes = tuple(differences(last.document, document))
-    return Status(node.name, "will run", _shown(changes) or "a file of its result is lost or damaged", changes)
+    found = changes(last.document, document)
+    return Status(node.name, "will run", _shown(found) or "a file of its result is lost or damaged", found)
 
 
-def _shown(changes: Sequence[Change]) -> str:
-    more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-    return "; ".join(change.text() for change in changes[:SHOWN]) + more
+def _of(run: Mapping[str, Any], stage: str, prepared: Prepared) -> Record | None:
+    stages = run.get("stages")
+    fingerprint = stages.get(stage) if isinstance(stages, Mapping) else None
+    return prepared.store.records.read(stage, fingerprint) if isinstance(fingerprint, str) else None
+
+
+def _made(record: Record) -> str:
+    started, seconds = record.aside.get("started"), record.aside.get("seconds")
+    return f"{started}, in {seconds} s" if started and seconds is not None else ""
+
+
+def _shown(found: Sequence[Change]) -> str:
+    """What a line has room for; code by the number of modules, since one edit changes many."""
+    code = [change for change in found if _is_code(change)]
+    others = [change.text() for change in found if not _is_code(change)]
+    if code:
+        more = f" and {len(code) - 1} more modules" if len(code) > 1 else ""
+        others.append(f"{code[0].text()}{more}")
+    more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    return "; ".join(others[:SHOWN]) + more
+
+
+def _is_code(change: Change) -> bool:
+    parts = change.field.split(".")
+    return parts[0] == "code" or (parts[0] == "plugins" and parts[2:3] == ["code"])
+
+
+def changes(before: Any, now: Any) -> tuple[Change, ...]:
+    """The fields in which two documents differ: what a person set first, then data, versions, and code last."""
+    return tuple(sorted(differences(before, now), key=_importance))
+
+
+def _importance(change: Change) -> int:
+    if _is_code(change):
+        return len(ORDER)
+    first = change.field.partition(".")[0]
+    return ORDER.index(first) if first in ORDER else 0
 
 
 def differences(before: Any, now: Any, place: str = "") -> list[Change]:
@@ -135,3 +181,10 @@ def differences(before: Any, now: Any, place: str = "") -> list[Change]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def _seen(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    is_hash = isinstance(value, str) and len(value) == HASH_DIGITS and not set(value) - set("0123456789abcdef")
+    return f"{value[:12]}..." if is_hash else repr(value)

@@ -51,19 +51,22 @@ def which_run(asked: str, store: str | None, artifacts: Path) -> StoredRun:
     """Find a run.
 
     Args:
-        asked: a run's name, a dataset's name or ``latest`` (the newest completed run of it, or of all), or a folder.
+        asked: a run's name or the beginning of only one, a dataset's name or ``latest`` (the newest completed run of
+            it, or of all), or a folder.
         store: the store's folder, or None for the default.
         artifacts: where runs and the default store are. A run's folder given as a path has its own.
 
     Raises:
-        StoreError: where there is no such run; it says which there are.
+        StoreError: where there is no such run, or more than one that begins so; it says which there are.
     """
     name = asked
     folder = _folder(asked)
     if folder is not None:
         name, artifacts = folder.name, folder.parent.parent
     found = Store(store_root(store, artifacts))
-    value = _named(found, name) if folder is not None else _named(found, name) or _newest(found, asked)
+    value = _named(found, name)
+    if value is None and folder is None:
+        value = _newest(found, asked) or _begun(found, asked)
     if value is None:
         raise StoreError(_unknown(asked, found))
     return StoredRun(str(value["run"]), str(value["dataset"]), _records(value, found), found)
@@ -87,6 +90,15 @@ def _named(store: Store, name: str) -> Mapping[str, Any] | None:
 def _newest(store: Store, asked: str) -> Mapping[str, Any] | None:
     runs = store.runs.newest_first(None if asked == LATEST else asked)
     return next((run for run in runs if run.get("state") == "Completed"), None)
+
+
+def _begun(store: Store, asked: str) -> Mapping[str, Any] | None:
+    """The only run whose name begins so."""
+    runs = [run for run in store.runs.newest_first() if asked and str(run.get("run")).startswith(asked)]
+    if len(runs) > 1:
+        names = ", ".join(str(run.get("run")) for run in runs[:SHOWN])
+        raise StoreError(f"{len(runs)} runs begin with '{asked}': {names}{', ...' if len(runs) > SHOWN else ''}")
+    return runs[0] if runs else None
 
 
 def _records(value: Mapping[str, Any], store: Store) -> dict[str, Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,12 +14,42 @@ from flowlab.canonical import canonical_json
 from flowlab.store.files import LocalFiles
 
 State = Literal["Running", "Completed", "Failed"]
+KILLED = "Killed"  # how a run is shown whose process ended without a word
 
 
 def run_name(now: datetime | None = None) -> str:
     """A name for a run: ``<UTC time>-<4 hex>``; names sort by time."""
     moment = now or datetime.now(UTC)
     return f"{moment:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from every other: host, number, and when it started (the system reuses numbers)."""
+    return {"host": os.uname().nodename, "pid": os.getpid(), "start": _started(os.getpid())}
+
+
+def state_of(run: Mapping[str, Any]) -> str:
+    """The state of a run: what ``run.json`` says, or ``Killed`` where it says Running and its process is gone.
+
+    A run of another host, or one that an older version wrote, is taken at its word.
+    """
+    state, process = str(run.get("state", "")), run.get("process")
+    if state != "Running" or not isinstance(process, Mapping) or process.get("host") != os.uname().nodename:
+        return state
+    pid = process.get("pid")
+    alive = isinstance(pid, int) and _started(pid) is not None and _started(pid) == process.get("start")
+    return state if alive else KILLED
+
+
+def _started(pid: int) -> int | None:
+    """Clock ticks between the system's start and the process's, or None where there is no such process."""
+    try:
+        fields = (
+            Path("/proc", str(pid), "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+        return None if fields[0] == "Z" else int(fields[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class Runs:
@@ -29,12 +60,12 @@ class Runs:
         self._files = LocalFiles(root)
 
     def write(self, run: str, dataset: str, state: State, **more: Any) -> None:
-        """Write ``run.json``, whole. ``more`` is JSON: ``config`` as text, ``stages`` with their fingerprints.
+        """Write ``run.json``, whole. ``more`` is JSON: ``config`` as it was given, ``stages`` with their fingerprints.
 
         Args:
             run: from `run_name`.
             dataset: the dataset's name; runs of one dataset are compared with each other.
-            state: ``Running`` is written first; a run that stays so was killed.
+            state: ``Running`` is written first; a run that stays so was killed (`state_of`).
         """
         value = {"run": run, "dataset": dataset, "state": state, **more}
         self._files.replace(f"runs/{run}/run.json", canonical_json(value))

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from flowlab.errors import NotBuiltYet, StoreError
@@ -64,14 +64,14 @@ class Store:
         self.stats.save()
 
     def last_record(self, stage: str, dataset: str) -> Record | None:
-        """The record of a stage in the dataset's latest run that has one, else the last that was written."""
+        """The record of a stage in the dataset's latest run that has one, or None."""
         for run in self.runs.newest_first(dataset):
             stages = run.get("stages")
             fingerprint = stages.get(stage) if isinstance(stages, dict) else None
             record = self.records.read(stage, fingerprint) if isinstance(fingerprint, str) else None
             if record is not None:
                 return record
-        return self.records.latest(stage)
+        return None
 
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Hold the lock of this name (a fingerprint)."""
@@ -86,6 +86,15 @@ class Store:
     def drop_scratch(self, fingerprint: str) -> None:
         """Remove the checkpoints of a result that is now in the store."""
         shutil.rmtree(self.root / "scratch" / fingerprint, ignore_errors=True)
+
+    @contextmanager
+    def no_empty_scratch(self, fingerprint: str) -> Iterator[None]:
+        """Whatever happens, leave no folder of checkpoints in which there are none."""
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # it holds checkpoints, or is not there
+                (self.root / "scratch" / fingerprint).rmdir()
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:

@@ -112,4 +112,4 @@ def test_the_last_record_is_that_of_the_datasets_latest_run(tmp_path: Path) -> N
     store.runs.write("20260103T000000Z-aaaa", "fan", "Completed", stages={"train": records[0].fingerprint})
     assert store.last_record("train", "motor") == records[1]
     assert store.last_record("train", "fan") == records[0]
-    assert store.last_record("train", "pump") == records[2]
+    assert store.last_record("train", "pump") is None  # another dataset tells nothing of it

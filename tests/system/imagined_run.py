@@ -51,7 +51,7 @@ def stages() -> tuple[Stage, ...]:
 
 def config(data: Path, epochs: int) -> Any:
     made = imagined.config(data, epochs)
-    made.dataset_name = "imagined"
+    made.dataset_name = os.environ.get("IMAGINED_DATASET", "imagined")
     made.given = {"training": {"training_epochs": epochs}}
     made.training.model_name = "imagined"
     made.common = SimpleNamespace(target_device="none")
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
     flowlab.stages.STAGES = stages()
     catalogue = SimpleNamespace(broken={}, find=lambda kind, name: None)
     flowlab.cli._config = lambda arguments: (config(Path(data), int(epochs)), catalogue)  # type: ignore[assignment]
-    return flowlab.cli.main([command, "imagined.yaml", *words])
+    return flowlab.cli.main([command, *words, "imagined.yaml"])
 
 
 if __name__ == "__main__":

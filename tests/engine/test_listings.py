@@ -1,0 +1,50 @@
+"""What is installed, and where it comes from."""
+
+from __future__ import annotations
+
+import pytest
+
+from flowlab.contracts import Preset
+from flowlab.engine.listings import LISTINGS
+from flowlab.plugins import Brought, Catalogue, load
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load()
+
+
+@pytest.mark.parametrize("kind", LISTINGS)
+def test_every_row_says_where_it_comes_from_and_what_it_is(catalogue: Catalogue, kind: str) -> None:
+    listing = LISTINGS[kind](catalogue)
+    assert listing.rows
+    for row in listing.rows:
+        assert row["from"].startswith("flowlab")
+        assert row["summary"]
+    assert list(listing.to_json()) == [kind]
+    assert len(listing.lines()) == len(listing.rows) + 1
+
+
+def test_a_target_says_accelerator_core_memory_and_quantizers(catalogue: Catalogue) -> None:
+    rows = {row["name"]: row for row in LISTINGS["targets"](catalogue).rows}
+    assert rows["F28P55"]["accelerator"] == "NPU"
+    assert rows["F28P55"]["flash_bytes"] == 1088 * 1024
+    assert rows["F28P55"]["quantizers"] == {"PTQ": "tinpu_ptq", "QAT": "tinpu_qat"}
+    assert (rows["F28P65"]["accelerator"], rows["F28P65"]["core"]) == ("none", "C28x-FPU64")
+
+
+def test_features_are_extractors_and_presets(catalogue: Catalogue) -> None:
+    rows = LISTINGS["features"](catalogue).rows
+    assert {row["kind"] for row in rows} == {"extractor", "preset"}
+    assert {row["name"] for row in rows if row["kind"] == "preset"} == set(catalogue.preset_names("feature_extraction"))
+
+
+def test_a_name_that_two_bring_is_shown_as_a_user_must_write_it() -> None:
+    rivals = tuple(Brought(Preset("feature_extraction", "wide", {}), dist) for dist in ("one", "two"))
+    assert [row["name"] for row in LISTINGS["features"](Catalogue(rivals)).rows] == ["one:wide", "two:wide"]
+
+
+def test_nothing_installed_is_said() -> None:
+    assert LISTINGS["models"](Catalogue()).lines() == [
+        "models: none is installed. `flowlab plugins` says what is, and what of it is broken"
+    ]
