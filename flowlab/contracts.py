@@ -194,6 +194,7 @@ class QuantizeJob:
     ``fit(module)`` is the one training loop: trains the module in place on the training split, keeps its best
     epoch by validation (ties to the later), and returns the history; it owns checkpoints and random states.
     ``output_int`` False ends the graph in one float32 multiply by the output's scale.
+    ``format`` has no widths for a quantizer that asks for none.
     """
 
     model: torch.nn.Module
@@ -214,6 +215,7 @@ class Quantized:
     """What a quantizer returns: the integer graph, and optionally the converted torch module (one more execution).
 
     ``module`` maps float32 features (batch, channel, height, width) to the integers of the graph's output.
+    A quantizer without a number format returns a float graph, and a module of float32 outputs.
     """
 
     graph: Graph
@@ -227,7 +229,7 @@ class Quantizer(Plugin):
 
     kind = "quantizer"
     trains: bool = False  # QAT: asks for job.fit
-    format: str = "npu"  # which of the target's formats it asks for
+    format: str = "npu"  # which of the target's formats it asks for; "" for none: the result is a float graph
 
     def check(self, graph: Graph, format: NumberFormat, options: Any) -> Sequence[str]:
         """Problems of a float graph that can be said before training, one sentence each. No data, no training."""
@@ -260,11 +262,14 @@ class Golden:
     ``outputs`` integers by output name, from ONNX Runtime; ``layer_crc`` CRC-32 of each layer's output bytes
     (little-endian, least-width type, unpadded channels, C order (channel, height, width)) by node and vector;
     ``windows`` the raw windows behind the features, float32 (vector, channel, length).
+
+    Of a float graph ``inputs`` are the features, ``outputs`` float32, and ``layer_crc`` is empty: floats are compared
+    within a tolerance (`flowlab.compiler.agreement`), which no checksum can.
     """
 
     features: NDArray[np.float32]
-    inputs: NDArray[np.int8]
-    outputs: Mapping[str, NDArray[np.int32]]
+    inputs: NDArray[np.int8] | NDArray[np.float32]
+    outputs: Mapping[str, NDArray[Any]]
     layer_crc: Mapping[str, Sequence[int]]
     windows: NDArray[np.float32]
 
@@ -289,7 +294,8 @@ class LayerRow:
 class LowerJob:
     """What a target lowers: the placed graph, and vectors to ship with it.
 
-    ``skip_normalize`` True: the device's entry point takes the quantized input, else float features.
+    ``skip_normalize`` True: the device's entry point takes the quantized input, else float features; of a float
+    graph (`flowlab.compiler.ir.is_float`) it is False, and every layer is on the CPU.
     """
 
     graph: Graph
@@ -302,6 +308,7 @@ class LowerJob:
     out: Path  # write files here
     settings: Mapping[str, Any] = field(default_factory=dict)  # the config's `compilation` keys, presets applied
     feature_spec: Mapping[str, Any] = field(default_factory=dict)  # the role of this name, for generated headers
+    options: Any = NoOptions()  # the target's own, from beside its name in the config
 
 
 @dataclass(frozen=True)
@@ -320,17 +327,19 @@ class Outcome:
 
     ``outputs``: integers by output name, shape (vector, ...). ``trace``: by node, uint32 CRC of each vector's
     layer output as in `Golden.layer_crc`. ``cycles``: total, or None where nothing counts them.
+    Of a float program ``outputs`` are float32, and ``trace`` is empty.
     """
 
-    outputs: Mapping[str, NDArray[np.int32]]
+    outputs: Mapping[str, NDArray[Any]]
     trace: Mapping[str, NDArray[np.uint32]]
     cycles: int | None = None
 
 
 class Execution(ABC):
-    """One way to run a program here."""
+    """One way to run a program here. ``floats``: it runs the program of a float graph too."""
 
     name: str
+    floats: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None. Light: it counts in the fingerprint."""

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "prefect", "numpy", "pyarrow", "fsspec", "onnx", "onnxruntime", "scipy", "rich", "jinja2")
 HOOK_NAMES = sorted(name for name in vars(hookspecs) if name.startswith("flowlab_"))
 # Words of the language, or of the YAML and the command line: they may stand in flowlab/ though a plugin has the name.
-VOCABULARY = {"fft", "demo", "csv", "host"}
+VOCABULARY = {"fft", "demo", "csv", "host", "none", "generic_qat", "generic_ptq"}
 
 
 @cache

@@ -1,4 +1,8 @@
-"""Whether two executions give the same integers, and where they part: by output, by vector, by layer."""
+"""Whether two executions give the same numbers, and where they part: by output, by vector, by layer.
+
+Integers are equal or they are not. Floats obey the float law: within `TOLERANCE` of the vector's largest absolute
+output, and the class equal wherever the two best differ by more than that (section 5 of the arithmetic).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from numpy.typing import NDArray
 
 from flowlab.contracts import Outcome
 from flowlab.errors import AgreementError
+
+BITS = "bit for bit"  # how integers are compared
+FLOAT = "float"  # how float graphs are compared
+TOLERANCE = 1e-5  # of a vector's largest absolute output
 
 
 @dataclass(frozen=True)
@@ -74,3 +82,62 @@ def _differs(name: str, right: NDArray[np.generic], found: NDArray[np.generic]) 
     if right.dtype.kind == "f":
         right, found = (np.ascontiguousarray(item, np.float32).view(np.uint32) for item in (right, found))
     return np.asarray((right != found).reshape(len(right), -1).any(axis=1))
+
+
+# --- floats ---------------------------------------------------------------------------------------
+
+
+def float_differs(right: NDArray[np.generic], found: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Which vectors break the float law, bool (vector,).
+
+    Args:
+        right: floats (vector, ...) of the reference.
+        found: those of another execution, same shape.
+
+    A number that is not finite breaks it, whoever has it. The class is the place of a vector's largest output; a
+    value of one number has none.
+    """
+    left, other = _flat(right), _flat(found)
+    finite = np.asarray((np.isfinite(left) & np.isfinite(other)).all(axis=1))
+    left, other = np.where(finite[:, None], left, 0.0), np.where(finite[:, None], other, 0.0)
+    limit: NDArray[np.float64] = TOLERANCE * np.abs(left).max(axis=1)
+    wrong: NDArray[np.bool_] = ~finite | (np.abs(other - left).max(axis=1) > limit)
+    if left.shape[1] > 1:
+        best = np.partition(left, -2, axis=1)
+        clear = best[:, -1] - best[:, -2] > limit
+        wrong |= clear & (left.argmax(axis=1) != other.argmax(axis=1))
+    return wrong
+
+
+def largest_difference(right: NDArray[np.generic], found: NDArray[np.generic]) -> float:
+    """The largest difference of any vector, as a part of its largest absolute output; 0 where there is none."""
+    left, other = _flat(right), _flat(found)
+    size = np.abs(left).max(axis=1, initial=0.0)
+    far = np.abs(other - left).max(axis=1, initial=0.0)
+    return float(np.max(far[size > 0] / size[size > 0], initial=0.0))
+
+
+def _flat(values: NDArray[np.generic]) -> NDArray[np.float64]:
+    return values.reshape(len(values), -1).astype(np.float64)
+
+
+def compare_floats(reference: Outcome, found: Outcome) -> Comparison:
+    """Hold every output against the reference by the float law. Raises as `compare`."""
+    _same_names("outputs", reference.outputs, found.outputs)
+    count = len(next(iter(reference.outputs.values())))
+    by_output: dict[str, NDArray[np.bool_]] = {}
+    for name, right in reference.outputs.items():
+        other = found.outputs[name]
+        if right.shape != other.shape or other.dtype.kind != "f":
+            raise AgreementError(
+                f"output '{name}': {other.dtype} of shape {other.shape} where floats of shape {right.shape} are right"
+            )
+        by_output[name] = float_differs(right, other)
+    wrong = np.zeros(count, bool)
+    for differs in by_output.values():
+        wrong |= differs
+    if not wrong.any():
+        return Comparison(count, 0, None)
+    vector = int(np.argmax(wrong))
+    node = next(name for name, differs in by_output.items() if differs[vector])
+    return Comparison(count, int(wrong.sum()), Difference(node, vector))

@@ -329,6 +329,7 @@ _SIMPLE = {
 }  # fmt: skip
 _WITH_ALPHA = {"leaky_relu": ("LeakyRelu", 0.01), "elu": ("Elu", 1.0)}
 _CLIPS = {"relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0)}
+_LIMITS = ("low", "high")
 
 
 def _write_activation(writer: _Writer, node: Node) -> None:
@@ -340,9 +341,10 @@ def _write_activation(writer: _Writer, node: Node) -> None:
         op_type, default = _WITH_ALPHA[function]
         writer.op(op_type, [source], node.name, alpha=float(str(node.attributes.get("alpha", default))))
     elif function in _CLIPS:
+        given = [node.attributes.get(key, limit) for key, limit in zip(_LIMITS, _CLIPS[function], strict=True)]
         bounds = [
             writer.constant(f"{node.name}.{key}", np.array(limit, np.float32))
-            for key, limit in zip(("low", "high"), _CLIPS[function], strict=True)
+            for key, limit in zip(_LIMITS, given, strict=True)
         ]
         writer.op("Clip", [source, *bounds], node.name)
     elif function == "hardsigmoid":

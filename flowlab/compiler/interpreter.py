@@ -1,7 +1,10 @@
 """The graph's meaning: numpy, whole batches, exact integers in 64 bits. Every other execution must agree with it.
 
-Convolutions are a sliding window view and one tensor product; no other execution computes them so. Float graphs run
-too, in the precision asked for.
+Convolutions are a sliding window view and one tensor product; no other execution computes them so.
+
+Float graphs run too, in the precision asked for. Their sums are numpy's, in any order, then the bias is added; a batch
+norm is ``x * k + (bias - mean * k)`` with ``k = weight * (1 / sqrt(variance + epsilon))``, as in ONNX Runtime. Other
+executions sum in other orders: they agree within a tolerance (`flowlab.compiler.agreement.float_differs`).
 """
 
 from __future__ import annotations
@@ -186,9 +189,17 @@ def _relu(node: Node, x: Array) -> Array:
 
 
 def _batch_norm(node: Node, x: Array) -> Array:
-    weight, bias, mean, variance = (_column(node, key, x) for key in ("weight", "bias", "mean", "variance"))
-    normal: Array = (x - mean) / np.sqrt(variance + _parameter(node, "epsilon", 0.0)) * weight + bias
+    scale, shift = (array.reshape(1, -1, *(1,) * (x.ndim - 2)) for array in batch_norm_line(node, x.dtype))
+    normal: Array = x * scale + shift
     return normal
+
+
+def batch_norm_line(node: Node, dtype: Any) -> tuple[Array, Array]:
+    """Scale and shift of each channel, computed in ``dtype``: what a batch norm is at inference."""
+    weight, bias, mean, variance = (node.constants[key].astype(dtype) for key in ("weight", "bias", "mean", "variance"))
+    epsilon = np.asarray(_parameter(node, "epsilon", 0.0), dtype)
+    scale: Array = weight * (np.asarray(1.0, dtype) / np.sqrt(variance + epsilon))
+    return scale, bias - mean * scale
 
 
 def _add(node: Node, left: Array, right: Array) -> Array:

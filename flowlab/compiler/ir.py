@@ -85,3 +85,9 @@ class Graph:
     def users(self, value: str) -> tuple[Node, ...]:
         """The nodes that read a value."""
         return tuple(node for node in self.nodes if value in node.inputs)
+
+
+def is_float(graph: Graph) -> bool:
+    """Whether every value is a float: the network as it was trained, not quantized."""
+    types = (*(value.type for value in graph.inputs), *(node.type for node in graph.nodes))
+    return all(type_.dtype == "float32" for type_ in types)

@@ -17,6 +17,7 @@ from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.rules import Layer, Rule
 from flowlab.contracts import LayerRow
 
+FLOAT_BITS = 32  # of a weight that nobody quantizes
 NO_LAYER = ("relu", "batch_norm", "requantize", "quantize", "dequantize", "flatten")  # part of another, or of the entry
 KINDS = {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}
 CURES = {
@@ -173,7 +174,9 @@ def _shape(node: Node, layer: Layer) -> str:
 
 
 def _weight_bytes(node: Node, layer: Layer, count: int) -> int:
-    return -(-count * layer.weight_bits // 8)
+    floats = "weight" in node.constants and node.constants["weight"].dtype == "float32"
+    bits = integer(node, "weight_bits", FLOAT_BITS) if floats else layer.weight_bits
+    return -(-count * bits // 8)
 
 
 def _macs(node: Node) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 from flowlab.contracts import NumberFormat
 from flowlab.errors import OptionError
 
+NO_FORMAT = NumberFormat("float32", by_weight_bits={}, activation_bits=())  # what a float graph obeys: none
+FLOAT_BITS = 32
 SETTINGS = ("target", "target_c_mcpu", "cross_compiler", "cross_compiler_options")  # what compile presets resolve to
 
 
@@ -17,15 +19,26 @@ def compile_settings(config: Any) -> dict[str, Any]:
 
 
 def accelerator_off(config: Any, catalogue: Any) -> str:
-    """Why the config's compile preset puts every layer on the CPU; empty where it does not."""
+    """Why the config puts every layer on the CPU, by its quantizer or its compile preset; empty where it does not.
+
+    A device without an accelerator needs no reason.
+    """
     target = catalogue.get("target", config.common.target_device)
+    quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    if quantizer.format != "npu" and target.rules():
+        return f"quantization: {1 if quantizer.format else 0}; set 2 for the {target.unit_name}"
     found: str = target.accelerator_off(compile_settings(config))
     return found
 
 
 def chosen_format(config: Any, catalogue: Any) -> NumberFormat:
-    """The format of the config's device that its quantizer asks for; `OptionError` where there is none."""
+    """The format of the config's device that its quantizer asks for; `OptionError` where the device lacks it.
+
+    `NO_FORMAT` for a quantizer that asks for none.
+    """
     quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    if not quantizer.format:
+        return NO_FORMAT
     target = catalogue.get("target", config.common.target_device)
     if quantizer.format not in target.formats:
         known = ", ".join(sorted(target.formats)) or "none"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import Core, Golden, LowerJob, Plugin, Program, Stage, StageJob, StageResult, Target
-from flowlab.stages.choice import compile_settings
+from flowlab.stages.choice import NO_FORMAT, chosen_format, compile_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,14 +27,16 @@ class CompileOptions:
 
 def options(config: Any, catalogue: Any) -> CompileOptions:
     """Copy them: a quantized network takes the quantized input, a float one takes features."""
-    return CompileOptions(skip_normalize=config.training.quantization != 0, settings=compile_settings(config))
+    quantized = chosen_format(config, catalogue) != NO_FORMAT
+    return CompileOptions(quantized and config.skip_normalize, compile_settings(config))
 
 
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     """The device, and the core that it names."""
     target = catalogue.get("target", config.common.target_device)
     core = catalogue.get("core", target.core)
-    return {"target": (target, catalogue.options(target, {})), "core": (core, catalogue.options(core, {}))}
+    given = config.options_for("common", "target_device")
+    return {"target": (target, catalogue.options(target, given)), "core": (core, catalogue.options(core, {}))}
 
 
 STAGE = Stage(
@@ -71,10 +73,11 @@ def run(job: StageJob) -> StageResult:
             source_sha256=_sha256(job),
             out=job.out / "program",
             settings=job.options.settings,
+            options=job.plugin_options["target"],
             feature_spec=spec,
         )
     )
-    memory = _memory(program, target)
+    memory = {**_memory(program, target), "warnings": warnings}
     path = job.out / "memory.json"
     path.write_text(json.dumps(memory, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     small = {key: memory[key] for key in ("packed_bytes", "program_bytes", "needed")}

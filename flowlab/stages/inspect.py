@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult, Target
 from flowlab.errors import QuantizationError
-from flowlab.stages.choice import accelerator_off, chosen_format
+from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, accelerator_off, chosen_format
 from flowlab.stages.train import chosen_problem
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """What of the config decides what can work. ``format`` is the target's number format, by value."""
+    """What of the config decides what can work. ``format`` is the target's number format, by value.
+
+    Bits are 32 where nothing is quantized.
+    """
 
     problem: str
     weight_bits: int
@@ -30,11 +33,12 @@ class InspectOptions:
 
 def options(config: Any, catalogue: Any) -> InspectOptions:
     """Copy them."""
+    form = chosen_format(config, catalogue)
     return InspectOptions(
         problem=chosen_problem(catalogue.get("model", config.training.model_name)),
-        weight_bits=config.training.quantization_weight_bitwidth,
-        activation_bits=config.effective_activation_bits(catalogue),
-        format=chosen_format(config, catalogue),
+        weight_bits=FLOAT_BITS if form == NO_FORMAT else config.training.quantization_weight_bitwidth,
+        activation_bits=FLOAT_BITS if form == NO_FORMAT else config.effective_activation_bits(catalogue),
+        format=form,
         accelerator_off=accelerator_off(config, catalogue),
     )
 
@@ -47,7 +51,7 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     return {
         "model": (model, catalogue.options(model, config.options_for("training", "model_name"))),
         "quantizer": (quantizer, catalogue.options(quantizer, config.options_for("training", "quantizer"))),
-        "target": (target, catalogue.options(target, {})),
+        "target": (target, catalogue.options(target, config.options_for("common", "target_device"))),
     }
 
 
@@ -98,18 +102,20 @@ def run(job: StageJob) -> StageResult:
     off = asked.accelerator_off
     passes: tuple[Pass, ...] = tidy if off else (*tidy, *target.passes())
     placement = place(apply_passes(graph, passes), target.rules(), target.unit_name, off)
+    warnings = () if off else placement.sentences()  # what the config itself asks for is no surprise
     gate = {
         "layers": [asdict(row) for row in placement.rows],
         "problems": list(problems),
         "npu_share": placement.npu_share,
         "unit": target.unit_name,
+        "warnings": list(warnings),
     }
     path = job.out / "gate.json"
     path.write_text(json.dumps(gate, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return StageResult(
         files={"gate": {"gate.json": path}},
         metrics={"npu_share": placement.npu_share, "layers": len(placement.rows)},
-        warnings=placement.sentences(),
+        warnings=warnings,
     )
 
 

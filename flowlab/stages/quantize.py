@@ -9,6 +9,7 @@ from typing import Any
 
 from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult
 from flowlab.errors import OptionError
+from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, chosen_format
 from flowlab.stages.train import chosen_problem
 
 RATE = 0.1  # of the float rate: the weights are nearly right already
@@ -18,8 +19,8 @@ RATE = 0.1  # of the float rate: the weights are nearly right already
 class QuantizeOptions:
     """What of the config decides a quantization. ``format`` is the target's number format, by value.
 
-    ``activation_bits`` is what is done, ``requested_activation_bits`` what was asked for. ``test``: measure on the
-    test split at the end.
+    ``activation_bits`` is what is done, ``requested_activation_bits`` what was asked for; where nothing is quantized,
+    bits are 32 and nothing is calibrated, whatever was asked for. ``test``: measure on the test split at the end.
     """
 
     problem: str
@@ -44,20 +45,20 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
     """Copy them; an epoch count and a learning rate of 0 where nothing is trained, so that they decide nothing."""
     training = config.training
     quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
-    target = catalogue.get("target", config.common.target_device)
-    if quantizer.format not in target.formats:
-        known = ", ".join(sorted(target.formats)) or "none"
+    form = chosen_format(config, catalogue)
+    floats = form == NO_FORMAT
+    if floats and training.output_int:
         raise OptionError(
-            f"quantizer '{quantizer.name}' asks for the number format '{quantizer.format}', and "
-            f"'{target.name}' has: {known}"
+            f"training.output_int: true asks for integers, and the quantizer '{quantizer.name}' makes none. "
+            "Leave the key out"
         )
     return QuantizeOptions(
         problem=chosen_problem(catalogue.get("model", training.model_name)),
-        format=target.formats[quantizer.format],
-        weight_bits=training.quantization_weight_bitwidth,
-        activation_bits=config.effective_activation_bits(catalogue),
-        requested_activation_bits=training.quantization_activation_bitwidth,
-        calibration_count=training.quantization_calibration_count,
+        format=form,
+        weight_bits=FLOAT_BITS if floats else training.quantization_weight_bitwidth,
+        activation_bits=FLOAT_BITS if floats else config.effective_activation_bits(catalogue),
+        requested_activation_bits=FLOAT_BITS if floats else training.quantization_activation_bitwidth,
+        calibration_count=0 if floats else training.quantization_calibration_count,
         epochs=config.quantization_epochs if quantizer.trains else 0,
         batch_size=training.batch_size if quantizer.trains else 0,
         learning_rate=training.learning_rate * RATE if quantizer.trains else 0.0,
@@ -66,7 +67,7 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
         lr_scheduler=training.lr_scheduler if quantizer.trains else "",
         seed=training.seed,
         threads=training.threads,
-        output_int=config.output_int,
+        output_int=config.output_int and not floats,
         test=config.testing.enable,
     )
 
@@ -99,6 +100,7 @@ STAGE = Stage(
     plugins=plugins,
     code=(
         "flowlab.stages.quantize",
+        "flowlab.stages.choice",
         "flowlab.stages.train",
         "flowlab.learn",
         "flowlab.quant",
@@ -238,7 +240,10 @@ def _quantize(job: StageJob, model: Any, data: Any) -> Any:
 def _measure(
     job: StageJob, model: Any, quantized: Any, data: Any, *, test: Any, classes: int
 ) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Metrics of the integers, their outputs on the test split, and warnings."""
+    """Metrics of the integers, their outputs on the test split, and warnings.
+
+    A float graph has no integers: its outputs are kept, and what it reaches is the float network's own.
+    """
     import numpy as np
 
     from flowlab.learn.loop import predict
@@ -261,7 +266,7 @@ def _measure(
             f"THE QUANTIZED NETWORK IS AT CHANCE LEVEL: validation {problem.metric} {measured[problem.metric]:.4f}, "
             f"float {before:.4f}, chance {chance:.4f}. Look at the calibration windows, or lower the learning rate"
         )
-    show = tested and job.options.test
+    show = tested and job.options.test and job.options.format != NO_FORMAT
     metrics = {
         "val": measured,
         "test": problem.measure(result, test.labels) if show else None,
@@ -306,7 +311,7 @@ def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str]) -> A
     trains = isinstance(quantizer, Quantizer) and quantizer.trains
     return Account(
         quantizer=quantizer.name,
-        method="QAT" if trains else "PTQ",
+        method="none" if asked.format == NO_FORMAT else "QAT" if trains else "PTQ",
         number_format=asked.format.name,
         requested_weight_bits=asked.weight_bits,
         requested_activation_bits=asked.requested_activation_bits,

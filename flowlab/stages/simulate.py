@@ -1,4 +1,9 @@
-"""Stage ``simulate``: run the program in every way that exists here, and hold every integer against the interpreter."""
+"""Stage ``simulate``: run the program in every way that exists here, and hold every integer against the interpreter.
+
+The program of a float graph runs in those ways that run floats. Its outputs obey the float law
+(`flowlab.compiler.agreement`) and are held against those of ONNX Runtime, which validate kept beside the
+interpreter's: a tolerance against the interpreter, which has one itself, would be two.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph
 
 ABSENT = "absent"
+INTEGERS_ONLY = "it runs integers only"
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ def options(config: Any, catalogue: Any) -> SimulateOptions:
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     """The device."""
     target = catalogue.get("target", config.common.target_device)
-    return {"target": (target, catalogue.options(target, {}))}
+    return {"target": (target, catalogue.options(target, config.options_for("common", "target_device")))}
 
 
 def tools(config: Any, catalogue: Any) -> Mapping[str, str]:
@@ -51,6 +57,7 @@ STAGE = Stage(
     code=(
         "flowlab.stages.simulate",
         "flowlab.compiler.agreement",
+        "flowlab.compiler.ir",
         "flowlab.compiler.text",
         "flowlab.compiler.trace",
         "flowlab.signal.features_file",
@@ -68,6 +75,8 @@ def run(job: StageJob) -> StageResult:
         AgreementError: naming execution, layer and vector of the first difference.
         StageError: if nothing runs here, or an execution fails.
     """
+    from flowlab.compiler.agreement import BITS, FLOAT
+    from flowlab.compiler.ir import is_float
     from flowlab.compiler.text import parse_graph
     from flowlab.compiler.trace import traced
     from flowlab.signal import features_file
@@ -75,22 +84,28 @@ def run(job: StageJob) -> StageResult:
     target = cast(Target, job.plugins["target"])
     graph = parse_graph(job.input("placed_graph").read_text(encoding="utf-8"))
     table = features_file.read(job.input("features_test"))
-    reference = _reference(job)
-    present = [one for one in target.executions() if one.missing() is None]
+    floats = is_float(graph)
+    reference = _reference(job, "reference/" if floats else "output/")
+    not_run = _not_run(target, floats)
+    present = [one for one in target.executions() if one.name not in {row["name"] for row in not_run}]
     if not present:
-        raise StageError(f"no execution of {target.name} runs here: {_not_run(target)}")
+        raise StageError(f"no execution of {target.name} runs here: {not_run}")
     order = [node.name for node in traced(graph)]
     rows, outcomes = [], []
     for step, execution in enumerate(present):
         job.progress(f"{execution.name} on {len(table.features)} vectors", step / len(present))
         outcome = _outcome(execution, job, table.features)
-        rows.append(compare_execution(execution.name, reference, outcome, order))
+        if floats:
+            rows.append(compare_floats(execution.name, reference, outcome))
+        else:
+            rows.append(compare_execution(execution.name, reference, outcome, order))
         outcomes.append(outcome)
     agreement = {
         "vectors": len(table.features),
         "mismatches": 0,
+        "comparison": FLOAT if floats else BITS,
         "executions": rows,
-        "not_run": _not_run(target),
+        "not_run": not_run,
     }
     cycles = next((outcome.cycles for outcome in outcomes if outcome.cycles is not None), None)
     metrics = _metrics(job, outcomes[0], table.labels)
@@ -105,11 +120,11 @@ def run(job: StageJob) -> StageResult:
     )
 
 
-def _reference(job: StageJob) -> Outcome:
+def _reference(job: StageJob, prefix: str) -> Outcome:
     import numpy as np
 
     with np.load(job.input("interpreter_outputs"), allow_pickle=False) as found:
-        outputs = {name.removeprefix("output/"): found[name] for name in found.files if name.startswith("output/")}
+        outputs = {name.removeprefix(prefix): found[name] for name in found.files if name.startswith(prefix)}
         trace = {name.removeprefix("crc/"): found[name] for name in found.files if name.startswith("crc/")}
     return Outcome(outputs, trace)
 
@@ -128,7 +143,7 @@ def compare_execution(name: str, reference: Outcome, found: Outcome, order: list
     Raises:
         AgreementError: naming the first difference, and how many vectors differ.
     """
-    from flowlab.compiler.agreement import compare
+    from flowlab.compiler.agreement import BITS, compare
 
     try:
         result = compare(reference, found, order)
@@ -140,12 +155,45 @@ def compare_execution(name: str, reference: Outcome, found: Outcome, order: list
             f"vectors; vector {result.first.vector} parts first at {result.first.node}. The program, its C or the "
             "compiler is wrong: it is not used"
         )
-    return {"name": name, "vectors": result.vectors, "mismatches": 0, "first_difference": None}
+    row = {"name": name, "vectors": result.vectors, "mismatches": 0, "first_difference": None}
+    return {**row, "comparison": BITS}
 
 
-def _not_run(target: Target) -> list[dict[str, str]]:
-    reasons = ((one.name, one.missing()) for one in target.executions())
-    return [{"name": name, "reason": reason} for name, reason in reasons if reason is not None]
+def compare_floats(name: str, reference: Outcome, found: Outcome) -> dict[str, Any]:
+    """The row of an execution whose floats obey the float law on every vector.
+
+    Raises:
+        AgreementError: naming the first vector that breaks it, with its numbers, and how many do.
+    """
+    from flowlab.compiler import agreement
+
+    try:
+        result = agreement.compare_floats(reference, found)
+    except AgreementError as error:
+        raise AgreementError(f"execution '{name}': {error}") from error
+    if result.first is not None:
+        output, vector = result.first.node, result.first.vector
+        shown = [one.outputs[output][vector].ravel()[:8].tolist() for one in (found, reference)]
+        raise AgreementError(
+            f"execution '{name}' differs from ONNX Runtime on {result.mismatches} of {result.vectors} vectors, by more "
+            f"than {agreement.TOLERANCE:g} of the vector's largest output, or in its class; vector {vector}, output "
+            f"'{output}': {shown[0]} and {shown[1]}. The C or its compiler is wrong: the program is not used"
+        )
+    largest = max(
+        agreement.largest_difference(right, found.outputs[output]) for output, right in reference.outputs.items()
+    )
+    row = {"name": name, "vectors": result.vectors, "mismatches": 0, "first_difference": None}
+    return {**row, "comparison": agreement.FLOAT, "largest_difference": largest}
+
+
+def _not_run(target: Target, floats: bool) -> list[dict[str, str]]:
+    """What does not run here, each with its reason; a float program asks for an execution that runs floats."""
+    rows = []
+    for one in target.executions():
+        reason = one.missing() or (INTEGERS_ONLY if floats and not one.floats else None)
+        if reason is not None:
+            rows.append({"name": one.name, "reason": reason})
+    return rows
 
 
 def costs(graph: Graph, cycles: int | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Stage ``validate``: the graph read back from its ONNX, placed, and three executions held against each other.
 
-Torch, ONNX Runtime and the graph's interpreter share no kernel; every integer of every test vector must be equal.
+Torch, ONNX Runtime and the graph's interpreter share no kernel; every integer of every test vector must be equal. The
+numbers of a float graph obey the float law instead (`flowlab.compiler.agreement`), with ONNX Runtime as the reference.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def options(config: Any, catalogue: Any) -> ValidateOptions:
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     """The device."""
     target = catalogue.get("target", config.common.target_device)
-    return {"target": (target, catalogue.options(target, {}))}
+    return {"target": (target, catalogue.options(target, config.options_for("common", "target_device")))}
 
 
 STAGE = Stage(
@@ -69,6 +70,8 @@ def run(job: StageJob) -> StageResult:
     """
     import numpy as np
 
+    from flowlab.compiler.agreement import BITS, FLOAT
+    from flowlab.compiler.ir import is_float
     from flowlab.compiler.pipeline import apply_passes
     from flowlab.compiler.place import place
     from flowlab.compiler.text import parse_graph, print_graph
@@ -94,10 +97,15 @@ def run(job: StageJob) -> StageResult:
     with np.load(job.input("torch_outputs"), allow_pickle=False) as found:
         torch_outputs = {name: found[name] for name in found.files}
 
+    floats = is_float(graph)
+
     def layer(vector: int) -> str | None:
         return first_layer(graph, model, table.features[vector : vector + 1])
 
-    rows = [compare("interpreter", values, runtime, layer), compare("torch", torch_outputs, runtime)]
+    rows = [
+        compare("interpreter", values, runtime, layer, floats=floats),
+        compare("torch", torch_outputs, runtime, floats=floats),
+    ]
 
     files = {
         "placed_graph": job.out / "graph.txt",
@@ -106,13 +114,23 @@ def run(job: StageJob) -> StageResult:
         "interpreter_outputs": job.out / "interpreter_outputs.npz",
     }
     files["placed_graph"].write_text(print_graph(placement.graph), encoding="utf-8")
-    agreement = {"vectors": len(table.features), "mismatches": 0, "executions": [_reference(table), *rows]}
-    described = {**_placement(before, placement), "unit": target.unit_name, "agreement": agreement}
+    agreement = {
+        "vectors": len(table.features),
+        "mismatches": 0,
+        "comparison": FLOAT if floats else BITS,
+        "executions": [_reference(table, floats), *rows],
+    }
+    warnings = () if off else placement.sentences()  # what the config itself asks for is no surprise
+    described = {
+        **_placement(before, placement),
+        "unit": target.unit_name,
+        "agreement": agreement,
+        "warnings": list(warnings),
+    }
     files["placement"].write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     chosen = golden_rows(table.labels)
     _save(files["golden"], _golden(placement.graph, table.features, chosen, runtime, crcs))
-    named = {f"output/{name}": array for name, array in values.items()}
-    _save(files["interpreter_outputs"], {**named, **{f"crc/{node}": crc for node, crc in crcs.items()}})
+    _save(files["interpreter_outputs"], _kept(values, crcs, runtime if floats else {}))
     return StageResult(
         files={role: {path.name: path} for role, path in files.items()},
         metrics={
@@ -120,7 +138,7 @@ def run(job: StageJob) -> StageResult:
             "npu_share": placement.npu_share,
             "cpu_layers": [row.name for row in placement.rows if row.unit == "cpu"],
         },
-        warnings=placement.sentences(),
+        warnings=warnings,
     )
 
 
@@ -231,7 +249,12 @@ def integers_where_meant(graph: Graph, outputs: Outputs) -> Outputs:
 
 
 def compare(
-    name: str, found: Outputs, runtime: Outputs, first_layer: Callable[[int], str | None] = lambda vector: None
+    name: str,
+    found: Outputs,
+    runtime: Outputs,
+    first_layer: Callable[[int], str | None] = lambda vector: None,
+    *,
+    floats: bool = False,
 ) -> dict[str, Any]:
     """A row of the agreement table: every number of every vector is that of ONNX Runtime.
 
@@ -240,17 +263,24 @@ def compare(
         found: its outputs.
         runtime: those of ONNX Runtime.
         first_layer: names the first layer that differs on a vector, where it can be found.
+        floats: whether the float law holds instead of equality.
 
     Raises:
         AgreementError: naming execution, output, vector and layer.
     """
-    wrong = mismatches(found, runtime, name)
+    from flowlab.compiler.agreement import BITS, FLOAT, largest_difference
+
+    wrong = mismatches(found, runtime, name, floats=floats)
     if not wrong.any():
-        return {"name": name, "vectors": len(wrong), "mismatches": 0, "first_difference": None}
+        row = {"name": name, "vectors": len(wrong), "mismatches": 0, "first_difference": None}
+        if not floats:
+            return {**row, "comparison": BITS}
+        largest = max(largest_difference(runtime[output], found[output]) for output in runtime)
+        return {**row, "comparison": FLOAT, "largest_difference": largest}
     vector = int(wrong.argmax())
     where = first_layer(vector)
     layer = f", first at layer '{where}'" if where else ""
-    output = next(each for each in runtime if not _equal(found[each][vector], runtime[each][vector]))
+    output = next(each for each in runtime if _differs(found[each], runtime[each], floats)[vector])
     raise AgreementError(
         f"{name} and ONNX Runtime differ in {int(wrong.sum())} of {len(wrong)} vectors; vector {vector}, output "
         f"'{output}'{layer}: {found[output][vector].ravel()[:8].tolist()} and "
@@ -262,8 +292,18 @@ def _equal(left: NDArray[Any], right: NDArray[Any]) -> bool:
     return left.shape == right.shape and bool((left == right).all())
 
 
-def mismatches(found: Outputs, right: Outputs, name: str) -> NDArray[np.bool_]:
-    """Which vectors differ in any number of any output, bool (vector,).
+def _differs(found: NDArray[Any], right: NDArray[Any], floats: bool) -> NDArray[np.bool_]:
+    """By vector: any number is another one, or, of floats, the float law is broken."""
+    from flowlab.compiler.agreement import float_differs
+
+    if floats:
+        return float_differs(right, found)
+    wrong: NDArray[np.bool_] = (found != right).reshape(len(right), -1).any(axis=1)
+    return wrong
+
+
+def mismatches(found: Outputs, right: Outputs, name: str, *, floats: bool = False) -> NDArray[np.bool_]:
+    """Which vectors differ in any number of any output, bool (vector,); ``floats``: which break the float law.
 
     Raises:
         AgreementError: if the outputs' names or shapes differ.
@@ -278,7 +318,7 @@ def mismatches(found: Outputs, right: Outputs, name: str) -> NDArray[np.bool_]:
             raise AgreementError(
                 f"output '{output}' of {name} has shape {found[output].shape}, and of ONNX Runtime {array.shape}"
             )
-        wrong |= (found[output] != array).reshape(len(array), -1).any(axis=1)
+        wrong |= _differs(found[output], array, floats)
     return wrong
 
 
@@ -287,25 +327,39 @@ def first_layer(graph: Graph, model: bytes, feature: NDArray[np.float32]) -> str
     import onnx
 
     from flowlab.compiler import interpreter
+    from flowlab.compiler.agreement import float_differs
+    from flowlab.compiler.ir import is_float
     from flowlab.compiler.trace import traced
 
     proto = onnx.load_model_from_string(model)
     tensors = {node.name: node.output[0] for node in proto.graph.node}
     known = {value.name for value in proto.graph.output}
-    watched = [node.name for node in traced(graph) if node.name in tensors]
+    floats = is_float(graph)
+    watched = [node.name for node in (graph.nodes if floats else traced(graph)) if node.name in tensors]
     for name in watched:
         if tensors[name] not in known:
             proto.graph.output.append(onnx.helper.make_tensor_value_info(tensors[name], onnx.TensorProto.FLOAT, None))
     runtime = run_onnx(proto.SerializeToString(), feature, [tensors[name] for name in watched])
     values = interpreter.run(graph, feature)
     for name in watched:
-        if not _equal(values[name], runtime[tensors[name]]):
+        left, right = values[name], runtime[tensors[name]]
+        if float_differs(right, left).any() if floats else not _equal(left, right):
             return name
     return None
 
 
-def _reference(table: Any) -> dict[str, Any]:
-    return {"name": "ONNX Runtime", "vectors": len(table.features), "mismatches": 0, "first_difference": None}
+def _reference(table: Any, floats: bool) -> dict[str, Any]:
+    from flowlab.compiler.agreement import BITS, FLOAT
+
+    row = {"name": "ONNX Runtime", "vectors": len(table.features), "mismatches": 0, "first_difference": None}
+    return {**row, "comparison": FLOAT if floats else BITS}
+
+
+def _kept(values: Outputs, crcs: Mapping[str, NDArray[np.uint32]], reference: Outputs) -> dict[str, NDArray[Any]]:
+    """What simulate compares with: the interpreter's outputs and checksums, of floats ONNX Runtime's outputs too."""
+    kept = {f"output/{name}": array for name, array in values.items()}
+    kept |= {f"crc/{node}": crc for node, crc in crcs.items()}
+    return kept | {f"reference/{name}": _plain(array) for name, array in reference.items()}
 
 
 # --- golden vectors -----------------------------------------------------------------------------

@@ -27,9 +27,12 @@ class HostTarget(Target):
     libraries = ("numpy",)
 
     def lower(self, job: LowerJob) -> Program:
-        """Placed graph -> container and C."""
-        from flowlab.compiler import emit_c, emit_runner, lower, program
+        """Placed graph -> container (of integers) and C."""
+        from flowlab.compiler import emit_c, emit_runner, lower, lower_float, program
+        from flowlab.compiler.ir import is_float
 
+        if is_float(job.graph):
+            return lower_float.write(lower_float.lower_float(job), job)
         container = lower.with_golden(lower.lower(job.graph, job.source_sha256), job.golden)
         data = program.encode(container)
         shipped = program.parse(data)

@@ -141,6 +141,11 @@ def target_string(row: Row, settings: Mapping[str, Any], *, skip_normalize: bool
     return re.sub(r"output_int=\w+", f"output_int={str(output_int).lower()}", text)
 
 
+def without_npu(target: str) -> str:
+    """A target string that leaves the NPU alone, as TI's tool rewrites it where nothing is quantized for the NPU."""
+    return target.replace("type=hard", "type=soft")
+
+
 def runs_on_cpu(target: str) -> bool:
     """Whether a target string asks for every layer on the CPU."""
     return "type=soft" in target

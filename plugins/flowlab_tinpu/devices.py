@@ -26,7 +26,13 @@ NO_C29X = "no open compiler or emulator for C29x"
 class Device(Target):
     """One of TI's microcontrollers."""
 
-    code = ("flowlab_tinpu.simulator", "flowlab_tinpu.lower", "flowlab.compiler", "flowlab.cpu")
+    code = (
+        "flowlab_tinpu.simulator",
+        "flowlab_tinpu.lower",
+        "flowlab_tinpu.lower_float",
+        "flowlab.compiler",
+        "flowlab.cpu",
+    )
     libraries = ("numpy",)
 
     def __init__(self, row: Row) -> None:
@@ -59,9 +65,13 @@ class Device(Target):
         return (PadChannels(rules=RULES), PadLinearInputs())
 
     def lower(self, job: LowerJob) -> Program:
-        """Placed graph -> container, C, vectors, and the call of TI's compiler."""
+        """Placed graph -> container (of integers), C, vectors, and the call of TI's compiler."""
+        from flowlab.compiler.ir import is_float
         from flowlab_tinpu.lower import lower_to_files
+        from flowlab_tinpu.lower_float import lower_float_to_files
 
+        if is_float(job.graph):
+            return lower_float_to_files(self, self.row, job)
         return lower_to_files(self, self.row, job)
 
     def executions(self) -> tuple[Execution, ...]:

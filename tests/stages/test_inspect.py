@@ -79,6 +79,7 @@ def test_a_layer_for_the_cpu_is_a_warning_with_its_cure(tmp_path: Path) -> None:
         )
     )
     (warning,) = result.warnings
+    assert json.loads(result.files["gate"]["gate.json"].read_text())["warnings"] == [warning]
     assert warning.startswith("layer '2' (GCONV, 8 -> 8 channels, kernel 3x1, stride 3x1) runs on the CPU: ")
     assert "use stride (3, 1) -> (1, 1), (2, 1) or (2, 2)" in warning
     assert result.metrics["npu_share"] < 1

@@ -119,6 +119,7 @@ def test_the_placement_says_reason_cure_and_the_cost_of_padding(result: StageRes
     assert found["npu_share"] == 1.0
     assert result.metrics["cpu_layers"] == ["table"]
     assert any("layer 'table'" in warning for warning in result.warnings)
+    assert found["warnings"] == list(result.warnings)
 
 
 def test_the_golden_vectors_are_of_all_classes_and_those_of_onnx_runtime(result: StageResult) -> None:

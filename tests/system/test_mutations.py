@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_graphs import example_graph, features_of
+from integer_graphs import example_graph, features_of, narrow_graph
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
+from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
 from flowlab.compiler.program import Container, Layer, encode
 from flowlab.compiler.trace import layer_crcs, traced
@@ -21,17 +22,30 @@ from flowlab.errors import AgreementError
 from flowlab.stages.simulate import compare_execution
 from flowlab_tinpu.executions import Simulator
 
-GRAPH = example_graph()
-FEATURES = features_of(GRAPH, 40)
-VALUES = interpreter.run(GRAPH, FEATURES)
-REFERENCE = Outcome({"output": VALUES["fc.bnorm"].astype(np.int32)}, layer_crcs(GRAPH, VALUES))
-ORDER = [node.name for node in traced(GRAPH)]
-CONTAINER = lower(GRAPH, "ab" * 32)
+
+class Case:
+    """A network, its vectors, and what the interpreter makes of them."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.features = features_of(graph, 40)
+        values = interpreter.run(graph, self.features)
+        self.reference = Outcome({"output": values["fc.bnorm"].astype(np.int32)}, layer_crcs(graph, values))
+        self.order = [node.name for node in traced(graph)]
+        self.container = lower(graph, "ab" * 32)
+
+    def mutated(self, name: str, flip: Callable[[Layer], Layer]) -> Container:
+        layers = tuple(flip(layer) if layer.name == name else layer for layer in self.container.layers)
+        return replace(self.container, layers=layers)
 
 
 def flip_weight(layer: Layer) -> Layer:
-    weight = layer.weight.copy()
-    weight[-1].flat[3] ^= 64  # of the last channel: the first one of the last layer is saturated for most vectors
+    """One bit of one weight, as it lies in the program; not one that makes the pattern that is no weight."""
+    weight, bits = layer.weight.copy(), layer.weight_bits
+    half = 2 ** (bits - 1)
+    last = weight[-1].reshape(-1)  # of the last channel: the first one of the last layer is saturated for most vectors
+    places = [(int(w) ^ bit, at) for at, w in enumerate(last) for bit in (half // 2, 1) if int(w) ^ bit != -half]
+    changed, at = next((value, at) for value, at in places if at >= min(3, len(last) - 1))
+    last[at] = changed
     return replace(layer, weight=weight)
 
 
@@ -41,19 +55,27 @@ def flip_bias(layer: Layer) -> Layer:
     return replace(layer, bias=bias)
 
 
+def flip_multiplier(layer: Layer) -> Layer:
+    return replace(layer, multiplier=layer.multiplier ^ np.int32(64))
+
+
 def flip_shift(layer: Layer) -> Layer:
     shift = layer.shift.copy()
     shift[0] ^= 1
     return replace(layer, shift=shift)
 
 
-FLIPS: dict[str, Callable[[Layer], Layer]] = {"weight": flip_weight, "bias": flip_bias, "shift": flip_shift}
-LAYERS = ("conv1.bnorm", "conv3.bnorm", "fc.bnorm")  # first, middle, last
-
-
-def mutated(name: str, flip: Callable[[Layer], Layer]) -> Container:
-    layers = tuple(flip(layer) if layer.name == name else layer for layer in CONTAINER.layers)
-    return replace(CONTAINER, layers=layers)
+CASES = {
+    "8 bits": Case(example_graph()),
+    "4 bits": Case(narrow_graph((4, 4))),
+    "2 bits": Case(narrow_graph((2, 2))),
+    "2 bits on the NPU": Case(narrow_graph((2, 8), unit="npu")),
+}
+FLIPS: dict[str, Callable[[Layer], Layer]] = {
+    "weight": flip_weight, "bias": flip_bias, "multiplier": flip_multiplier, "shift": flip_shift,
+}  # fmt: skip
+LAYERS = {case: ("conv1.bnorm", "conv3.bnorm" if case == "8 bits" else "conv2.bnorm", "fc.bnorm") for case in CASES}
+MUTATIONS = [(case, what, name) for case in CASES for what in FLIPS for name in LAYERS[case]]
 
 
 def files(folder: Path, program: Container, c: Container) -> dict[str, Path]:
@@ -65,38 +87,48 @@ def files(folder: Path, program: Container, c: Container) -> dict[str, Path]:
     return {name: folder / name for name in ("model.flnp", *texts)}
 
 
-def run(execution, program: dict[str, Path], scratch: Path) -> dict[str, object]:
+def run(case: Case, execution, program: dict[str, Path], scratch: Path) -> dict[str, object]:
     if execution.missing():
         pytest.skip("no C compiler on PATH")
-    return compare_execution(execution.name, REFERENCE, execution.run(program, FEATURES, scratch), ORDER)
+    return compare_execution(execution.name, case.reference, execution.run(program, case.features, scratch), case.order)
 
 
-@pytest.mark.parametrize("what", FLIPS)
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_bit_flipped_in_the_program_only_is_found_and_named(what: str, name: str, tmp_path: Path) -> None:
-    program = files(tmp_path, mutated(name, FLIPS[what]), CONTAINER)
+@pytest.mark.parametrize(("width", "what", "name"), MUTATIONS)
+def test_a_bit_flipped_in_the_program_only_is_found_and_named(width: str, what: str, name: str, tmp_path: Path) -> None:
+    case = CASES[width]
+    program = files(tmp_path, case.mutated(name, FLIPS[what]), case.container)
     with pytest.raises(AgreementError, match=rf"execution 'simulator' differs .* parts first at {re.escape(name)}"):
-        run(Simulator(), program, tmp_path / "s")
-    assert run(HostC(), program, tmp_path / "c")["mismatches"] == 0
+        run(case, Simulator(), program, tmp_path / "s")
+    assert run(case, HostC(), program, tmp_path / "c")["mismatches"] == 0
 
 
-@pytest.mark.parametrize("what", FLIPS)
-@pytest.mark.parametrize("name", LAYERS)
-def test_a_bit_flipped_in_the_c_only_is_found_and_named(what: str, name: str, tmp_path: Path) -> None:
-    program = files(tmp_path, CONTAINER, mutated(name, FLIPS[what]))
+@pytest.mark.parametrize(("width", "what", "name"), MUTATIONS)
+def test_a_bit_flipped_in_the_c_only_is_found_and_named(width: str, what: str, name: str, tmp_path: Path) -> None:
+    case = CASES[width]
+    program = files(tmp_path, case.container, case.mutated(name, FLIPS[what]))
     with pytest.raises(AgreementError, match=rf"execution 'host C' differs .* parts first at {re.escape(name)}"):
-        run(HostC(), program, tmp_path / "c")
-    assert run(Simulator(), program, tmp_path / "s")["mismatches"] == 0
+        run(case, HostC(), program, tmp_path / "c")
+    assert run(case, Simulator(), program, tmp_path / "s")["mismatches"] == 0
 
 
-def test_an_untouched_program_has_no_mismatch(tmp_path: Path) -> None:
-    program = files(tmp_path, CONTAINER, CONTAINER)
+@pytest.mark.parametrize("width", CASES)
+def test_an_untouched_program_has_no_mismatch(width: str, tmp_path: Path) -> None:
+    case = CASES[width]
+    program = files(tmp_path, case.container, case.container)
     for execution in (Simulator(), HostC()):
-        row = run(execution, program, tmp_path / execution.name)
-        assert row == {"name": execution.name, "vectors": 40, "mismatches": 0, "first_difference": None}
+        row = run(case, execution, program, tmp_path / execution.name)
+        assert (row["name"], row["vectors"], row["mismatches"], row["first_difference"]) == (
+            execution.name,
+            40,
+            0,
+            None,
+        )
+        assert row["comparison"] == "bit for bit"
 
 
 def test_a_last_layer_that_is_wrong_everywhere_differs_on_every_vector(tmp_path: Path) -> None:
-    program = files(tmp_path, mutated("conv1.bnorm", lambda layer: replace(layer, weight=-layer.weight)), CONTAINER)
+    case = CASES["8 bits"]
+    wrong = case.mutated("conv1.bnorm", lambda layer: replace(layer, weight=-layer.weight))
+    program = files(tmp_path, wrong, case.container)
     with pytest.raises(AgreementError, match=r"on 40 of 40 vectors; vector 0 parts first at conv1\.bnorm"):
-        run(Simulator(), program, tmp_path / "s")
+        run(case, Simulator(), program, tmp_path / "s")
