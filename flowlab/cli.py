@@ -432,9 +432,7 @@ def _server(commands: Commands) -> None:
     up = _command(commands, "up", _up, "start Prefect's server and dashboard for this folder, in the background")
     up.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: 4200, or a free one)")
     _command(commands, "down", _down, "stop the server of `flowlab up`, and say what is left behind")
-    deploy = _command(
-        commands, "deploy", _deploy, "give the server deployments of a config, on demand and nightly"
-    )
+    deploy = _command(commands, "deploy", _deploy, "give the server deployments of a config, on demand and nightly")
     deploy.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
     deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
@@ -525,7 +523,11 @@ class _Lines:
         return None
 
     def progress(self, stage: str, what: str, fraction: float) -> None:
-        """Nothing: a log is no place for a moving bar."""
+        """Only that a killed training goes on, and from where: a log is no place for a moving bar."""
+        from flowlab.contracts import GOES_ON
+
+        if what.startswith(GOES_ON):
+            _say(f"{stage:<10} {what}", flush=True)
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
         _say(f"{stage:<10} {'cached' if cached else f'{seconds:.1f} s'}", flush=True)
@@ -589,8 +591,7 @@ class _Late:
     def progress(self, stage: str, what: str, fraction: float) -> None:
         if self._moving and self._bars is None:
             self._bars = _Bars().__enter__()
-        if self._bars is not None:
-            self._bars.progress(stage, what, fraction)
+        (self._bars or self._lines).progress(stage, what, fraction)
 
     def finished(self, stage: str, cached: bool, seconds: float) -> None:
         (self._bars or self._lines).finished(stage, cached, seconds)

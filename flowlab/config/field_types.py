@@ -76,16 +76,39 @@ def _transforms(value: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _between(convert: Convert, least: float, most: float = math.inf, *, above: bool = False) -> Convert:
-    """The conversion, and then a range; ``above`` leaves out the least value itself."""
+@dataclass(frozen=True)
+class Between:
+    """A conversion, and then a range; ``above`` leaves out the least value itself."""
 
-    def check(value: Any) -> Any:
-        number = convert(value)
-        if number < least or number > most or (above and number == least):
+    convert: Convert
+    least: float
+    most: float
+    above: bool
+
+    def __call__(self, value: Any) -> Any:
+        """The converted value; raises ValueError where it is out of range."""
+        number = self.convert(value)
+        if number < self.least or number > self.most or (self.above and number == self.least):
             raise ValueError("out of range")
         return number
 
-    return check
+
+@dataclass(frozen=True)
+class Three:
+    """A list of three, each converted."""
+
+    convert: Convert
+
+    def __call__(self, value: Any) -> tuple[Any, ...]:
+        """The converted values; raises ValueError where they are not three."""
+        items = _listed(value)
+        if len(items) != 3:
+            raise ValueError("not three")
+        return tuple(self.convert(one) for one in items)
+
+
+def _between(convert: Convert, least: float, most: float = math.inf, *, above: bool = False) -> Convert:
+    return Between(convert, least, most, above)
 
 
 def _whole_from(least: int, most: float = math.inf) -> Convert:
@@ -95,16 +118,6 @@ def _whole_from(least: int, most: float = math.inf) -> Convert:
 def _counted(least: int, most: int) -> Check:
     """A whole number; the bound keeps a slip of the keyboard from taking all memory, or all of a year."""
     return Check(f"a whole number, {least} or more, at most {most:,}", _whole_from(least, most))
-
-
-def _three(convert: Convert) -> Convert:
-    def check(value: Any) -> tuple[Any, ...]:
-        items = _listed(value)
-        if len(items) != 3:
-            raise ValueError("not three")
-        return tuple(convert(one) for one in items)
-
-    return check
 
 
 def _one_of(*choices: str | int) -> Convert:
@@ -203,10 +216,10 @@ OptionalNumber = Annotated[float | None, _NUMBER]
 LogBase = Annotated[float | Literal["e"] | None, Check("'e' or a number above 0", _log_base)]
 Fractions = Annotated[
     tuple[float, float, float],
-    Check("three fractions above 0, for train, validation and test", _three(_between(_number, 0, 1, above=True))),
+    Check("three fractions above 0, for train, validation and test", Three(_between(_number, 0, 1, above=True))),
 ]
-ThreeNames = Annotated[tuple[str, str, str], Check("three names, for train, validation and test", _three(_text))]
-ThreeCounts = Annotated[tuple[int, int, int], Check("three whole numbers, 0 or more", _three(_whole_from(0)))]
+ThreeNames = Annotated[tuple[str, str, str], Check("three names, for train, validation and test", Three(_text))]
+ThreeCounts = Annotated[tuple[int, int, int], Check("three whole numbers, 0 or more", Three(_whole_from(0)))]
 Variables = Annotated[
     int | tuple[int, ...] | tuple[str, ...],
     Check("how many columns (1 or more), a list of column numbers (from 0), or a list of column names", _variables),
@@ -235,4 +248,4 @@ Goal = Annotated[
     Literal["Memory", "Compute"],
     Check("'Memory' or 'Compute'", _one_of("Memory", "Compute"), ("Memory", "Compute")),
 ]
-Size = Annotated[str, Check("one of " + ", ".join(_SIZES), _one_of(*_SIZES))]
+Size = Annotated[str, Check("one of " + ", ".join(_SIZES), _one_of(*_SIZES), _SIZES)]

@@ -7,61 +7,121 @@ Importing this module imports Prefect: call `flowlab.engine.server.prepare_envir
 """
 
 # No ``from __future__ import annotations`` here: Prefect reads the parameters' types.
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.states import Completed
 
-from flowlab.engine.work import Work, offered, offered_work, planned
-from flowlab.errors import StageError
+from flowlab.engine.local import ATTEMPTS
+from flowlab.engine.parameters import as_given, typed_config
+from flowlab.engine.publish import ProgressArtifact, publish
+from flowlab.engine.result import RunResult
+from flowlab.engine.shown import key_of, shown_of
+from flowlab.engine.work import FLOW_NAME, Step, Work, offered, offered_work, planned
+from flowlab.errors import GateError, StageError
+from flowlab.store.objects import DamagedObject
+from flowlab.store.runs import run_name
 
-FLOW_NAME = "flowlab"
+if TYPE_CHECKING:
+    Config = Any
+else:
+    Config = typed_config()
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def stage(name: str, upstream: dict[str, Any]) -> Any:
+def stage(name: str, upstream: dict[str, Any], trains: bool = False) -> Any:
     """Do one stage; a hit in the store is shown as the state Cached."""
     work = offered_work()
     if work is None:
         raise StageError(f"stage {name}: it runs outside the flow that planned it")
-    record, cached = work.perform(name, upstream)
+    progress = ProgressArtifact(key_of(work.dataset, name), f"Stage {name} of run {work.name}") if trains else None
+    record, cached = work.perform(name, upstream, progress or _unseen)
+    if progress is not None:
+        progress.close()
     return Completed(name="Cached", message="found in the store", data=record) if cached else record
 
 
-@flow(name=FLOW_NAME, flow_run_name="{run}", persist_result=False, validate_parameters=False)
-def pipeline(config: dict[str, Any], run: str = "flowlab") -> dict[str, Any]:
+def _unseen(what: str, fraction: float) -> None:
+    """Progress of a stage that is through before anyone looks."""
+
+
+def _name() -> str:
+    """A flow run is named as the run in the store."""
+    work = offered_work()
+    return work.name if work is not None else run_name()
+
+
+@flow(name=FLOW_NAME, flow_run_name=_name, persist_result=False)
+def pipeline(config: Config) -> dict[str, Any]:
     """From recordings to a report: the stages of the plan as tasks; returns their records by name.
 
     Args:
-        config: the sections of the YAML file.
-        run: shown as the flow run's name.
+        config: the sections of the YAML file. A path counts from the folder of the deployment.
 
     Raises:
-        FlowlabError: of the first stage that failed; the flow run is then Failed.
+        FlowlabError: of the first stage that failed, or of a gate; the flow run is then Failed.
     """
-    work = offered_work() or planned(config)
-    with offered(work):
-        records = _submit_all(work)
-    work.finish()
+    work = offered_work() or planned(as_given(config), _given_name())
+    with offered(work), work.recorded():
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _all_of(work)
+            except DamagedObject:  # moved aside: the stage that makes it is not cached any more
+                if attempt == ATTEMPTS:
+                    raise
+    raise AssertionError("unreachable")
+
+
+def _all_of(work: Work) -> dict[str, Any]:
+    records = _submit_all(work)
+    try:
+        work.outcome.result = work.finish()
+    except GateError as error:
+        if error.result is not None:
+            _show(error.result)
+        raise
+    _show(work.outcome.result)
     return records
+
+
+def _given_name() -> str:
+    """The name that `_name` gave this flow run."""
+    context = FlowRunContext.get()
+    return context.flow_run.name if context is not None and context.flow_run is not None else run_name()
+
+
+def _show(result: RunResult) -> None:
+    """Artifacts, also where every stage was cached; and the lines that the command line prints, as a log."""
+    publish(shown_of(result))
+    logger = get_run_logger()
+    for warning in result.warnings:
+        logger.warning(warning)
+    for name, text in result.summary():
+        logger.info("%s: %s", name, text)
 
 
 def _submit_all(work: Work) -> dict[str, Any]:
     futures: dict[str, Any] = {}
     for step in work.steps:
-        futures[step.name] = stage.with_options(name=step.name, task_run_name=step.name).submit(
-            name=step.name,
-            upstream={name: futures[name] for name in step.reads},
-            wait_for=[futures[name] for name in step.after],
-            return_state=False,
-        )
+        futures[step.name] = _submit(step, futures)
     for future in futures.values():
         future.wait()
     for name, future in futures.items():
         if not future.state.is_completed() and future.state.name != "NotReady":
             raise _reason(name, future.state)
     return {name: future.result() for name, future in futures.items()}
+
+
+def _submit(step: Step, futures: dict[str, Any]) -> Any:
+    return stage.with_options(name=step.name, task_run_name=step.name).submit(
+        name=step.name,
+        upstream={name: futures[name] for name in step.reads},
+        trains=step.trains,
+        wait_for=[futures[name] for name in step.after],
+        return_state=False,
+    )
 
 
 def _reason(name: str, state: Any) -> BaseException:

@@ -5,6 +5,8 @@ This module imports Prefect only inside its functions, after the environment is 
 
 from __future__ import annotations
 
+import http.client
+import json
 import logging
 import os
 import signal
@@ -15,12 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowlab.config.redaction import redacted
 from flowlab.engine import server
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Session
-from flowlab.engine.work import offered, work_of
+from flowlab.engine.work import FLOW_NAME, Work, offered, work_of
+from flowlab.errors import StageError
+from flowlab.store.runs import KILLED, Runs, state_of
 
 WRITTEN_TIMEOUT_S = 10
+ANSWER_TIMEOUT_S = 5
+RUN_LOGS = ("prefect.flow_runs", "prefect.task_runs")
+RETRIES = 4  # of a request, 2 + 4 + 8 + 16 s apart: our own server is there, or it is gone
 
 
 def run_on_prefect(session: Session, home: Path) -> RunResult:
@@ -33,26 +41,78 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
     Raises:
         FlowlabError: as the stage raised it (the flow run is then Failed), or if no API answers.
     """
-    results: list[RunResult] = []
     with server.running(home, session.watch.said) as api, _interruptible() as stopped:
-        from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+        from prefect.settings import (
+            PREFECT_API_URL,
+            PREFECT_CLIENT_MAX_RETRIES,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+            PREFECT_LOGGING_TO_API_ENABLED,
+            temporary_settings,
+        )
 
         from flowlab.engine import flows
 
-        server.wait_until_healthy(api.url, home)
-        work = work_of(session, results, stopped)
+        server.wait_until_healthy(api.url, home, api.log)
+        mark_crashed(api.url, session.store.runs)
         # The heartbeat's thread would cost up to 1 s at the end; only temporary settings can switch it off.
-        settings = {PREFECT_API_URL: api.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        with temporary_settings(settings), _quiet(), offered(work):
+        settings: dict[Any, Any] = {PREFECT_API_URL: api.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        if api.kind != "named":
+            settings[PREFECT_CLIENT_MAX_RETRIES] = RETRIES
+        shown = api.kind != "temporary"
+        settings[PREFECT_LOGGING_TO_API_ENABLED] = shown
+        work = work_of(session, stopped)
+        given = redacted({name: dict(keys) for name, keys in session.config.given.items()})
+        with temporary_settings(settings), _quiet(shown), offered(work):
             try:
-                flows.pipeline(
-                    config={name: dict(keys) for name, keys in session.config.given.items()}, run=session.name
-                )
+                flows.pipeline.with_options(validate_parameters=False)(config=given)
+            except Exception as error:  # noqa: BLE001 - Prefect's client raises what it likes
+                _tell(error, work, api, session)
             finally:
                 _send_events()
                 if api.kind == "temporary":
                     _wait_until_written(api.url, session.name)
-    return results[0]
+    assert work.outcome.result is not None
+    return work.outcome.result
+
+
+def _tell(error: Exception, work: Work, api: server.Api, session: Session) -> None:
+    """Raise what is to be told of a flow run that raised; return where the run itself is complete.
+
+    When Prefect's server dies, Prefect's client raises in place of what the flow's body raised or returned.
+    """
+    if work.outcome.error is not None:
+        raise work.outcome.error from None
+    if server.problem_of(api.url, ANSWER_TIMEOUT_S) is None:
+        raise error
+    if work.outcome.result is None:
+        raise StageError(
+            f"Prefect's server at {api.url} stopped answering in the middle of the run. "
+            "Finished stages are in the store: the next run goes on from there"
+        ) from None
+    session.watch.said(
+        f"Prefect's server at {api.url} stopped answering; its dashboard does not show how this run ended."
+    )
+
+
+def mark_crashed(url: str, runs: Runs) -> None:
+    """Mark flow runs Crashed that Prefect believes to be running, but whose process is gone.
+
+    Only runs of this store whose record says which process they were. Nothing depends on it but what a dashboard shows.
+    """
+    asked = {
+        "flows": {"name": {"any_": [FLOW_NAME]}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+    }
+    try:
+        status, answer = server.exchange(url, "POST", "/flow_runs/filter", asked, timeout_s=ANSWER_TIMEOUT_S)
+        for one in json.loads(answer) if status == 200 else ():
+            run = runs.read(str(one["name"]))
+            if run is not None and state_of(run) == KILLED:
+                state = {"type": "CRASHED", "message": "the process of the run was gone when the next run started"}
+                path = f"/flow_runs/{one['id']}/set_state"
+                server.exchange(url, "POST", path, {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
+    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return
 
 
 @contextmanager
@@ -106,12 +166,23 @@ def _wait_until_written(url: str, run: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Prefect's own log lines off the terminal: an error is said once, by the command line."""
-    logger = logging.getLogger("prefect")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def _quiet(to_api: bool) -> Iterator[None]:
+    """Keep Prefect's own log lines off the terminal: an error is said once, by the command line.
+
+    Args:
+        to_api: whether lines of flow and task runs go to the dashboard's log instead.
+    """
+    levels = {"prefect": logging.CRITICAL + 1}
+    if to_api:
+        levels |= dict.fromkeys(RUN_LOGS, logging.INFO)
+    before = [(logger := logging.getLogger(name), logger.level, logger.propagate) for name in (*levels, *RUN_LOGS)]
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for name in RUN_LOGS:
+        logging.getLogger(name).propagate = False
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level, propagates in before:
+            logger.setLevel(level)
+            logger.propagate = propagates

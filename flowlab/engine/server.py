@@ -53,6 +53,11 @@ class Api:
     url: str
     kind: Literal["named", "project", "temporary"]
 
+    @property
+    def log(self) -> str:
+        """The name of its log in the folder of its database."""
+        return UP_LOG if self.kind == "project" else LOG
+
 
 def api_url() -> str | None:
     """The API that the user's environment names, or None."""
