@@ -65,10 +65,14 @@ def round_steps(low: float, high: float, count: int = 4) -> Axis:
 
 def inside(low: float, high: float, count: int = 3) -> Axis:
     """An axis a little longer than the range, with the round numbers that lie in it: curves fill the frame."""
-    steps = round_steps(low, high, count)
     pad = 0.05 * (high - low)
-    ticks = [(value, text) for value, text in steps.ticks if low - pad <= value <= high + pad]
-    return Axis(low - pad, high + pad, ticks) if ticks and pad else steps
+    steps = round_steps(low, high, count)
+    for number in (count, count + 1, 2 * count):
+        steps = round_steps(low, high, number)
+        ticks = [(value, text) for value, text in steps.ticks if low - pad <= value <= high + pad]
+        if len(ticks) > 1 and pad:
+            return Axis(low - pad, high + pad, ticks)
+    return steps
 
 
 def decades(low: float, high: float) -> Axis:
@@ -92,11 +96,15 @@ def whole_numbers(first: float, last: float, count: int = 8) -> Axis:
     return Axis(first, max(last, first + 1), ticks)
 
 
-def shares(low: float, high: float) -> Axis:
-    """An axis of shares in per cent, in five steps."""
-    step = (high - low) / 5
-    digits = 0 if step * 100 >= 1 - 1e-9 else 1
-    return Axis(low, high, [(low + i * step, f"{100 * (low + i * step):.{digits}f} %") for i in range(6)])
+def shares(low: float, high: float, steps: int, *, before: float = 0.0, behind: float = 0.0) -> Axis:
+    """An axis of shares in per cent, in so many steps.
+
+    ``before`` and ``behind`` are parts of it by which it is longer, so that what lies on its end is seen whole.
+    """
+    step = (high - low) / steps
+    digits = 0 if abs(step * 100 - round(step * 100)) < 1e-9 else 1
+    ticks = [(low + i * step, f"{100 * (low + i * step):.{digits}f} %") for i in range(steps + 1)]
+    return Axis(low - before * (high - low), high + behind * (high - low), ticks)
 
 
 def frame(box: Box, across: Axis, upright: Axis, below: str) -> Markup:

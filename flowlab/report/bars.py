@@ -10,6 +10,11 @@ WIDTH = 400
 COLOURS = 8  # of the style sheet: s0 to s7
 
 
+def colour(number: int) -> str:
+    """The style of a part by its place; from the ninth on paler."""
+    return f"s{number % COLOURS}" + (" again" if number >= COLOURS else "")
+
+
 def stacked(title: str, parts: Sequence[tuple[str, float]], whole: float | None = None) -> Markup:
     """One bar of parts side by side, each with its name as a tooltip.
 
@@ -25,8 +30,8 @@ def stacked(title: str, parts: Sequence[tuple[str, float]], whole: float | None 
             continue
         wide = size / total * WIDTH
         drawn.append(
-            Markup('<rect class="s{}" x="{}" y="0" width="{}" height="14"><title>{}</title></rect>').format(
-                number % COLOURS, f"{at:.2f}", f"{max(wide, 0.5):.2f}", name
+            Markup('<rect class="{}" x="{}" y="0" width="{}" height="14"><title>{}</title></rect>').format(
+                colour(number), f"{at:.2f}", f"{max(wide, 0.5):.2f}", name
             )
         )
         at += wide

@@ -21,8 +21,7 @@ BOX = Box(left=54, top=12, right=WIDTH - 12, bottom=HEIGHT - 44)
 WAVE = Box(left=46, top=6, right=WIDTH - 8, bottom=118)
 WAVE_HEIGHT = 158
 ROC_SIZE = 250
-ROC_BOX = Box(left=52, top=10, right=ROC_SIZE - 12, bottom=ROC_SIZE - 46)
-MARGIN = 3  # a zoomed curve fills about this part of its frame
+MARGIN = 3  # how many times as large as the distance of a curve from the corner what is shown is
 ZOOMS = (0.02, 0.05, 0.1, 0.2, 0.5)
 LOGARITHMIC = 10  # a loss whose values are this many times apart is drawn by decades
 
@@ -156,38 +155,50 @@ def confusion(title: str, classes: Sequence[str], matrix: Sequence[Sequence[int]
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def roc(title: str, found: Sequence[tuple[str, Mapping[str, Any]]], zoom: float = 1.0) -> Markup:
+def roc(title: str, found: Sequence[tuple[str, Mapping[str, Any]]], zoom: float = 1.0, size: int = ROC_SIZE) -> Markup:
     """True against false positives, one line a network.
 
     Args:
         title: for those who cannot see it.
         found: style and curve of each network (see `flowlab.learn.roc`).
         zoom: the part of both axes that is shown, from the upper left corner.
+        size: of the picture, both ways.
     """
-    across, upright = axes.shares(0.0, zoom), axes.shares(1.0 - zoom, 1.0)
-    parts = [
-        _open(ROC_SIZE, ROC_SIZE, title),
-        axes.frame(ROC_BOX, across, upright, "false alarms, of the other classes"),
-        Markup('<svg x="{}" y="{}" width="{w}" height="{h}" viewBox="0 0 {w} {h}">').format(
-            ROC_BOX.left, ROC_BOX.top, w=ROC_BOX.width, h=ROC_BOX.height
-        ),
-    ]
-    inner = Box(0, 0, ROC_BOX.width, ROC_BOX.height)
-    marks = []
+    across, upright = axes.shares(0.0, zoom, 2, before=0.04), axes.shares(1.0 - zoom, 1.0, 5, behind=0.04)
+    box = Box(left=52, top=8, right=size - 18, bottom=size - 44)
+    inner = Box(0, 0, box.width, box.height)
+    lines, marks = [], []
     for style, one in found:
         shares = [(0.0, 0.0), *_shares(one)]
-        parts.append(_drawn(Line("", style, shares), [place(inner, across, upright, *point) for point in shares]))
+        lines.append(_drawn(Line("", style, shares), [place(inner, across, upright, *point) for point in shares]))
         said = _said(one)
         if said is not None:
             x, y = place(inner, across, upright, *said)
             marks.append(Markup('<circle class="mark {}" cx="{}" cy="{}" r="4"/>').format(style, _n(x), _n(y)))
-    return Markup("").join([*parts, *marks, Markup("</svg></svg>")])
+    clipped = Markup('<svg x="{}" y="{}" width="{w}" height="{h}" viewBox="0 0 {w} {h}">').format(
+        _n(box.left), _n(box.top), w=_n(box.width), h=_n(box.height)
+    )
+    below = "false alarms, of the other classes"
+    return Markup("").join(
+        [
+            _open(size, size, title),
+            axes.frame(box, across, upright, below),
+            clipped,
+            *lines,
+            *marks,
+            Markup("</svg></svg>"),
+        ]
+    )
 
 
 def roc_zoom(found: Sequence[Mapping[str, Any]]) -> float:
-    """The part of the axes, from the upper left corner, in which all these curves can be told apart; 1 is all."""
+    """The part of the axes, from the upper left corner, in which all these curves can be told apart; 1 is all.
+
+    What the network says lies in it.
+    """
     nearest = [min((max(x, 1 - y) for x, y in _shares(one)), default=1.0) for one in found]
-    need = MARGIN * max(nearest, default=1.0)
+    said = [max(x, 1 - y) for x, y in filter(None, map(_said, found))]
+    need = max([MARGIN * max(nearest, default=1.0), *said])
     return next((zoom for zoom in ZOOMS if zoom >= need), 1.0)
 
 

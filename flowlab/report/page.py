@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from flowlab.report import bars, numbers, tables, widths
-from flowlab.report.charts import roc, roc_zoom, training_curve, wave
+from flowlab.report.charts import ROC_SIZE, roc, roc_zoom, training_curve, wave
 from flowlab.report.facts import Document, Example, ReportFacts
 from flowlab.report.next_step import next_step
 
 FOLDER = Path(__file__).parent
 WIDE = 5  # classes from which tables by class become compact
+ONE = 340  # the size of a curve that stands alone
 MAX_CURVES = 12  # charts of curves: the worst are shown
 
 
@@ -28,7 +31,13 @@ def render(facts: ReportFacts) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=tables.percent, number=tables.number, bytes=tables.bytes_text)
+    environment.filters.update(breakable=breakable, colour=bars.colour)
     return environment.get_template("page.html").render(**_context(facts))
+
+
+def breakable(text: str) -> Markup:
+    """A name that may be broken behind its underscores, and nowhere else."""
+    return Markup("_<wbr>").join(str(text).split("_"))
 
 
 def _context(facts: ReportFacts) -> dict[str, Any]:
@@ -46,7 +55,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "device": tables.asked(facts, "common", "target_device"),
         "task": tables.asked(facts, "common", "task_type"),
         "model": tables.asked(facts, "training", "model_name"),
-        "quantized": facts.quantization_config.get("method") != "none",
+        "quantized": tables.quantized(facts),
         "accuracies": tables.accuracies(facts),
         "confusions": tables.confusions(facts),
         "compact": len(facts.feature_spec["classes"]) >= WIDE,
@@ -54,6 +63,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "curve_rows": tables.curve_rows(facts),
         "splits": splits,
         "balance": balance(facts, splits),
+        "by_class": tables.class_rows(facts, splits),
         "proof_counts": counts,
         "proof_checked": checked,
         "examples": [_drawn(one) for one in facts.examples],
@@ -106,7 +116,7 @@ def curves(facts: ReportFacts) -> dict[str, Any]:
         lines: list[tuple[str, Document]] = [("a", one)]
         if name in integers:
             lines.append(("b", integers[name]))
-        drawn.append((name, roc(f"ROC of {name} against the rest", lines, zoom)))
+        drawn.append((name, roc(f"ROC of {name} against the rest", lines, zoom, ONE if len(shown) == 1 else ROC_SIZE)))
     return {"drawn": drawn, "zoom": zoom, "left_out": len(floats) - len(shown), "integers": bool(integers)}
 
 

@@ -62,12 +62,17 @@ def number(value: Any) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+def quantized(facts: ReportFacts) -> bool:
+    """Whether the run made integers; else it exported the float network."""
+    return facts.quantization_config.get("method") != "none"
+
+
 def accuracies(facts: ReportFacts) -> list[dict[str, Any]]:
     """Float, quantized and simulated on the test split: metric, windows that are wrong, distance to float."""
     forms = [
         ("float", "float32 network, in torch", facts.metrics_train),
         ("quantized", _what_quantized(facts), facts.metrics_quantize),
-        ("simulated", "the program's bytes, on the simulator", facts.metrics_simulate),
+        ("simulated", _what_simulated(facts), facts.metrics_simulate),
     ]
     base = _test(facts.metrics_train)
     rows = []
@@ -91,9 +96,11 @@ def accuracies(facts: ReportFacts) -> list[dict[str, Any]]:
 
 
 def _what_quantized(facts: ReportFacts) -> str:
-    if facts.quantization_config.get("method") == "none":
-        return "nothing was quantized"
-    return "its integers, before they become a program"
+    return "its integers, before they become a program" if quantized(facts) else "nothing was quantized"
+
+
+def _what_simulated(facts: ReportFacts) -> str:
+    return "the program's bytes, on the simulator" if quantized(facts) else "the program's C, run here"
 
 
 def confusions(facts: ReportFacts) -> list[Confusion]:
@@ -158,6 +165,18 @@ def split_rows(facts: ReportFacts) -> list[dict[str, Any]]:
     return rows
 
 
+def class_rows(facts: ReportFacts, splits: Sequence[Document]) -> list[tuple[str, list[tuple[int, Any, str]]]]:
+    """For each class, in each split: recordings, windows (None where nobody counted them) and their share."""
+    rows = []
+    for number, name in enumerate(facts.feature_spec["classes"]):
+        cells = []
+        for split in splits:
+            windows, share = split["windows_by_class"][number] if split["windows_by_class"] else (None, "–")
+            cells.append((split["by_class"][number], windows, share))
+        rows.append((str(name), cells))
+    return rows
+
+
 def proof(facts: ReportFacts) -> tuple[list[tuple[str, Any]], list[str]]:
     """The proof's counts, each with its words, and the sentences about what was checked."""
     found = facts.splits.get("proof") or {}
@@ -213,7 +232,7 @@ def _point(curve: Document, fits: Callable[..., bool]) -> tuple[str, str, str] |
 def common_reason(layers: Sequence[Document]) -> str:
     """The reason that all layers have, where it is the same: then it is said once."""
     reasons = {str(row.get("reason") or "") for row in layers}
-    return reasons.pop() if len(reasons) == 1 and len(layers) > 1 else ""
+    return reasons.pop().rstrip(".") if len(reasons) == 1 and len(layers) > 1 else ""
 
 
 def layer_rows(facts: ReportFacts) -> list[Document]:
@@ -226,7 +245,7 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
     """Two tables that must not be mixed up: bytes of weights, and bytes of files."""
     parameters = facts.metrics_train.get("parameters")
     floats = None if parameters is None else FLOAT_BYTES * parameters
-    packed = None if facts.quantization_config.get("method") == "none" else (facts.memory or {}).get("packed_bytes")
+    packed = (facts.memory or {}).get("packed_bytes") if quantized(facts) else None
     weights = [("float32", bytes_text(floats), f"{number(parameters)} parameters, 4 bytes each")]
     if packed is not None:
         ratio = f", {floats / packed:.1f} times smaller" if floats and packed else ""
@@ -235,6 +254,8 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
         ("float ONNX", bytes_text(facts.file_bytes.get("float_onnx")), "the float network, for other tools"),
         ("quantized ONNX", bytes_text(facts.file_bytes.get("quantized_onnx")), "the integer network, for other tools"),
     ]
+    if not quantized(facts):
+        files[1] = ("exported ONNX", files[1][1], "the float network as the program computes it: batch norms folded")
     if facts.memory is not None and facts.memory.get("program_bytes") is not None:
         files.append(
             (
@@ -273,7 +294,8 @@ def _grouped(region: str, parts: Mapping[str, int], facts: ReportFacts) -> list[
     rest = beside_weights(facts)
     if region == "flash" and rest is not None:
         weights = sum(parts.values()) - rest
-        found = [("weights", weights), ("biases, multipliers, shifts and the input step", rest)]
+        beside = "biases, multipliers, shifts and the input step" if quantized(facts) else "biases and the input step"
+        found = [("weights", weights), (beside, rest)]
     else:
         found = [(PARTS.get(str(name), str(name)), size) for name, size in parts.items()]
     return [(name, size) for name, size in found if size]

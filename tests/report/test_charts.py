@@ -157,20 +157,22 @@ def test_good_curves_are_shown_near_the_corner_and_poor_ones_whole() -> None:
     assert roc_zoom([found((400, 60, 3), (1000, 100, -9))]) == 1.0
     assert roc_zoom([found((2, 99, 3), (1000, 100, -9)), found((400, 60, 3), (1000, 100, -9))]) == 1.0
     assert roc_zoom([]) == 1.0
+    assert roc_zoom([found((2, 99, 3), (300, 100, 0), (1000, 100, -9))]) == 0.5  # what the network says is seen
 
 
 def test_a_curve_against_the_rest_starts_in_the_corner_and_marks_what_is_said() -> None:
     svg = roc("a", [("a", found((100, 80, 3), (200, 90, 0), (1000, 100, -9)))])
-    size = 250 - 12 - 52
-    assert coordinates(svg)[0] == (0.0, 250 - 46 - 10)
-    assert coordinates(svg)[-1] == (float(size), 0.0)
-    assert 'class="mark a" cx="37.2" cy="19.4"' in svg  # 200 of 1000 to the right, 90 of 100 up
+    wide, high = 250 - 18 - 52, 250 - 44 - 8  # of which 4 % lie outside the axes
+    assert coordinates(svg)[0] == pytest.approx((wide * 0.04 / 1.04, high), abs=0.06)
+    assert coordinates(svg)[-1] == pytest.approx((wide, high * 0.04 / 1.04), abs=0.06)
+    x, y = re.findall(r'class="mark a" cx="([^"]*)" cy="([^"]*)"', svg)[0]
+    assert (float(x), float(y)) == pytest.approx((wide * 0.24 / 1.04, high * 0.14 / 1.04), abs=0.06)  # 20 % and 90 %
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=12))
 def test_the_parts_of_a_bar_fill_it(sizes: list[int]) -> None:
     svg = stacked("memory", [(f"part {i}", size) for i, size in enumerate(sizes)])
-    widths = [float(text) for text in re.findall(r'class="s\d" x="[^"]*" y="0" width="([^"]*)"', svg)]
+    widths = [float(text) for text in re.findall(r'class="s\d(?: again)?" x="[^"]*" y="0" width="([^"]*)"', svg)]
     assert len(widths) == sum(size > 0 for size in sizes)
     assert not widths or sum(widths) == pytest.approx(WIDTH, abs=0.6 * len(widths))
 
