@@ -40,12 +40,11 @@ class Case:
 
 def flip_weight(layer: Layer) -> Layer:
     """One bit of one weight, as it lies in the program; not one that makes the pattern that is no weight."""
-    weight, bits = layer.weight.copy(), layer.weight_bits
-    half = 2 ** (bits - 1)
+    weight, half = layer.weight.copy(), 2 ** (layer.weight_bits - 1)
     last = weight[-1].reshape(-1)  # of the last channel: the first one of the last layer is saturated for most vectors
-    places = [(int(w) ^ bit, at) for at, w in enumerate(last) for bit in (half // 2, 1) if int(w) ^ bit != -half]
-    changed, at = next((value, at) for value, at in places if at >= min(3, len(last) - 1))
-    last[at] = changed
+    at = min(3, len(last) - 1)
+    patterns = (int(last[at]) % (2 * half) ^ bit for bit in (half // 2, half))
+    last[at] = next((pattern ^ half) - half for pattern in patterns if pattern != half)
     return replace(layer, weight=weight)
 
 
