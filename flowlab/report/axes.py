@@ -77,11 +77,13 @@ def inside(low: float, high: float, count: int = 3) -> Axis:
 
 def decades(low: float, high: float) -> Axis:
     """A logarithmic axis around a range above 0: powers of ten, and 2 and 5 between where there are few."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    last = max(last, first + 1)
-    factors = (1, 2, 5) if last - first <= 2 else (1,)
-    values = [factor * 10.0**power for power in range(first, last) for factor in factors] + [10.0**last]
-    return Axis(values[0], values[-1], [(value, f"{value:g}") for value in values], log=True)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
+    factors = (1, 2, 5) if math.log10(high / low) <= 2 else (1,)
+    values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+    above = next(i for i, value in enumerate(values) if value >= high and i)
+    below = max((i for i, value in enumerate(values[:above]) if value <= low), default=0)
+    shown = values[below : above + 1]
+    return Axis(shown[0], shown[-1], [(value, f"{value:g}") for value in shown], log=True)
 
 
 def whole_numbers(first: float, last: float, count: int = 8) -> Axis:
