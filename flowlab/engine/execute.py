@@ -104,7 +104,7 @@ def execute(
         if record is not None:
             return record, True
         store.sweep()
-        with turn, store.workspace() as place:
+        with turn, store.workspace() as place, store.no_empty_scratch(fingerprint_of(node, inputs)):
             record = _make(node, inputs, store, progress, place)
     store.drop_scratch(record.fingerprint)
     store.stats.save()

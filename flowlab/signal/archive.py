@@ -104,6 +104,8 @@ def refusal(entry: zipfile.ZipInfo) -> str:
 def _refused_name(name: str) -> str:
     if "\0" in name:
         return "its name holds a NUL character"
+    if any(one < " " or "\x7f" <= one <= "\x9f" for one in name):
+        return "its name holds a control character"
     if name.startswith(("/", "\\")) or PureWindowsPath(name).drive:
         return "its name is an absolute path"
     if ".." in PurePosixPath(name.replace("\\", "/")).parts:

@@ -121,6 +121,7 @@ def layout(files: Mapping[str, Path], suffixes: tuple[str, ...], names: Names = 
             raise DataError(f"{shown}: {unread(name, suffixes)}")
         _refuse_huge(name, found[name])
         data["/".join(parts)] = found[name]
+    _refuse_alike(shown, data)
     split_of = read_lists(shown, found, tuple(data), names)
     classes = tuple(sorted({PurePosixPath(name).parts[0] for name in data}))
     if len(classes) < 2:
@@ -224,6 +225,19 @@ def _no_data(shown: str, names: Names, found: Iterable[str]) -> str:
         f"{shown}: no files in {names.data_dir}/<class>/.{did_you_mean(names.data_dir, top)} "
         f"Found at the top: {_few(top) or 'nothing'}. Recordings lie in {names.data_dir}/<class>/<file>"
     )
+
+
+def _refuse_alike(shown: str, names: Iterable[str]) -> None:
+    """Names that differ in upper and lower case alone: one file, or one class, on many systems."""
+    seen: dict[str, str] = {}
+    for name in names:
+        for one in (PurePosixPath(name).parts[0], name):
+            other = seen.setdefault(one.casefold(), one)
+            if other != one:
+                raise DataError(
+                    f"{shown}: '{other}' and '{one}' differ in upper and lower case alone, and are one on many "
+                    "systems. Rename or remove one of them"
+                )
 
 
 def _refuse_huge(name: str, file: Readable) -> None:

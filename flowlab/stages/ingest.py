@@ -13,7 +13,7 @@ from flowlab.errors import ConfigError, DataError, NotBuiltYet, unknown_name
 
 if TYPE_CHECKING:
     from flowlab.contracts import Dataset, Reader, Recording
-    from flowlab.signal.layout import Layout
+    from flowlab.signal.layout import Entry, Layout
     from flowlab.signal.split import Piece
 
 
@@ -136,7 +136,7 @@ def run(job: StageJob) -> StageResult:
         **_for_windows(pieces, overlap.places_elsewhere(recordings) if shared else {}),
     }
     recordings_file.write(job.out / "recordings.arrow", recordings, meta)
-    said = (*warnings, *_leaks(document["proof"]), *_shortened(repairs))
+    said = (*warnings, *_absent(pieces, classes), *_leaks(document["proof"]), *_shortened(repairs))
     document = {**document, "warnings": list(said)}  # for the report
     (job.out / "splits.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = {
@@ -189,12 +189,34 @@ def _read(job: StageJob, asked: IngestOptions) -> tuple[list[Piece], tuple[str, 
     recordings = []
     for done, entry in enumerate(found.entries):
         job.progress(f"reading {entry.name}", done / len(found.entries))
-        item = reader.read(entry.file, entry.name, job.plugin_options["reader"])
+        item = _recording(reader, entry, job.plugin_options["reader"])
         recordings.append(replace(item, label=entry.label, split=entry.split))
     _same_columns(recordings)
     if found.annotated:
         return split.given(recordings), found.classes, split.ANNOTATED, list(found.notes)
     return _split(recordings, asked), found.classes, asked.split_type, list(found.notes)
+
+
+def _recording(reader: Reader, entry: Entry, options: Any) -> Recording:
+    """One recording; what the system refuses is an error of the data, with the file's name."""
+    try:
+        return reader.read(entry.file, entry.name, options)
+    except FileNotFoundError:
+        raise DataError(f"{entry.name} was there and is gone. Start the run again") from None
+    except OSError as error:
+        raise DataError(f"{entry.name} cannot be read: {error.strerror or error}") from None
+
+
+def _absent(pieces: list[Piece], classes: tuple[str, ...]) -> list[str]:
+    """A warning for each split in which a class has no recording; in the training split that is an error."""
+    from flowlab.signal.layout import SPLITS
+
+    found = []
+    for split in SPLITS:
+        have = {piece.recording.label for piece in pieces if piece.split == split}
+        if missing := [label for label in classes if label not in have]:
+            found.append(f"split '{split}' has no recording of class {', '.join(missing)}: nothing is measured of it")
+    return found
 
 
 def _split(recordings: list[Recording], asked: IngestOptions) -> list[Piece]:

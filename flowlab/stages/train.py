@@ -116,6 +116,7 @@ def run(job: StageJob) -> StageResult:
         module = model.build(shape, problem.outputs(classes), job.plugin_options["model"])
         float_graph(module, shape)
     train = features_file.read(job.input("features_train"))
+    _refuse_few(asked, len(train.labels))
     val = features_file.read(job.input("features_val"))
     history = fit(
         module,
@@ -158,6 +159,15 @@ def run(job: StageJob) -> StageResult:
         metrics=small,
         warnings=tuple(history["warnings"]),
     )
+
+
+def _refuse_few(asked: TrainOptions, windows: int) -> None:
+    """A batch that is never full trains with one step an epoch, which nobody means."""
+    if asked.epochs and windows < asked.batch_size:
+        raise OptionError(
+            f"training.batch_size: {asked.batch_size}, but there are only {windows} training windows. Set it to "
+            f"{windows} or less, or get more windows: more recordings, or a smaller stride_size"
+        )
 
 
 def _test(job: StageJob, module: Any, classes: tuple[str, ...]) -> dict[str, Any]:

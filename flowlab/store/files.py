@@ -78,16 +78,20 @@ class LocalFiles:
         folder = self.root / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / temporary_name()
-        with temporary.open("xb") as file:
-            half = len(data) // 2
-            file.write(data[:half])
-            if fault:
-                file.flush()
-                fault_point(fault)
-            file.write(data[half:])
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        try:
+            with temporary.open("xb") as file:
+                half = len(data) // 2
+                file.write(data[:half])
+                if fault:
+                    file.flush()
+                    fault_point(fault)
+                file.write(data[half:])
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except BaseException:  # a full disk, or a Ctrl-C: nothing half stays
+            temporary.unlink(missing_ok=True)
+            raise
         return temporary
 
 

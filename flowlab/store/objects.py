@@ -61,8 +61,8 @@ class Objects:
         if self.holds(sha):
             return sha, len(data)
         staged = self._staged()
-        staged.write_bytes(data)
         try:
+            staged.write_bytes(data)
             return self.add(staged, move=True)
         finally:
             staged.unlink(missing_ok=True)
@@ -110,5 +110,9 @@ class Objects:
 
     def _copy(self, path: Path) -> Path:
         staged = self._staged()
-        shutil.copyfile(path, staged)
+        try:
+            shutil.copyfile(path, staged)
+        except BaseException:  # a full disk, or a Ctrl-C: nothing half stays
+            staged.unlink(missing_ok=True)
+            raise
         return staged

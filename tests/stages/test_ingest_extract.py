@@ -392,3 +392,23 @@ def test_windows_of_a_stretch_that_stands_in_two_splits_are_counted_and_said(fol
     shared = result.metrics["leak"]["windows_in_two_splits"]
     assert shared == {"train": 48, "val": 16, "test": 16}  # of a recording's 16 windows, each
     assert "windows share samples with windows of another split: 48 of 60 of train" in result.warnings[-1]
+
+
+def test_a_class_without_recordings_in_the_test_split_is_said(folder: Path, tmp_path: Path) -> None:
+    (folder / "annotations").mkdir()
+    for split, names in {"train": "hum/0 buzz/0", "val": "hum/1 buzz/1", "test": "hum/2"}.items():
+        lines = "".join(f"{name}.csv\n" for name in names.split())
+        (folder / "annotations" / f"instances_{split}_list.txt").write_text(lines)
+    result = ingested(folder, tmp_path / "out")
+    assert "split 'test' has no recording of class buzz: nothing is measured of it" in result.warnings
+
+
+def test_a_recording_that_cannot_be_read_is_an_error_of_the_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: CsvReader, path: Any, shown: str, options: Any) -> Recording:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(CsvReader, "read", refused)
+    with pytest.raises(DataError, match=r"buzz/0.csv cannot be read: Permission denied"):
+        ingested(folder, tmp_path / "out")
