@@ -388,6 +388,7 @@ class Target(Plugin):
 # --- stages -------------------------------------------------------------------------------------
 
 Progress = Callable[[str, float], None]  # (what is being done, fraction done 0..1)
+GOES_ON = "goes on"  # so begins what is worth a line also where no bar moves: a training that goes on
 
 
 @dataclass(frozen=True)

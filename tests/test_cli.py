@@ -97,7 +97,7 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
     assert result["gates"] == []
     assert set(result["stages"][0]) == {"name", "cached", "seconds"}
     assert set(result["metrics"]) == {"float", "quantized", "simulated"}
-    assert set(result["agreement"]) == {"vectors", "mismatches", "executions", "not_run"}
+    assert set(result["agreement"]) == {"vectors", "mismatches", "comparison", "executions", "not_run"}
     assert result["agreement"]["not_run"] == [{"name": "host C", "reason": "no compiler"}]
     assert set(result["sizes"]) == {"float_bytes", "packed_bytes", "onnx_bytes", "program_bytes"}
     for files in result["artifacts"].values():
@@ -125,6 +125,13 @@ def test_people_get_a_line_a_stage_ten_lines_of_summary_and_the_report(tmp_path:
     assert lines[-1].split()[0] == "report"
     assert (tmp_path / lines[-1].split()[1]).is_file()
     assert "0 mismatches in 7 vectors (simulator; host C not run: no compiler)" in summary
+
+
+def test_a_training_that_goes_on_says_so_where_no_bar_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli._watch() as watch:
+        watch.progress("train", "goes on after epoch 12 of 30", 0.4)
+        watch.progress("train", "epoch 13 of 30: loss 0.1", 13 / 30)
+    assert capsys.readouterr().out == "train      goes on after epoch 12 of 30\n"
 
 
 def test_files_and_report_are_both_shown_as_short_as_they_can_be_typed(tmp_path: Path) -> None:
@@ -210,9 +217,9 @@ def test_why_may_compare_with_any_run_and_knows_its_stages(tmp_path: Path) -> No
         f"Against run {first}, this differs:",
         "  options.training_epochs: 3 -> 4",
     ]
-    wrong = imagined(tmp_path, "trian", command="why")
+    wrong = imagined(tmp_path, "trainn", command="why")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert "no stage named 'trian'. Did you mean 'train'?" in wrong.stderr
+    assert "no stage named 'trainn'. Did you mean 'train'?" in wrong.stderr
     assert imagined(tmp_path, "train", "--run", "9999", command="why").returncode == 2
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from flowlab.contracts import Progress, Stage
 from flowlab.engine.execute import execute, gather, lookup
 from flowlab.engine.facts import DiskFacts
-from flowlab.engine.source import Fetch, RoleFiles, files_digest, located, sources
+from flowlab.engine.source import Fetch, RoleFiles, files_digest, keep_notes, located, sources
 from flowlab.plan import Node, Plan, plan
 from flowlab.store.objects import DamagedObject
 from flowlab.store.records import Record
@@ -74,6 +74,7 @@ def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, 
     facts = DiskFacts(store)
     digests = {role: files_digest(files) for role, files in found.items()}
     made = plan(stages, config, catalogue, sources=digests, facts=facts)
+    keep_notes(config, store)
     facts.save()
     store.stats.save()
     return Prepared(made, found, store, config, at_hand.waiting)

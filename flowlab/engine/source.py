@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -108,11 +109,11 @@ def sources(config: Any, store: Store, download: Download | None = None) -> dict
 
     ``source`` is empty for a dataset that makes itself (its name, options and code are in ingest's declaration);
     one file for an archive; all files below a folder, by relative path, hidden ones left out.
-    ``notes`` is the object ``notes.json``.
+    ``notes`` is the object ``notes.json``, which `keep_notes` writes.
 
     Args:
         config: whose data are at hand (`located`), or lie behind an address that is not downloaded yet: no files.
-        store: where ``notes`` go.
+        store: remembers the hashes of files.
         download: what the data's address became.
 
     Raises:
@@ -125,8 +126,13 @@ def sources(config: Any, store: Store, download: Download | None = None) -> dict
     else:
         source = _source(Path(path), store) if path and not is_address(path) else {}
         _refuse_other_bytes(config, source)
-    sha, size = store.objects.add_bytes(notes(config))
-    return {"source": source, "notes": {"notes.json": InputFile(sha, size)}}
+    said = notes(config)
+    return {"source": source, "notes": {"notes.json": InputFile(hashlib.sha256(said).hexdigest(), len(said))}}
+
+
+def keep_notes(config: Any, store: Store) -> None:
+    """Write the object ``notes.json``: after the plan is made, so that a config that cannot run leaves nothing."""
+    store.objects.add_bytes(notes(config))
 
 
 def _refuse_other_bytes(config: Any, source: RoleFiles) -> None:

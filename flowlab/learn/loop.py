@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowlab.contracts import GOES_ON
 from flowlab.errors import DataError, OptionError, StageError, unknown_name
 from flowlab.faults import fault_point
 from flowlab.learn.checkpoint import load_checkpoint, save_checkpoint
@@ -170,6 +171,8 @@ def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> 
     targets = torch.from_numpy(data.train_targets.astype(np.int64))
     identity = _identity(run.module, data, settings)
     _resume(run, load_checkpoint(checkpoint, identity))
+    if run.rows:
+        run.progress(f"{GOES_ON} after epoch {len(run.rows)} of {settings.epochs}", len(run.rows) / settings.epochs)
     for epoch in range(len(run.rows), settings.epochs):
         loss, reached = _epoch(run, epoch, train, targets)
         value, val_loss = _measure(run, val, data.val_targets)

@@ -50,7 +50,26 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     if extractor is None:
         extractor = catalogue.get("feature_extractor", DEFAULT_EXTRACTOR)
     given = {key: value for key, value in extractor_options(config, extractor).items() if value is not None}
-    return {"feature_extractor": (extractor, catalogue.options(extractor, given))}
+    chosen = catalogue.options(extractor, given)
+    _check(config, extractor, chosen)
+    return {"feature_extractor": (extractor, chosen)}
+
+
+def _check(config: Any, extractor: Any, chosen: Any) -> None:
+    """Refuse windows and a chain that make no sense before any recording is read, by the place of the key."""
+    from flowlab.signal import windowing
+
+    section = config.data_processing_feature_extraction
+    windows = WindowOptions(**{item.name: getattr(section, item.name) for item in fields(WindowOptions)})
+    columns = windows.variables if isinstance(windows.variables, int) else len(windows.variables)
+    try:
+        windowing.check(windows)
+        extractor.shape((columns, windows.length), chosen)
+    except OptionError as error:
+        key, colon, text = str(error).partition(": ")
+        if not colon or not hasattr(section, key):
+            raise
+        raise OptionError(f"{config.where('data_processing_feature_extraction', key)}: {text}") from None
 
 
 STAGE = Stage(

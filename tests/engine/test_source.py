@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flowlab.engine.source import files_digest, sources
+from flowlab.engine.source import files_digest, keep_notes, sources
 from flowlab.errors import DataError
 from flowlab.store.store import Store
 
@@ -60,6 +60,8 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
 def test_the_notes_are_the_configs_warnings_and_overview(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     (file,) = sources(config(None), store)["notes"].values()
+    assert not (tmp_path / "store").exists()
+    keep_notes(config(None), store)
     read = json.loads(store.objects.verified(file.sha256).read_bytes())
     assert read["warnings"] == ["beware"]
     assert read["overview"]["common"] == {"target_device": "board", "task_type": "classification"}
@@ -75,6 +77,7 @@ def test_runs_that_are_kept_within_the_data_are_no_part_of_them(tmp_path: Path) 
     (tmp_path / "1.csv").write_text("1\n")
     store = Store(tmp_path / "artifacts" / ".store")
     before = sources(config(tmp_path), store)["source"]
+    keep_notes(config(tmp_path), store)
     report = tmp_path / "artifacts" / "motor" / "one" / "report.html"
     report.parent.mkdir(parents=True)
     report.write_text("<html>")

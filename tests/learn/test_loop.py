@@ -106,7 +106,9 @@ def test_a_resumed_training_ends_with_the_bytes_of_an_undisturbed_one(
     again = fit(
         module, data(), settings, checkpoint=tmp_path / "c", progress=lambda what, done: trained_again.append(what)
     )
-    assert len(trained_again) == settings.epochs - stop
+    goes_on, *epochs = trained_again
+    assert goes_on == f"goes on after epoch {stop} of {settings.epochs}"
+    assert len(epochs) == settings.epochs - stop
     assert (dump(module.state_dict()), again) == trained(settings)
 
 
@@ -127,7 +129,8 @@ def test_a_killed_training_resumes_where_it_stopped(tmp_path: Path) -> None:
     told: list[str] = []
     module = network()
     fit(module, data(), SETTINGS, checkpoint=tmp_path / "c", progress=lambda what, done: told.append(what))
-    assert len(told) == SETTINGS.epochs - 2
+    assert told[0] == f"goes on after epoch 2 of {SETTINGS.epochs}"
+    assert len(told) == 1 + SETTINGS.epochs - 2
     assert dump(module.state_dict()) == trained()[0]
 
 
