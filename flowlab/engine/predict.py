@@ -127,9 +127,10 @@ def _execution(run: StoredRun, target: Target) -> Execution:
 
     Raises `StageError` where there is none.
     """
-    from flowlab.engine.result import agreement_of
+    from flowlab.engine.result import FLOAT, agreement_of
 
-    executions = target.executions()
+    floats = agreement_of(run.records)["comparison"] == FLOAT
+    executions = [one for one in target.executions() if one.floats or not floats]
     agreed = [one.name for one in executions]  # nothing was compared where testing is switched off
     if "simulate" in run.records:
         agreed = agreement_of({"simulate": run.record("simulate")})["executions"]

@@ -15,6 +15,8 @@ from flowlab.store.run_folder import Artifact
 from flowlab.store.store import Store
 
 FLOAT_BYTES = 4  # of one float32 parameter
+BITS, FLOAT = "bit for bit", "float"  # how stages say that they compared: `flowlab.compiler.agreement`
+WITHIN = "within 1e-5 of the largest output"
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,15 @@ class SmallFiles:
 def agreement_of(records: Mapping[str, Record]) -> dict[str, Any]:
     """What all stages that compared executions say together: names, the most vectors, the sum of mismatches.
 
-    Returns ``vectors``, ``mismatches``, ``executions`` (names that ran) and ``not_run`` (name and reason).
+    Returns ``vectors``, ``mismatches``, ``comparison`` (how: ``bit for bit``, or ``float`` within a tolerance),
+    ``executions`` (names that ran) and ``not_run`` (name and reason).
     """
     found = [record.metrics["agreement"] for record in records.values() if "agreement" in record.metrics]
     names = [one["name"] if isinstance(one, dict) else str(one) for said in found for one in said.get("executions", ())]
     return {
         "vectors": max((said.get("vectors", 0) for said in found), default=0),
         "mismatches": sum(said.get("mismatches", 0) for said in found),
+        "comparison": next((said["comparison"] for said in found if "comparison" in said), BITS),
         "executions": list(dict.fromkeys(names)),
         "not_run": [
             {"name": one["name"], "reason": one["reason"]} for said in found for one in said.get("not_run", ())
@@ -214,7 +218,8 @@ def _agreement_text(agreement: Mapping[str, Any]) -> str:
     if not agreement["executions"]:
         return f"nothing was compared{missing}"
     who = ", ".join(agreement["executions"])
-    return f"{agreement['mismatches']} mismatches in {agreement['vectors']} vectors ({who}{missing})"
+    how = f", {FLOAT}, {WITHIN}" if agreement.get("comparison") == FLOAT else ""
+    return f"{agreement['mismatches']} mismatches in {agreement['vectors']} vectors{how} ({who}{missing})"
 
 
 def _sizes_text(sizes: Mapping[str, int | None]) -> str:
