@@ -16,6 +16,7 @@ from flowlab.compiler import interpreter
 from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import Placement, place
+from flowlab.compiler.rewrite import replace_nodes
 from flowlab.contracts import Golden, LowerJob, NoOptions
 from flowlab.cpu import host_compiler
 from flowlab.learn.loop import FitData, fit
@@ -59,7 +60,10 @@ def several(channels: int, count: int, seed: int) -> tuple[NDArray[np.float32], 
 
 def placed(channels: int, stride: int = 2) -> Placement:
     """As the gate does it: the untrained network, padded and placed."""
-    graph = float_graph(network(channels, stride), (channels, LENGTH, 1))
+    graph = replace_nodes(
+        float_graph(network(channels, stride), (channels, LENGTH, 1)),
+        lambda node: node.with_attributes(weight_bits=8) if node.op in ("conv", "linear") else node,
+    )
     return place(apply_passes(graph, DEVICE.passes()), DEVICE.rules())
 
 
