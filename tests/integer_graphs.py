@@ -112,13 +112,15 @@ class Builder:
         self._add(name, "conv", source.name, type_, attributes, {"weight": weight})
         return self._requantize(f"{name}.bnorm", unsigned, weight[0].size, channels)
 
-    def max_pool(self, name: str, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, ...]) -> Builder:
+    def max_pool(
+        self, name: str, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, ...], unit: str = "npu"
+    ) -> Builder:
         channels, height, width = self.last.type.shape
         rows = (height + pad[0] + pad[2] - kernel[0]) // stride[0] + 1
         columns = (width + pad[1] + pad[3] - kernel[1]) // stride[1] + 1
         type_ = TensorType(self.last.type.dtype, (channels, rows, columns), self.last.type.scale)
         attributes: dict[str, Attribute] = {
-            "kernel": kernel, "stride": stride, "padding": pad, "unit": "npu", "layer": "MAXPOOL",
+            "kernel": kernel, "stride": stride, "padding": pad, "unit": unit, "layer": "MAXPOOL",
         }  # fmt: skip
         if "channels" in self.last.attributes:
             attributes["channels"] = self.last.attributes["channels"]
@@ -226,7 +228,7 @@ def narrow_graph(bits: tuple[int, int] = (4, 4), seed: int = 29, unit: str = "cp
     builder = Builder((1, 21, 1), seed, multiplier=True, bits=bits)
     builder.conv("conv1", 5, (3, 1), (2, 1), unit=unit, layer="FCONV")
     builder.conv("conv2", 7, (3, 1), unsigned=False, unit=unit)
-    builder.max_pool("pool", (2, 1), (2, 1), (0, 0, 0, 0))
+    builder.max_pool("pool", (2, 1), (2, 1), (0, 0, 0, 0), unit)
     return builder.flatten().linear("fc", 3, unit=unit).graph()
 
 

@@ -75,11 +75,14 @@ class Device(Target):
         return lower_to_files(self, self.row, job)
 
     def executions(self) -> tuple[Execution, ...]:
-        """The simulator where there is an NPU, C on this machine, and why there is no emulated core."""
+        """The simulator, C on this machine, and why there is no emulated core.
+
+        The simulator has numpy of its own for layers on the CPU too, shared with no other execution: it needs no
+        compiler, so it is there on devices without an NPU as well.
+        """
         from flowlab.cpu.host_c import HostC
 
-        simulator = (Simulator(),) if self.row.npu else ()
-        return (*simulator, HostC(), Absent("emulated core", _no_core(self.core)))
+        return (Simulator(), HostC(), Absent("emulated core", _no_core(self.core)))
 
 
 def _no_core(core: str) -> str:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Simulator(Execution):
-    """The open model of the NPU, in a fresh process that sees the program's bytes and the features only."""
+    """The program's bytes on an open model of the NPU and in numpy for layers on the CPU, in a fresh process.
+
+    It sees those bytes and the features only, and runs any program, also one whose layers are all on the CPU.
+    """
 
     name = "simulator"
 

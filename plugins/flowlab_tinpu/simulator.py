@@ -1,11 +1,14 @@
 """The simulator: runs the bytes of a program on an open model of the NPU, with numpy and nothing else.
 
+Layers on the CPU obey the same law and run in the same way, so it runs programs of devices without an NPU too.
+
     python -m flowlab_tinpu.simulator model.flnp features.npy results.npz
 
 It knows the published arithmetic and the container, not the graph. Activations lie channels last; a convolution is one
-matrix product for each place of the kernel, over tiles of 4 outputs x 4 inputs as they are packed. Products run in
-float64, whose 53 bits hold every sum exactly; the accumulator is checked against 32 bits. `results.npz` has
-"output/<name>" (vector, ...) and "crc/<layer>" (vector,), as in `flowlab.contracts.Outcome`.
+matrix product for each place of the kernel, over tiles of 4 outputs x 4 inputs as they are packed, whatever the width
+of weights and activations. Products run in float64, whose 53 bits hold every sum exactly; the accumulator is checked
+against 32 bits. `results.npz` has "output/<name>" (vector, ...) and "crc/<layer>" (vector,), as in
+`flowlab.contracts.Outcome`.
 """
 
 from __future__ import annotations
@@ -152,9 +155,13 @@ def _max_pool(layer: Layer, given: Integers) -> Integers:
     padded = np.pad(given, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=-(1 << 40))
     rows = (padded.shape[1] - layer.kernel[0]) // layer.stride[0] + 1
     columns = (padded.shape[2] - layer.kernel[1]) // layer.stride[1] + 1
-    windows = np.lib.stride_tricks.sliding_window_view(padded, layer.kernel, axis=(1, 2))
-    strided = windows[:, :: layer.stride[0], :: layer.stride[1]][:, :rows, :columns]
-    return np.asarray(strided.max(axis=(-2, -1)), np.int64)
+    best = np.full((len(given), rows, columns, given.shape[-1]), -(1 << 40), np.int64)
+    for y in range(layer.kernel[0]):
+        for x in range(layer.kernel[1]):
+            down = slice(y, y + (rows - 1) * layer.stride[0] + 1, layer.stride[0])
+            across = slice(x, x + (columns - 1) * layer.stride[1] + 1, layer.stride[1])
+            best = np.maximum(best, padded[:, down, across])
+    return best
 
 
 def _requantize(layer: Layer, accumulator: Integers) -> Integers:

@@ -95,14 +95,13 @@ def test_every_flipped_byte_of_packed_weights_is_refused_or_runs(bits: int) -> N
     features = features_of(narrow_graph((bits, bits)), 1)
     refused = 0
     for place in range(len(data)):
-        for flip in (1 << place % 8, 0xFF):
-            damaged = bytearray(data)
-            damaged[place] ^= flip
-            try:
-                simulate(reseal(bytes(damaged)), features)
-            except ProgramError:
-                refused += 1
-    assert 0 < refused < 2 * len(data)
+        damaged = bytearray(data)
+        damaged[place] ^= 0xFF if place % 9 == 8 else 1 << place % 9
+        try:
+            simulate(reseal(bytes(damaged)), features)
+        except ProgramError:
+            refused += 1
+    assert 0 < refused < len(data)
 
 
 @pytest.mark.parametrize("version", [(MAJOR + 1, 0), (MAJOR - 1, 0), (MAJOR, 1)])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_graphs import Builder, example_graph, features_of
+from integer_graphs import Builder, example_graph, features_of, narrow_graph
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.ir import Graph
+from flowlab.compiler.lower import lower
 from flowlab.compiler.number_format import GENERIC
 from flowlab.compiler.program import parse
 from flowlab.compiler.trace import layer_crcs
@@ -17,6 +20,8 @@ from flowlab_cores.cores import CORES
 from flowlab_tinpu.compiler_call import COMPRESS, SOFT, presets, target_string
 from flowlab_tinpu.device_table import ROWS
 from flowlab_tinpu.devices import TARGETS
+from flowlab_tinpu.lower import check_format
+from flowlab_tinpu.number_format import NPU
 
 DEVICES = {target.name: target for target in TARGETS}
 CORE = {core.name: core for core in CORES}
@@ -119,6 +124,51 @@ def test_a_multiplier_that_the_npu_does_not_have_is_refused(tmp_path: Path) -> N
     graph = Builder((1, 16, 1), 0, multiplier=True).conv("conv", 4, (3, 1), layer="FCONV").graph()
     with pytest.raises(ProgramError, match=r"'conv.bnorm': multiplier \d+ is outside 1 \.\. 1"):
         DEVICES["F28P55"].lower(job_for("F28P55", graph, tmp_path))
+
+
+def narrow_bias(graph: Graph, change: int = 0) -> Graph:
+    """The graph with one bias of its first layer widened by so much."""
+    first = next(node for node in graph.nodes if node.op == "requantize")
+    bias = first.constants["bias"].copy()
+    bias[0] += change
+    wide = replace(first, constants={**first.constants, "bias": bias})
+    return replace(graph, nodes=tuple(wide if node is first else node for node in graph.nodes))
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_the_npu_takes_narrow_weights_with_multipliers_and_16_bits_of_bias(bits: int, tmp_path: Path) -> None:
+    graph = narrow_graph((bits, 8), unit="npu")
+    made = DEVICES["F28P55"].lower(job_for("F28P55", graph, tmp_path / "a"))
+    assert made.packed_bytes == sum(math.ceil(count * bits / 8) for count in (5 * 3, 7 * 5 * 3, 3 * 7 * 5))
+    shipped = parse(made.files["model.flnp"].read_bytes())
+    assert {layer.weight_bits for layer in shipped.layers if layer.weight is not None} == {bits}
+    with pytest.raises(ProgramError, match=rf"bias \d+ is outside -32768 \.\. 32767 \({bits}-bit weights"):
+        DEVICES["F28P55"].lower(job_for("F28P55", narrow_bias(graph, 1 << 16), tmp_path / "b"))
+
+
+@pytest.mark.parametrize("device", ["F28P55", "F28P65", "CC1352"])
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_every_device_takes_the_generic_numbers_on_its_cpu(device: str, bits: int, tmp_path: Path) -> None:
+    graph = narrow_bias(narrow_graph((bits, bits)), 1 << 30)
+    made = DEVICES[device].lower(job_for(device, graph, tmp_path))
+    simulated = DEVICES[device].executions()[0]
+    features = features_of(graph, 4)
+    found = simulated.run(made.files, features, tmp_path / "scratch")
+    assert simulated.name == "simulator" and {row.unit for row in made.layers} == {"cpu"}
+    np.testing.assert_array_equal(found.outputs["output"], interpreter.run(graph, features)["fc.bnorm"])
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "bias", "fits"), [(1, 1 << 20, True), (200, 1 << 10, True), (200, 1 << 20, False)]
+)
+def test_a_pool_obeys_the_widths_of_one_kind_of_weights(multiplier: int, bias: int, fits: bool) -> None:
+    container = lower(Builder((1, 8, 1), 0).sum_pool("pool").graph(), "ab" * 32)
+    pool = replace(container.layers[1], multiplier=np.array([multiplier]), bias=np.array([bias]))
+    if fits:
+        check_format(pool, NPU)
+    else:
+        with pytest.raises(ProgramError, match=r"layer 'pool\.bnorm'"):
+            check_format(pool, NPU)
 
 
 def test_the_compiler_s_flags_are_set_where_they_stand() -> None:
