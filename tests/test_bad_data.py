@@ -291,8 +291,8 @@ def test_a_layout_without_classes_says_what_was_found_and_what_is_expected(faile
     folder(tmp_path / "data", {"hum/0.csv": "1\n", "buzz/0.csv": "1\n"})
     text = failed()
     assert "no files in classes/<class>/. Found at the top: buzz, hum. Recordings lie in classes/<class>/<file>" in text
-    folder(tmp_path / "other", {"clases/hum/0.csv": "1\n"})
-    assert "Did you mean 'clases'?" in failed("other")
+    folder(tmp_path / "other", {"klasses/hum/0.csv": "1\n"})
+    assert "Did you mean 'klasses'?" in failed("other")
 
 
 def test_one_class_is_no_classification(failed: Run, tmp_path: Path) -> None:
