@@ -11,16 +11,24 @@ from markupsafe import Markup
 from flowlab.report.facts import ReportFacts
 
 FLOAT_BYTES = 4  # of one float32 parameter
+BITS = "bit for bit"  # how integers are compared
 
 
 def numbers(facts: ReportFacts) -> dict[str, Any]:
-    """``metrics``, ``agreement``, ``sizes`` and ``warnings``, under the keys that ``flowlab run --json`` has."""
+    """What a run found, under the keys that ``flowlab run --json`` has for it.
+
+    ``metrics``, ``quantization``, ``agreement``, ``sizes`` and ``warnings``.
+    """
     memory, parameters = facts.memory or {}, facts.metrics_train.get("parameters")
     return {
         "metrics": {
             "float": facts.metrics_train.get("test"),
             "quantized": facts.metrics_quantize.get("test"),
             "simulated": (facts.metrics_simulate or {}).get("test"),
+        },
+        "quantization": {
+            **facts.metrics_quantize.get("quantization", {}),
+            "int8": facts.metrics_quantize.get("int8"),
         },
         "agreement": _agreement(facts),
         "sizes": {
@@ -68,6 +76,7 @@ def _agreement(facts: ReportFacts) -> dict[str, Any]:
     return {
         "vectors": max((part.get("vectors", 0) for part in found), default=0),
         "mismatches": sum(part.get("mismatches", 0) for part in found),
+        "comparison": next((part["comparison"] for part in found if "comparison" in part), BITS),
         "executions": list(dict.fromkeys(str(one["name"]) for part in found for one in part.get("executions", ()))),
         "not_run": [
             {"name": one["name"], "reason": one["reason"]} for part in found for one in part.get("not_run", ())

@@ -140,6 +140,7 @@ def make_facts() -> ReportFacts:
             "val": {"accuracy": 0.9901},
             "test": {"accuracy": 2276 / 2304},
             "confusion": [[1129, 23], [5, 1147]],
+            "quantization": {"quantizer": "npu_qat", "method": "QAT", "weight_bits": 8, "activation_bits": 8},
             "warnings": [],
         },
         metrics_simulate={
