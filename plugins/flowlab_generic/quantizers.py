@@ -19,11 +19,13 @@ class NoQuantizer(Quantizer):
     format = ""
     trains = False
     libraries = ("torch", "numpy")
-    code = ("flowlab_generic.quantizers", "flowlab.compiler")
+    code = ("flowlab_generic.quantizers", "flowlab.quant.float_module", "flowlab.compiler")
 
     def quantize(self, job: QuantizeJob, options: Any) -> Quantized:
         """The job's graph, tidied, and its own module: nothing of it is the graph's, so the two can disagree."""
-        return Quantized(folded(job.graph, self.name), job.model.eval())
+        from flowlab.quant.float_module import with_lines
+
+        return Quantized(folded(job.graph, self.name), with_lines(job.model))
 
 
 def folded(graph: Graph, quantizer: str) -> Graph:
