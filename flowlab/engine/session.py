@@ -22,6 +22,8 @@ from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, run_name, this_process
 from flowlab.store.store import Store, store_root
 
+GATE = "inspect"  # the stage whose warnings cannot wait
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -52,7 +54,7 @@ class Watch(Protocol):
         ...
 
     def said(self, text: str) -> None:
-        """Something takes its time before the first stage."""
+        """Something takes its time before the first stage, or what the gate found before training."""
         ...
 
 
@@ -108,6 +110,9 @@ class Session:
         if not done.cached:
             self.write("Running")
         self.watch.finished(stage, done.cached, done.seconds)
+        if stage == GATE and not done.cached:  # before an hour of training, and once more at the end
+            for sentence in done.record.warnings:
+                self.watch.said(f"  {sentence}")
 
     def write(self, state: State) -> None:
         """Write ``run.json``: written first, it is what the store's clean-up starts from, and what lists of runs read.

@@ -71,12 +71,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "config.yaml").write_text(CONFIG)
     done = flowlab(made, "run", "config.yaml", "--engine", "local")
     assert done.returncode == 0, done.stderr
+    (made / "said.txt").write_text(done.stdout)
     return made
 
 
 @pytest.fixture
 def run(folder: Path) -> StoredRun:
     return which_run("tones", None, folder / "artifacts")
+
+
+def test_the_gate_says_what_two_channels_cost_before_the_training_starts(folder: Path) -> None:
+    lines = (folder / "said.txt").read_text().splitlines()
+    (said,) = (at for at, line in enumerate(lines) if "2 -> 4 input channels: +5120 MACs, +80 bytes of weights" in line)
+    stages = {line.split()[0]: at for at, line in enumerate(lines) if line.endswith(" s") and len(line.split()) == 3}
+    assert stages["inspect"] < said < stages["train"]
 
 
 def test_a_test_recording_gets_the_integers_that_the_run_recorded_for_its_windows(folder: Path, run: StoredRun) -> None:
