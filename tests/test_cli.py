@@ -255,6 +255,17 @@ def printed(words: list[str]) -> Any:
     return json.loads(out.getvalue())
 
 
+def test_a_killed_run_is_known_by_what_it_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = imagined(tmp_path, "--engine", "local", FLOWLAB_FAULT="epoch:2")
+    assert killed.returncode < 0
+    monkeypatch.chdir(tmp_path)
+    (found,) = printed(["runs", "--json"])["runs"]
+    assert (found["state"], found["finished"]) == ("Killed", None)
+    (tmp_path / "data" / "idle" / "2.csv").write_text("5\n")
+    said = imagined(tmp_path, "ingest", command="why").stdout.splitlines()
+    assert said[0] == f"ingest will run. Against run {found['run']}, this differs first:"
+
+
 def test_no_run_yet_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -179,7 +179,7 @@ def _follows(merged: dict[str, dict[str, Entry]], given: Tree, key: str, follows
     except (ValueError, OverflowError):
         return  # said with the other types
     if asked != follows.value:
-        text = f"found {asked}, but the quantizer {what}. Leave one of the two out"
+        text = f"found {asked}, but the quantizer {what}. Leave one of the two out, or set it to {follows.value}"
         raise _at(given, ("training", key), text)
 
 

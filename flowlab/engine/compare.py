@@ -53,7 +53,7 @@ class Comparison:
             if found is None:
                 said += [f"{title}: {UNKNOWN}"]
             else:
-                said += [f"{title}: {'the same' if not found else ''}".rstrip(), *(f"  {one.text()}" for one in found)]
+                said += [f"{title}: {'the same' if not found else ''}".rstrip(), *(f"  {one.full()}" for one in found)]
         said.append(f"stages: {'the same' if not self.stages else ''}".rstrip())
         for name, found in self.stages.items():
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import ast
+import threading
+
+# Python before 3.11.8 counts the depth of all threads' trees together, and raises SystemError where two overlap.
+_PARSING = threading.Lock()
+import threading
+
+_PARSER = threading.Lock()  # CPython 3.11 counts the depth of a tree for all threads together, and fails
 
 
 def imports_of(source: str, package: str) -> list[str]:
@@ -15,7 +22,9 @@ def imports_of(source: str, package: str) -> list[str]:
         package: the package that relative imports count from.
     """
     names: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(source)]
+    with _PARSER:
+        with _PARSING:
+        waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):

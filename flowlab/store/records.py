@@ -116,19 +116,6 @@ class Records:
         self._files.move_aside(self._key(record.stage, record.fingerprint))
         return self.create(record)
 
-    def latest(self, stage: str) -> Record | None:
-        """The record of a stage that was written last, or None."""
-        folder = self._root / "records" / stage
-        try:
-            paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        except OSError:
-            return None
-        for path in paths:
-            record = self.read(stage, path.stem)
-            if record is not None:
-                return record
-        return None
-
     def _key(self, stage: str, fingerprint: str) -> str:
         return f"records/{stage}/{fingerprint}.json"
 

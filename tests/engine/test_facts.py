@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from flowlab import cli
 from flowlab.engine.facts import DiskFacts
 from flowlab.engine.imports import imports_of
 from flowlab.errors import PluginError
@@ -98,7 +100,8 @@ def test_errors_and_version_numbers_repeat_no_work(tmp_path: Path) -> None:
 
 def test_versions_are_found_without_importing() -> None:
     script = (
-        "import sys; from pathlib import Path; from flowlab.engine.facts import DiskFacts\n"
+        "import sys; from pathlib import Path; from flowlab import cli
+from flowlab.engine.facts import DiskFacts\n"
         "from flowlab.store.store import Store; facts = DiskFacts(Store(Path(sys.argv[1])))\n"
         "assert facts.version('torch')[0].isdigit() and facts.version('no-such-thing') == 'absent'\n"
         "facts.code(['flowlab.plan', 'flowlab.engine'])\n"
@@ -132,3 +135,10 @@ def test_damaged_notes_about_imports_are_left_out(tmp_path: Path, strangers: Pat
         known = json.loads(notes.read_text())
         notes.write_text(json.dumps(dict.fromkeys(known, 5)))
     assert code(tmp_path, "stranger") == whole
+
+
+def test_sources_are_parsed_by_many_threads_at_once() -> None:
+    source = Path(cli.__file__).read_text()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: imports_of(source, "flowlab"), range(64)))
+    assert all(one == found[0] for one in found)

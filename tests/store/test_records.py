@@ -119,19 +119,6 @@ def test_a_replaced_record_is_kept_aside(tmp_path: Path) -> None:
     assert len(list((tmp_path / "aside").iterdir())) == 1
 
 
-def test_the_latest_record_of_a_stage_is_found(tmp_path: Path) -> None:
-    import os
-
-    records = Records(tmp_path)
-    assert records.latest("train") is None
-    first, second = record(epochs=1), record(epochs=2)
-    for moment, one in enumerate((second, first)):
-        records.create(one)
-        os.utime(path_of(tmp_path, one), (moment, moment))
-    assert records.latest("train") == first
-    assert records.latest("ingest") is None
-
-
 def test_the_digest_of_a_role_is_that_of_its_files() -> None:
     assert record().digest("float_model") == role_digest({"best_model.pt": "a" * 64})
     with pytest.raises(KeyError):
