@@ -378,7 +378,10 @@ class Target(Plugin):
 
     @abstractmethod
     def lower(self, job: LowerJob) -> Program:
-        """Placed graph -> files that ship. Raises `ProgramError` where it does not fit."""
+        """Placed graph -> files that ship. Raises `ProgramError` where it does not fit.
+
+        The graph may be a float graph (`flowlab.compiler.ir.is_float`): `flowlab.compiler.lower_float` makes its C.
+        """
 
     def executions(self) -> tuple[Execution, ...]:
         """The ways to run a program of this target here."""

@@ -49,7 +49,8 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
     floats = form == NO_FORMAT
     if floats and training.output_int:
         raise OptionError(
-            f"training.output_int: true asks for integers, and the quantizer '{quantizer.name}' makes none. "
+            f"{config.where('training', 'output_int')}: true asks for integers, and the quantizer "
+            f"'{quantizer.name}' makes none. "
             "Leave the key out"
         )
     return QuantizeOptions(
