@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -292,12 +292,10 @@ def test_torch_stages_run_one_at_a_time_in_a_process(
         return result
 
     monkeypatch.setattr(imagined, "train", watched)
-    threads = [threading.Thread(target=run, args=(tmp_path, epochs)) for epochs in (3, 4, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda epochs: run(tmp_path, epochs), (3, 4, 5)))  # raises what a thread raised
     assert most == [1, 1, 1]
+    assert sorted(cached(one)["ingest"] for one in done) == [False, True, True]
 
 
 def test_an_input_that_nobody_made_is_named(tmp_path: Path, data: Path) -> None:
