@@ -18,7 +18,7 @@ def imports_of(source: str, package: str) -> list[str]:
         package: the package that relative imports count from.
     """
     names: set[str] = set()
-    if True:
+    with _PARSER:
         waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
