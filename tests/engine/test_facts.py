@@ -3,13 +3,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from flowlab import cli
 from flowlab.engine.facts import DiskFacts
 from flowlab.engine.imports import imports_of
 from flowlab.errors import PluginError
@@ -135,26 +132,3 @@ def test_damaged_notes_about_imports_are_left_out(tmp_path: Path, strangers: Pat
         known = json.loads(notes.read_text())
         notes.write_text(json.dumps(dict.fromkeys(known, 5)))
     assert code(tmp_path, "stranger") == whole
-
-
-class Slow:
-    """Garbage that only the collector finds, and that lets another thread run when it goes."""
-
-    def __init__(self) -> None:
-        self.me = self
-
-    def __del__(self) -> None:
-        time.sleep(0.001)
-
-
-def test_sources_may_be_parsed_in_several_threads() -> None:
-    """Without the lock CPython 3.11 raises "SystemError: AST constructor recursion depth mismatch" here."""
-    source = Path(cli.__file__).read_text()
-
-    def parsed(number: int) -> list[str]:
-        Slow()
-        return imports_of(source, "flowlab")
-
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(parsed, range(16)))
-    assert all(one == found[0] for one in found)
