@@ -44,14 +44,12 @@ def predict(run: StoredRun, files: Sequence[Path], catalogue: Any, rate_hz: floa
         DataError: where a recording cannot be used, naming file and place.
         StageError: where no execution of the device runs here, or one fails.
     """
-    from flowlab.signal import windowing
-
     if rate_hz is not None and not (math.isfinite(rate_hz) and rate_hz > 0):
         raise OptionError(f"--rate {rate_hz:g}: samples a second are a positive number")
     chain = _chain(run, catalogue)
     target = cast("Target", _plugin(run.record("compile"), "target", catalogue)[0])
     execution = _execution(run, target)
-    cuts = [_cut(path, chain, _read(path, run, catalogue), windowing.cut) for path in files]
+    cuts = [_cut(path, chain, _read(path, run, catalogue)) for path in files]
     features = _features(chain, cuts)
     outputs = _run_program(run, execution, features)
     said, at = [], 0
@@ -206,9 +204,11 @@ def _read(path: Path, run: StoredRun, catalogue: Any) -> Recording:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _cut(path: Path, chain: _Chain, recording: Recording, cut: Any) -> _Cut:
+def _cut(path: Path, chain: _Chain, recording: Recording) -> _Cut:
     """Choose the run's columns by name and cut the run's windows."""
     import numpy as np
+
+    from flowlab.signal import windowing
 
     missing = [name for name in chain.columns if name not in recording.columns]
     if missing:
@@ -221,12 +221,10 @@ def _cut(path: Path, chain: _Chain, recording: Recording, cut: Any) -> _Cut:
     finite = np.isfinite(samples[:, columns]).all(axis=1)
     if not finite.all():
         raise DataError(f"{path}: sample {int(finite.argmin())} is not finite. Repair the recording")
-    windows, start = cut(samples, columns, chain.windows)
+    windows, start = windowing.cut(samples, columns, chain.windows)
     if not len(windows):
-        needed = chain.windows.length * chain.windows.factor
-        raise DataError(
-            f"{path}: {len(samples)} samples are too few for one window of the run, which takes about {needed}"
-        )
+        needed = windowing.span(chain.windows)
+        raise DataError(f"{path}: {len(samples)} samples are too few for one window of the run: it takes {needed}")
     return _Cut(recording, windows, start)
 
 
@@ -263,8 +261,9 @@ def _run_program(run: StoredRun, execution: Execution, features: NDArray[np.floa
 def _said(cut: _Cut, outputs: NDArray[Any], chain: _Chain) -> Said:
     import numpy as np
 
-    options = chain.windows
-    span = ((max(1, options.num_frame_concat) - 1) * options.hop + options.frame_size) * options.factor
+    from flowlab.signal import windowing
+
+    span = windowing.span(chain.windows)
     best = outputs.argmax(axis=1)
     ordered = np.sort(outputs, axis=1)
     margins = ordered[:, -1] - ordered[:, -2] if outputs.shape[1] > 1 else np.zeros(len(outputs), outputs.dtype)
