@@ -40,14 +40,14 @@ static uint_least8_t to_byte(long value)
 /* The 4-bit weight at this place, -7 .. 7: two in a byte, the first in the low bits. */
 static int weight4(const uint_least8_t *packed, long at)
 {
-    return (((packed[at / 2] >> (at % 2 * 4)) & 15) ^ 8) - 8;
+    return (((packed[at >> 1] >> ((at & 1) << 2)) & 15) ^ 8) - 8;
 }
 """,
     "weight2": """\
 /* The 2-bit weight at this place, -1 .. 1: four in a byte, the first in the lowest bits. */
 static int weight2(const uint_least8_t *packed, long at)
 {
-    return (((packed[at / 4] >> (at % 4 * 2)) & 3) ^ 2) - 2;
+    return (((packed[at >> 2] >> ((at & 3) << 1)) & 3) ^ 2) - 2;
 }
 """,
     "clip": """\
