@@ -19,6 +19,8 @@ FINER_STEPS = 4  # how many halvings below the range a scale may be chosen
 STEPS_A_HALVING = 16  # of a weight's scale, where it is free
 DEAD_RATIO = 2.0**-4  # output scale / input scale * M / 2^R of a channel without weights: only its bias is left
 BIAS_BITS = 24  # more than these buy no accuracy, and make sums and products wider
+MOST_INPUT = 255  # of any activation
+MOST_STEPS = 512  # of an output, and as many again
 BIAS_HEADROOM = 1.25  # training may move a bias after its scale is chosen
 DOUBLINGS = 12  # how far an output's scale may be coarsened until shift and bias fit
 
@@ -184,7 +186,9 @@ def _multipliers(
     widest = np.abs(flat).max(axis=1) / limit / ratio
     widest = np.where(widest > 0, widest, DEAD_RATIO)
     room = 2 ** (min(form.bias_bits, BIAS_BITS) - 1) - 1
-    finest = np.maximum(BIAS_HEADROOM * (np.abs(bias / scale) + 0.5) / room, (largest + 1) / 2.0 ** (form.shift[1] + 1))
+    clipped = np.abs(flat).sum(axis=1) * MOST_INPUT / ratio + MOST_STEPS  # a bias beyond is clipped, whatever comes
+    steps = np.minimum(np.abs(bias / scale), clipped)
+    finest = np.maximum(BIAS_HEADROOM * (steps + 0.5) / room, (largest + 1) / 2.0 ** (form.shift[1] + 1))
     for channel in np.flatnonzero(np.maximum(widest, finest) * 2.0 ** form.shift[0] > largest):
         value, found = abs(bias[channel] / scale), np.abs(flat[channel]).max()
         text = f"channel {channel} has a weight of {found:.3g} and a bias of {value:.3g} output steps, which need a "

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowlab.compiler import interpreter
 from flowlab.compiler.exact_float import LIMIT, magnitude_sums, parts_needed, split_weight
 from flowlab.compiler.export_onnx import export_onnx
+from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Graph, Input, Node, TensorType
+from flowlab.compiler.verify import verify
 from flowlab.errors import GraphError
 
 LEVELS = {
@@ -95,6 +99,108 @@ def test_onnx_runtime_gives_the_integers_of_the_law(case: tuple[Graph, np.ndarra
     data = export_onnx(graph)
     for level in LEVELS:
         assert np.array_equal(run(data, x.astype(np.float32), level), expected(graph, x))
+
+
+KINDS = ["random", "saturating", "cancelling"]  # signs of the products: any, all alike, half and half but for one tap
+
+
+def convolution(
+    seed: int,
+    channels: int,
+    kernel: tuple[int, int],
+    *,
+    depthwise: bool,
+    most: int,
+    kind: str,
+    dtype: str,
+    narrow: bool,
+) -> tuple[Graph, np.ndarray[Any, Any]]:
+    """A convolution with multipliers behind it, and inputs; ``narrow``: its results have 4 bits."""
+    random = np.random.default_rng(seed)
+    groups, made = (channels, channels) if depthwise else (1, 4)
+    weight = random.integers(-most, most + 1, (made, channels // groups, *kernel)).astype(np.int8)
+    half = weight.shape[1] // 2
+    left = np.abs(weight.astype(np.int64))
+    if kind != "random":
+        weight = np.maximum(np.abs(weight), 1)
+    if kind == "cancelling" and half:
+        weight = np.maximum(weight, most - 3)
+        weight[:, half:] = -weight[:, :half]
+        weight[:, 0, 0, 0] -= 1
+        left = weight.astype(np.int64)
+    low, high = (0, 255) if dtype == "uint8" else (-128, 127)
+    if narrow:
+        low, high = low // 16, high // 16
+    spread = max(1, int(np.abs(left.reshape(made, -1).sum(1)).max()) * 255)
+    multiplier = random.integers(128, 256, made)
+    saturates = 0 if kind == "cancelling" else int(random.integers(0, 8))
+    shift = np.clip(np.log2(spread * multiplier / (high - low)).astype(int) - saturates, 0, 31)
+    least = spread // 2 if kind == "cancelling" else -spread  # the tap that is left is negative
+    constants = {"bias": random.integers(least, spread + 1, made), "multiplier": multiplier, "shift": shift}
+    geometry = {"groups": groups, "stride": (2, 1), "padding": (kernel[0] // 2, 0, 1, kernel[1] // 2)}
+    source = Input("input", TensorType("uint8", (channels, 12, 4)))
+    conv = Node("conv", "conv", ("input",), TensorType("int32", (1,), 0.0), geometry, {"weight": weight})
+    shape = infer_shape(conv, (source.type,))
+    nodes = (
+        replace(conv, type=TensorType("int32", shape, 0.0), attributes={**geometry, "weight_bits": 8}),
+        Node(
+            "conv.bnorm",
+            "requantize",
+            ("conv",),
+            TensorType(dtype, shape, 0.25),
+            {"low": low, "high": high, "rounding": "floor", "bias_before_multiply": True},
+            {key: value.astype(np.int32) for key, value in constants.items()},
+        ),
+    )
+    x = random.integers(0, 256, (4, channels, 12, 4))
+    x[0], x[1] = 255, 0
+    x[2] = np.maximum(x[2], 250)
+    if kind == "cancelling" and half:
+        x[:, half:] = x[:, :half]
+    return Graph((source,), nodes, {"output": "conv.bnorm"}), x
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[Graph, np.ndarray[Any, Any]]:
+    channels, kernel = draw(st.sampled_from([(1, (3, 1)), (16, (5, 1)), (64, (9, 1)), (128, (7, 3))]))
+    return convolution(
+        draw(st.integers(0, 2**32 - 1)),
+        channels,
+        kernel,
+        depthwise=draw(st.booleans()),
+        most=draw(st.sampled_from([1, 7, 127])),
+        kind=draw(st.sampled_from(KINDS)),
+        dtype=draw(st.sampled_from(["uint8", "int8"])),
+        narrow=draw(st.booleans()),
+    )
+
+
+@settings(max_examples=60)
+@given(convolutions())
+def test_a_convolution_with_multipliers_is_exact_whatever_the_runtime_fuses(
+    case: tuple[Graph, np.ndarray[Any, Any]],
+) -> None:
+    graph, x = case
+    verify(graph)
+    data = export_onnx(graph)
+    wanted = interpreter.run(graph, x.astype(np.uint8))["conv.bnorm"]
+    for level in LEVELS:
+        assert np.array_equal(run(data, x.astype(np.float32), level), wanted), level
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize(("channels", "kernel"), [(64, (9, 1)), (128, (7, 3))])
+def test_large_sums_that_cancel_are_exact_behind_a_multiplier(
+    channels: int, kernel: tuple[int, int], dtype: str
+) -> None:
+    """In float32 the smaller needs a fence before its multiplier, and the larger several convolutions."""
+    for seed in range(1, 5):
+        graph, x = convolution(
+            seed, channels, kernel, depthwise=False, most=127, kind="cancelling", dtype=dtype, narrow=False
+        )
+        wanted = interpreter.run(graph, x.astype(np.uint8))["conv.bnorm"]
+        assert len(np.unique(wanted)) > 10  # not all clipped
+        assert np.array_equal(run(export_onnx(graph), x.astype(np.float32), "all"), wanted)
 
 
 def test_cancelling_sums_above_24_bits_are_split_and_stay_exact() -> None:

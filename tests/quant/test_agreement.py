@@ -209,6 +209,49 @@ def assert_within_widths(graph: Graph, format: NumberFormat, weight_bits: int, a
             assert low <= node.attributes["low"] <= node.attributes["high"] <= high
 
 
+def cancelling(kind: str) -> nn.Sequential:
+    """512 channels of which the second half has the weights of the first with the other sign, but for one."""
+    torch.manual_seed(3)
+    channels, places = 512, 12
+    behind = [nn.ReLU(), nn.Flatten(), nn.Linear(8 * places if kind == "conv" else 8, 3)]
+    if kind == "conv":
+        first: list[nn.Module] = [nn.Conv2d(channels, 8, (9, 1), padding=(4, 0))]
+    else:
+        first = [nn.Flatten(), nn.Linear(channels * places, 8)]
+    with torch.no_grad():
+        weight = first[-1].weight
+        assert isinstance(weight, torch.Tensor)
+        half = weight.shape[1] // 2
+        weight.uniform_(0.19, 0.2)
+        weight[:, half:] = -weight[:, :half]
+        weight[:, 0] *= 0.5
+    return nn.Sequential(nn.BatchNorm2d(channels), *first, *behind).eval()
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize(("format", "weight_bits"), [(GENERIC, 8), (GENERIC, 4), (NPU, 4)])
+def test_large_sums_that_cancel_and_saturation_are_exact_everywhere(
+    format: NumberFormat, weight_bits: int, kind: str
+) -> None:
+    """Partial sums leave the 24 bits of float32, or with the multiplier they do; what is left of them does not."""
+    module = cancelling(kind)
+    features = np.random.default_rng(3).normal(2, 1, (60, 512, 12, 1)).astype(np.float32)
+    features[:, 256:] = features[:, :256]
+    job = quantize_job(module, (512, 12, 1), calibration=features, format=format, weight_bits=weight_bits)
+    network = wrap(job)
+    quantized = convert(job, network, "test")
+    wide = np.concatenate([features, features * 8, np.full((2, 512, 12, 1), 99, np.float32), -features[:5]])
+    found = assert_all_equal(quantized, wide)
+    graph = quantized.graph
+    scale = np.float32(graph.type_of(graph.outputs["output"]).scale)
+    assert np.array_equal(outputs(network, wide), found.astype(np.float32) * scale)
+    first = next(node for node in graph.nodes if "weight" in node.constants)
+    multiplier = graph.node(f"{first.name}.bnorm").constants["multiplier"]
+    assert multiplier.min() > 1
+    largest = np.abs(first.constants["weight"].astype(int)).reshape(8, -1).sum(1) * 128
+    assert (largest * multiplier).max() > 2**24
+
+
 def test_the_small_network_has_a_table_on_a_requantized_value() -> None:
     graph = post_training(quantize_job(trained()), "test").graph
     table = graph.node("7")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from flowlab.config import load
-from flowlab.errors import NotBuiltYet
 from flowlab.plugins import load as load_plugins
 
 pytestmark = pytest.mark.system
@@ -20,8 +19,15 @@ NAMES = (  # noqa: SIM905 - one name a word reads better
     "8.2.5-4-bit-weights-8-bit-activations 8.2.5-4-bit 8.2.5-8-bit 8.2.6-npu 8.2.9-1-qat 8.2.9-2-higher-bits "
     "8.2.9-3-activations-higher"
 ).split()
-NOT_YET = {"8.2.3-mode-0", "8.2.3-mode-1", "8.2.5-2-bit", "8.2.5-4-bit-weights-8-bit-activations", "8.2.5-4-bit"}
-NOT_YET.add("8.2.9-3-activations-higher")
+QUANTIZERS = {"8.2.3-mode-0": "none", "8.2.3-mode-1": "generic_qat", "8.2.4-ptq": "tinpu_ptq"}  # the others: QAT
+WEIGHT_BITS = {
+    "8.2.3-mode-0": 32,
+    "8.2.5-2-bit": 2,
+    "8.2.5-4-bit": 4,
+    "8.2.5-4-bit-weights-8-bit-activations": 4,
+    "8.2.9-3-activations-higher": 4,
+}
+NARROW = {"8.2.5-2-bit": 2, "8.2.5-4-bit": 4}  # activations asked for that the NPU runs as 8 bits
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -30,11 +36,10 @@ def test_every_example_loads_over_the_whole_one(shared: Path, name: str) -> None
     assert {path.stem for path in folder.glob("*.yaml")} == set(NAMES)
     catalogue = load_plugins()
     config = load([folder / "8.2.11-full.yaml", folder / f"{name}.yaml"], [], catalogue)
-    if name in NOT_YET:
-        with pytest.raises(NotBuiltYet, match="not built yet"):
-            config.quantizer_name(catalogue)
-    else:
-        assert config.quantizer_name(catalogue)
+    assert config.quantizer_name(catalogue) == QUANTIZERS.get(name, "tinpu_qat")
+    said = [text for text in config.warnings if text.startswith("activation bits ")]
+    expected = [f"activation bits {NARROW[name]} -> 8"] if name in NARROW else []
+    assert [text.partition(":")[0] for text in said] == expected
 
 
 def flowlab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -55,18 +60,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_example_runs_over_the_whole_one_or_is_not_built_yet(shared: Path, folder: Path, name: str) -> None:
+def test_every_example_runs_over_the_whole_one(shared: Path, folder: Path, name: str) -> None:
     """One epoch each: that the chain holds to the bit does not depend on what was learnt."""
     examples = shared / "reference" / "chapter-examples"
     words = [str(examples / "8.2.11-full.yaml"), str(examples / f"{name}.yaml")]
     few = ["training.training_epochs=1", "training.quantization_epochs=1"]
     done = flowlab(folder, *words, *(word for one in few for word in ("--set", one)))
-    if name in NOT_YET:
-        assert done.returncode == 2
-        assert "not built yet" in done.stderr
-        assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    assert len(result["stages"]) == 9
+    assert (result["agreement"]["vectors"], result["agreement"]["mismatches"]) == (1920, 0)
+    quantization = result["quantization"]
+    bits = WEIGHT_BITS.get(name, 8)
+    assert (quantization["quantizer"], quantization["weight_bits"]) == (QUANTIZERS.get(name, "tinpu_qat"), bits)
+    assert quantization["activation_bits"] == (32 if bits == 32 else 8)
+    assert quantization["requested_activation_bits"] == NARROW.get(name, quantization["activation_bits"])
+    if name == "8.2.3-mode-1":
+        assert quantization["int8"]["max_steps"] <= 1
     else:
-        assert done.returncode == 0, done.stderr[-3000:]
-        result = json.loads(done.stdout)
-        assert len(result["stages"]) == 9
-        assert (result["agreement"]["vectors"], result["agreement"]["mismatches"]) == (1920, 0)
+        assert quantization["int8"] is None
+
+
+@pytest.mark.parametrize("name", sorted(NARROW))
+def test_strict_refuses_what_the_accelerator_does_not_store(shared: Path, folder: Path, name: str) -> None:
+    examples = shared / "reference" / "chapter-examples"
+    done = flowlab(folder, str(examples / "8.2.11-full.yaml"), str(examples / f"{name}.yaml"), "--strict")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--strict: activation bits {NARROW[name]} -> 8: the NPU stores bytes" in done.stderr
+    assert "real" in done.stderr
+    assert "Traceback" not in done.stderr
