@@ -23,7 +23,10 @@ from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigErro
 ARTIFACTS = Path("artifacts")
 PREFECT_HOME = ARTIFACTS / ".prefect"
 SHOWN = 3  # files that a hint names
-A_RUN = "a run's name, or how it begins; a dataset's name, or 'latest', for its newest completed run; a run's folder"
+A_RUN = (
+    "a run's name, or how it begins; a dataset's name, or 'latest', for its newest completed run ('latest~1': the one "
+    "before); a run's folder"
+)
 LISTED = {
     "targets": "list the devices: accelerator, core, memory, quantizers",
     "models": "list the networks, and what they are for",
@@ -131,6 +134,13 @@ def _config_show(arguments: argparse.Namespace) -> int:
     for warning in config.warnings:
         _say(f"warning: {warning}", file=sys.stderr)
     return _shown_as(arguments, {"values": [one.to_json() for one in values]}, lines(values))
+
+
+def _config_keys(arguments: argparse.Namespace) -> int:
+    from flowlab.config.reference import markdown
+
+    _say(markdown().rstrip())
+    return 0
 
 
 def _runs(arguments: argparse.Namespace) -> int:
@@ -245,6 +255,11 @@ def _status(arguments: argparse.Namespace) -> int:
     from flowlab.engine.daemon import status
 
     found = status(PREFECT_HOME)
+    if arguments.api:
+        if found.api is None:
+            raise ConfigError("no server is up. Write `flowlab up`, or name one in PREFECT_API_URL")
+        _say(found.api)
+        return 0
     return _shown_as(arguments, found.to_json(), [f"{name:<9} {text}" for name, text in found.lines()])
 
 
@@ -408,6 +423,8 @@ def _asking(commands: Commands) -> None:
     show = _command(config, "show", _config_show, "say every value, and where it comes from", json=True)
     show.set_defaults(name="config show")
     _with_configs(show)
+    keys = _command(config, "keys", _config_keys, "print every key of a config as a Markdown table")
+    keys.set_defaults(name="config keys")
     show.add_argument("--changed", action="store_true", help="only what differs from the built-in default")
 
     runs = _command(commands, "runs", _runs, "list the runs in the store, newest first", json=True)
@@ -436,7 +453,8 @@ def _server(commands: Commands) -> None:
     deploy.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
     deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
-    _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
+    status = _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
+    status.add_argument("--api", action="store_true", help="print its API's address alone, for PREFECT_API_URL")
 
 
 def _measuring(commands: Commands) -> None:

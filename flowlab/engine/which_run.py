@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flowlab.store.store import Store, store_root
 
 LATEST = "latest"
 SHOWN = 5  # names in an error
+MOST_DIGITS = 6  # of how many runs back
 HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -52,7 +54,7 @@ def which_run(asked: str, store: str | None, artifacts: Path) -> StoredRun:
 
     Args:
         asked: a run's name or the beginning of only one, a dataset's name or ``latest`` (the newest completed run of
-            it, or of all), or a folder.
+            it, or of all; ``latest~1`` is the one before), or a folder.
         store: the store's folder, or None for the default.
         artifacts: where runs and the default store are. A run's folder given as a path has its own.
 
@@ -75,9 +77,12 @@ def which_run(asked: str, store: str | None, artifacts: Path) -> StoredRun:
 def _folder(asked: str) -> Path | None:
     """The run's folder, ``latest`` followed to where it leads; None where it is no path of a folder."""
     path = Path(asked)
-    if len(path.parts) < 2 and not path.is_symlink():
+    try:
+        if len(path.parts) < 2 and not path.is_symlink():
+            return None
+        return path.resolve() if path.is_dir() else None
+    except (OSError, ValueError):  # no name that a file system takes
         return None
-    return path.resolve() if path.is_dir() else None
 
 
 def _named(store: Store, name: str) -> Mapping[str, Any] | None:
@@ -88,8 +93,13 @@ def _named(store: Store, name: str) -> Mapping[str, Any] | None:
 
 
 def _newest(store: Store, asked: str) -> Mapping[str, Any] | None:
-    runs = store.runs.newest_first(None if asked == LATEST else asked)
-    return next((run for run in runs if run.get("state") == "Completed"), None)
+    """The newest completed run; ``~1`` behind it means the one before, as in git."""
+    name, _, back = asked.partition("~")
+    if back and not (back.isdecimal() and len(back) <= MOST_DIGITS):
+        return None
+    runs = store.runs.newest_first(None if name == LATEST else name)
+    completed = (run for run in runs if run.get("state") == "Completed")
+    return next(islice(completed, int(back or 0), None), None)
 
 
 def _begun(store: Store, asked: str) -> Mapping[str, Any] | None:

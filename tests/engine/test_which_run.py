@@ -33,12 +33,20 @@ def store(tmp_path: Path) -> Store:
         ("latest", "20250104T000000Z-dddd"),
         ("tones", "20250102T000000Z-bbbb"),
         ("other", "20250104T000000Z-dddd"),
+        ("latest~1", "20250102T000000Z-bbbb"),
+        ("tones~1", "20250101T000000Z-aaaa"),
         ("20250101T000000Z-aaaa", "20250101T000000Z-aaaa"),
         ("20250103T000000Z-cccc", "20250103T000000Z-cccc"),
     ],
 )
 def test_a_run_is_found_by_its_name_its_dataset_or_as_the_latest(asked: str, name: str, store: Store) -> None:
     assert which_run(asked, None, store.root.parent).name == name
+
+
+@pytest.mark.parametrize("asked", ["latest~3", "latest~x", "tones~-1", "latest~" + "9" * 5000])
+def test_a_run_further_back_than_the_first_is_unknown(asked: str, store: Store) -> None:
+    with pytest.raises(StoreError, match="no run"):
+        which_run(asked, None, store.root.parent)
 
 
 def test_a_run_is_found_by_its_folder_wherever_that_lies(
@@ -61,7 +69,7 @@ def test_a_run_is_found_by_its_folder_wherever_that_lies(
     [
         ("tonse", "Did you mean 'tones'"),
         ("broken", "no completed run of 'broken'"),
-        ("../../etc", "no run"),
+        ("../../no/such/folder", "no run"),
         ("", "no run"),
     ],
 )
