@@ -15,13 +15,16 @@ from flowlab.compiler import interpreter
 from flowlab.compiler.program import encode, parse
 from flowlab.compiler.text import print_graph
 from flowlab.compiler.trace import layer_crcs
-from flowlab.contracts import NoOptions, StageJob, StageResult
+from flowlab.contracts import Execution, NoOptions, StageJob, StageResult
+from flowlab.cpu import host_compiler
+from flowlab.cpu.host_c import HostC
 from flowlab.errors import AgreementError, StageError
 from flowlab.signal import features_file
 from flowlab.stages import compile as compile_stage
 from flowlab.stages import simulate as simulate_stage
 from flowlab_cores.cores import CORES
 from flowlab_tinpu.devices import TARGETS
+from flowlab_tinpu.executions import Absent
 
 F28P55 = next(target for target in TARGETS if target.name == "F28P55")
 CLASSES = ["calm", "wild", "wilder"]
@@ -84,7 +87,7 @@ def bench(folder: Path, graph, pool: Path | None = None) -> Bench:
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(host_compiler, "find", lambda: None)
 
 
 @pytest.mark.parametrize("graph", [example_graph(), awkward_graph()])
@@ -171,11 +174,22 @@ def test_one_bit_of_a_weight_in_the_shipped_bytes_stops_the_stage(tmp_path: Path
         run.simulate()
 
 
+class Bare(type(F28P55)):
+    """A device that only a compiler and an emulator could run."""
+
+    def __init__(self) -> None:
+        super().__init__(F28P55.row)
+        self.name = "bare"
+
+    def executions(self) -> tuple[Execution, ...]:
+        return (HostC(), Absent("emulated core", "no emulator of it"))
+
+
 def test_where_nothing_runs_the_run_fails_with_all_reasons(tmp_path: Path, no_compiler: None) -> None:
     run = bench(tmp_path, example_graph())
     run.compile()
-    run.target = next(target for target in TARGETS if target.name == "F28P65")
-    with pytest.raises(StageError, match=r"no execution of F28P65 runs here: .*no C compiler.*no open compiler"):
+    run.target = Bare()
+    with pytest.raises(StageError, match=r"no execution of bare runs here: .*no C compiler.*no emulator of it"):
         run.simulate()
 
 

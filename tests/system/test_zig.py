@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ print(json.dumps({"version": HostC().version(), "same": rows, "left": left}))
 
 
 @pytest.fixture(scope="module")
-def zig(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def zig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with ziglang as pip installs it, of the versions that the extra names."""
     folder = tmp_path_factory.mktemp("zig")
     extra = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("zig = "))
