@@ -107,13 +107,17 @@ def _outcome(run: Callable[[], RunResult]) -> tuple[RunResult, GateError | None]
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.run import survey
+    from flowlab.engine.run import quantization, survey
 
     config, catalogue = _config(arguments)
     statuses = survey(config, catalogue, _asked(arguments, config, catalogue))
     return _shown_as(
         arguments,
-        {"stages": [status.to_json() for status in statuses]},
+        {
+            "stages": [status.to_json() for status in statuses],
+            "quantization": quantization(config, catalogue),
+            "warnings": list(config.warnings),
+        },
         [f"{status.stage:<10} {status.text()}" for status in statuses],
     )
 

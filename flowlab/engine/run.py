@@ -53,6 +53,27 @@ def survey(config: Any, catalogue: Any, asked: Asked) -> tuple[Status, ...]:
     return found
 
 
+def quantization(config: Any, catalogue: Any) -> dict[str, str | int]:
+    """What a run would quantize with, and the widths: what is asked for and what will be done; as in a run's JSON.
+
+    Empty where the stages do not quantize.
+    """
+    from flowlab.stages import STAGES
+    from flowlab.stages.quantize import STAGE, options, trained_method
+
+    if STAGE not in STAGES:
+        return {}
+    asked = options(config, catalogue)
+    quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
+    return {
+        "quantizer": quantizer.name,
+        "method": trained_method(asked, trains=quantizer.trains),
+        "weight_bits": asked.weight_bits,
+        "activation_bits": asked.activation_bits,
+        "requested_activation_bits": asked.requested_activation_bits,
+    }
+
+
 def explain(stage: str, config: Any, catalogue: Any, asked: Asked, run: str | None = None) -> Why:
     """Why a run would do one stage, against the dataset's last run or the one that is named; nothing runs.
 

@@ -73,6 +73,13 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
     )
 
 
+def trained_method(asked: QuantizeOptions, *, trains: bool) -> str:
+    """``QAT`` or ``PTQ``, as the config writes it; ``none`` where nothing is quantized."""
+    if asked.format == NO_FORMAT:
+        return "none"
+    return "QAT" if trains else "PTQ"
+
+
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     """The model and the quantizer that the config names."""
     model = catalogue.get("model", config.training.model_name)
@@ -312,7 +319,7 @@ def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str]) -> A
     trains = isinstance(quantizer, Quantizer) and quantizer.trains
     return Account(
         quantizer=quantizer.name,
-        method="none" if asked.format == NO_FORMAT else "QAT" if trains else "PTQ",
+        method=trained_method(asked, trains=trains),
         number_format=asked.format.name,
         requested_weight_bits=asked.weight_bits,
         requested_activation_bits=asked.requested_activation_bits,

@@ -82,6 +82,21 @@ def test_every_example_runs_over_the_whole_one(shared: Path, folder: Path, name:
 
 
 @pytest.mark.parametrize("name", sorted(NARROW))
+def test_the_plan_says_the_width_that_is_asked_for_and_the_one_that_is_done(
+    shared: Path, folder: Path, name: str
+) -> None:
+    examples = shared / "reference" / "chapter-examples"
+    words = [str(examples / "8.2.11-full.yaml"), str(examples / f"{name}.yaml"), "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flowlab.cli", "plan", *words], cwd=folder, capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["quantization"]["requested_activation_bits"] == NARROW[name]
+    assert found["quantization"]["activation_bits"] == 8
+    assert any(text.startswith(f"activation bits {NARROW[name]} -> 8") for text in found["warnings"])
+
+
+@pytest.mark.parametrize("name", sorted(NARROW))
 def test_strict_refuses_what_the_accelerator_does_not_store(shared: Path, folder: Path, name: str) -> None:
     examples = shared / "reference" / "chapter-examples"
     done = flowlab(folder, str(examples / "8.2.11-full.yaml"), str(examples / f"{name}.yaml"), "--strict")
