@@ -9,11 +9,12 @@ import http.client
 import json
 import logging
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from flowlab.errors import StageError
 from flowlab.store.runs import KILLED, Runs, state_of
 
 WRITTEN_TIMEOUT_S = 10
+UNSENT_TIMEOUT_S = 20
 ANSWER_TIMEOUT_S = 5
 RUN_LOGS = ("prefect.flow_runs", "prefect.task_runs")
-RETRIES = 4  # of a request, 2 + 4 + 8 + 16 s apart: our own server is there, or it is gone
+RETRIES = 3  # of a request, 2 + 4 + 8 s apart: our own server is there, or it is gone
 
 
 def run_on_prefect(session: Session, home: Path) -> RunResult:
@@ -68,7 +70,9 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
             except Exception as error:  # noqa: BLE001 - Prefect's client raises what it likes
                 _tell(error, work, api, session)
             finally:
-                _send_events()
+                if server.problem_of(api.url, ANSWER_TIMEOUT_S) is not None:
+                    _drop_unsent()
+                _send_unsent()
                 if api.kind == "temporary":
                     _wait_until_written(api.url, session.name)
     assert work.outcome.result is not None
@@ -89,9 +93,7 @@ def _tell(error: Exception, work: Work, api: server.Api, session: Session) -> No
             f"Prefect's server at {api.url} stopped answering in the middle of the run. "
             "Finished stages are in the store: the next run goes on from there"
         ) from None
-    session.watch.said(
-        f"Prefect's server at {api.url} stopped answering; its dashboard does not show how this run ended."
-    )
+    session.watch.said(f"Prefect's server at {api.url} stopped answering; no dashboard shows how this run ended.")
 
 
 def mark_crashed(url: str, runs: Runs) -> None:
@@ -139,11 +141,25 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _send_events() -> None:
-    """Prefect reports task runs as events in the background: send them before the server stops."""
+def _send_unsent() -> None:
+    """Prefect reports task runs and log lines in the background: send them before the server stops."""
     from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
 
-    EventsWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=UNSENT_TIMEOUT_S)
+    APILogWorker.drain_all(timeout=UNSENT_TIMEOUT_S)
+
+
+def _drop_unsent() -> None:
+    """Forget what cannot be sent any more: Prefect would try for seconds with each event, and end no sooner."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for kind in (EventsWorker, APILogWorker):
+        for worker in tuple(getattr(kind, "_instances", {}).values()):
+            with suppress(AttributeError, queue.Empty):  # Prefect has no public way
+                while True:
+                    worker._queue.get_nowait()
 
 
 def _wait_until_written(url: str, run: str) -> None:
@@ -172,7 +188,7 @@ def _quiet(to_api: bool) -> Iterator[None]:
     Args:
         to_api: whether lines of flow and task runs go to the dashboard's log instead.
     """
-    levels = {"prefect": logging.CRITICAL + 1}
+    levels = dict.fromkeys(("prefect", "prefect._internal", "prefect._internal.concurrency"), logging.CRITICAL + 1)
     if to_api:
         levels |= dict.fromkeys(RUN_LOGS, logging.INFO)
     before = [(logger := logging.getLogger(name), logger.level, logger.propagate) for name in (*levels, *RUN_LOGS)]
@@ -180,9 +196,11 @@ def _quiet(to_api: bool) -> Iterator[None]:
         logging.getLogger(name).setLevel(level)
     for name in RUN_LOGS:
         logging.getLogger(name).propagate = False
+    raises, logging.raiseExceptions = logging.raiseExceptions, False  # or lines that cannot be sent go to stderr
     try:
         yield
     finally:
+        logging.raiseExceptions = raises
         for logger, level, propagates in before:
             logger.setLevel(level)
             logger.propagate = propagates

@@ -12,9 +12,12 @@ from contextlib import suppress
 from typing import Any
 
 from prefect import artifacts
+from prefect.settings import PREFECT_API_URL
 
+from flowlab.engine import server
 from flowlab.engine.shown import Shown
 
+ANSWER_TIMEOUT_S = 5.0
 UPDATE_S = 2.0  # between two looks at a training nobody sees more
 LOGGER = logging.getLogger("prefect.flowlab")
 
@@ -23,9 +26,17 @@ def publish(shown: Iterable[Shown]) -> None:
     """Create artifacts of the flow run in whose body this is called."""
     for one in shown:
         try:
+            if _is_gone():
+                return
             _create(one)
         except Exception as error:  # noqa: BLE001 - of a dashboard, never of the run
             LOGGER.warning("artifact %s was not published: %s", one.key, error)
+
+
+def _is_gone() -> bool:
+    """Whether nothing listens at the API's address: Prefect's client would ask again and again, for a long time."""
+    problem = server.problem_of(PREFECT_API_URL.value() or "", ANSWER_TIMEOUT_S)
+    return problem is not None and not problem.startswith("status")
 
 
 def _create(one: Shown) -> None:
@@ -65,7 +76,7 @@ class ProgressArtifact:
     def close(self) -> None:
         """The stage has ended well."""
         with self._lock, suppress(Exception):
-            if self._artifact is not None and not self._broken:
+            if self._artifact is not None and not self._broken and not _is_gone():
                 artifacts.update_progress_artifact(self._artifact, progress=100.0)
 
     def _send(self) -> None:
@@ -74,7 +85,9 @@ class ProgressArtifact:
         self._last = self._clock()
         percent = round(100.0 * min(max(self._fraction, 0.0), 1.0), 1)
         try:
-            if self._artifact is None:
+            if _is_gone():
+                self._broken = True
+            elif self._artifact is None:
                 self._artifact = artifacts.create_progress_artifact(percent, key=self._key, description=self._what)
             else:
                 artifacts.update_progress_artifact(self._artifact, progress=percent)
