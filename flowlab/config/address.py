@@ -42,7 +42,7 @@ def problem(address: str) -> str:
 def shown(address: str) -> str:
     """The address without what may be a secret; what was left out is marked by dots."""
     parts = _split(address)
-    if parts is None:
+    if parts is None or not parts.scheme or not parts.netloc:  # no way to tell what of it is a secret
         return address.partition("://")[0] + "://..."
     host = parts.netloc.rpartition("@")[2]
     text = f"{parts.scheme}://{host}{parts.path}{'?...' if parts.query else ''}"

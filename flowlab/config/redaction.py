@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowlab.config.address import is_address, shown
+from flowlab.config.address import VARIABLE, is_address, shown
 
 HIDDEN = "***"
 SECRET_WORDS = ("password", "passwd", "secret", "token", "credential", "api_key", "apikey", "access_key")
@@ -20,8 +20,8 @@ def redacted(value: Any, key: str = "") -> Any:
         return {name: redacted(one, str(name)) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [redacted(one, key) for one in value]
-    if not isinstance(value, str) or (value.startswith("${") and value.endswith("}")):
+    if value is None or isinstance(value, bool) or (isinstance(value, str) and VARIABLE.fullmatch(value)):
         return value
-    if any(word in key.lower() for word in SECRET_WORDS):
+    if any(word in key.lower().replace("-", "_") for word in SECRET_WORDS):
         return HIDDEN
-    return shown(value) if is_address(value) else value
+    return shown(value) if isinstance(value, str) and is_address(value) else value

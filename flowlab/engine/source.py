@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flowlab.canonical import canonical_json, plain
-from flowlab.config.address import file_name, filled, is_address, request_parts, shown
-from flowlab.errors import DataError
+from flowlab.config.address import file_name, filled, is_address, problem, request_parts, shown
+from flowlab.errors import ConfigError, DataError
 from flowlab.roles import role_digest
 from flowlab.store.downloads import Download, key_of
 from flowlab.store.store import Store
@@ -64,13 +64,15 @@ def located(config: Any, store: Store, fetch: Fetch | None) -> Located:
 
     Raises:
         DataError: when the download fails, or is not what ``dataset.sha256`` says.
-        ConfigError: for a variable in the path that is not set.
+        ConfigError: for a variable in the path that is not set, or makes an address that cannot be downloaded.
     """
     asked = getattr(config.dataset, "input_data_path", None)
     path = filled(str(asked)) if asked else ""
     pinned = (getattr(config.dataset, "sha256", None) or "").lower() or None
     if not is_address(path):
         return Located(config if path == str(asked or "") else _at(config, path))
+    if reason := problem(path):  # what a variable holds was not there when the config was checked
+        raise ConfigError(f"{config.where('dataset', 'input_data_path')}: {reason}")
     key = key_of(request_parts(path)[0])
     known = store.downloads.read(key)
     if pinned is not None and (known is None or known.sha256 != pinned):

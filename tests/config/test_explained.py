@@ -61,6 +61,13 @@ def test_secrets_are_left_out_of_what_is_kept_and_shown() -> None:
     assert kept["common"] == given["common"]
     assert redacted("${TOKEN}", "api_token") == "${TOKEN}"
     assert "pw" not in str(kept) and "abc" not in str(kept)
+    assert redacted("${SCHEME}://me:pw@host/${FILE}") == "${SCHEME}://..."
+    assert redacted("see https://me:pw@host/x") == "see https://..."
+    assert redacted({"password": 1234, "api-key": "abc", "token": None}) == {
+        "password": "***",
+        "api-key": "***",
+        "token": None,
+    }
 
 
 def test_a_secret_on_the_command_line_is_in_no_tier(loaded: Loaded) -> None:

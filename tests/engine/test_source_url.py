@@ -201,6 +201,16 @@ def test_an_address_that_cannot_be_is_refused_with_its_key(url: str, message: st
     assert "dataset.input_data_path" in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["ftp://me:s3cret@host/x.zip", "file:///etc/passwd", "https://"])
+def test_an_address_in_a_variable_is_checked_too(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("ADDRESS_OF_DATA", url)
+    with pytest.raises(
+        ConfigError, match=r"dataset.input_data_path: (only http and https|the address names)"
+    ) as caught:
+        begun("${ADDRESS_OF_DATA}")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_pin_that_is_no_sha256_is_refused_and_a_local_archive_is_held_to_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset.sha256: found 'abc', expected the 64 digits"):
         config("https://host/x.zip", CATALOGUE, sha256="abc")
