@@ -31,6 +31,9 @@ def lower_to_files(device: Target, row: Row, job: LowerJob) -> Program:
     container = lower.lower(job.graph, job.source_sha256)
     output_int = all(container.tensors[at].dtype != "float32" for at in container.outputs.values())
     target = compiler_call.target_string(row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int)
+    npu = device.formats.get("npu")
+    if npu is not None and job.graph.metadata.get("number_format", npu.name) != npu.name:
+        target = compiler_call.without_npu(target)  # quantized for any CPU
     for layer in container.layers:
         if layer.unit == "npu":
             check_format(layer, device.formats["npu"])

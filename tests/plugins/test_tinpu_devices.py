@@ -99,6 +99,13 @@ def test_a_program_is_files_for_the_simulator_the_device_and_ti_s_compiler(tmp_p
     assert {row.unit for row in made.layers if row.layer == "GCONV"} == {"npu"}
 
 
+def test_the_call_leaves_the_npu_alone_where_integers_are_those_of_any_cpu(tmp_path: Path) -> None:
+    for name, wanted in ((NPU.name, "type=hard"), (GENERIC.name, "type=soft")):
+        graph = replace(example_graph(), metadata={"number_format": name})
+        made = DEVICES["F28P55"].lower(job_for("F28P55", graph, tmp_path / name))
+        assert f'--target="c, ti-npu {wanted} ' in made.files["compiler_call.txt"].read_text()
+
+
 def test_the_same_job_makes_the_same_bytes(tmp_path: Path) -> None:
     one = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path / "a"))
     two = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path / "b"))
