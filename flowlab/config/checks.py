@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flowlab.config.address import is_address, problem
+from flowlab.config.address import VARIABLE, is_address, problem
 from flowlab.config.problems import Problems
 from flowlab.config.sections import PLUGINS
 from flowlab.config.settings import Config, extractor_options
@@ -40,7 +40,7 @@ FRACTION_TOLERANCE = 1e-6
 
 
 def check(config: Config, catalogue: Any, problems: Problems) -> None:
-    """Raise `ConfigError` (or `NotBuiltYet`) for what cannot be run, each naming key, place and what to do.
+    """Raise `ConfigError` for what cannot be run, each naming key, place and what to do.
 
     Args:
         config: what was loaded.
@@ -63,6 +63,12 @@ def check(config: Config, catalogue: Any, problems: Problems) -> None:
     problems.check()
 
 
+def check_task(task: Any, where: str) -> None:
+    """Raise `NotBuiltYet` for a task that is to come: nothing else of its config matters."""
+    if task in LATER_TASKS:
+        raise NotBuiltYet(f"{where}: task '{task}' is not built yet. Use one of {_known()}")
+
+
 def _fail(config: Config, section: str, key: str, text: str) -> ConfigError:
     return ConfigError(f"{config.where(section, key)}: {text}")
 
@@ -71,10 +77,6 @@ def _task(config: Config) -> None:
     task = config.common.task_type
     if task in TASKS:
         return
-    if task in LATER_TASKS:
-        raise NotBuiltYet(
-            f"{config.where('common', 'task_type')}: task '{task}' is not built yet. Use one of {_known()}"
-        )
     suggestion = did_you_mean(task, (*TASKS, *LATER_TASKS))
     raise _fail(config, "common", "task_type", f"no task '{task}'.{suggestion} Known: {_known()}")
 
@@ -160,7 +162,7 @@ def _path(config: Config, path: str) -> None:
         if reason := problem(path):
             raise ConfigError(f"{where}: {reason}")
         return
-    if path.startswith("${"):
+    if VARIABLE.search(path):  # known where the run starts
         return
     found = Path(path)
     try:

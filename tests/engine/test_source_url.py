@@ -211,6 +211,14 @@ def test_an_address_in_a_variable_is_checked_too(monkeypatch: pytest.MonkeyPatch
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["${PLACE_OF_DATA}/tones.zip", "{here}/${NAME_OF_DATA}.zip", "${NAME_OF_DATA}.zip"])
+def test_a_variable_may_stand_anywhere_in_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: str) -> None:
+    (tmp_path / "tones.zip").write_bytes(DATA)
+    monkeypatch.setenv("PLACE_OF_DATA", str(tmp_path))
+    monkeypatch.setenv("NAME_OF_DATA", "tones")
+    assert begun(path.replace("{here}", str(tmp_path))).sources["source"]["tones.zip"].sha256 == SHA
+
+
 def test_a_pin_that_is_no_sha256_is_refused_and_a_local_archive_is_held_to_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dataset.sha256: found 'abc', expected the 64 digits"):
         config("https://host/x.zip", CATALOGUE, sha256="abc")
