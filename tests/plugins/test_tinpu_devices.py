@@ -16,6 +16,7 @@ from flowlab.compiler.program import parse
 from flowlab.compiler.trace import layer_crcs
 from flowlab.contracts import Golden, LowerJob
 from flowlab.errors import ProgramError
+from flowlab.testing import check_target
 from flowlab_cores.cores import CORES
 from flowlab_tinpu.compiler_call import COMPRESS, SOFT, presets, target_string
 from flowlab_tinpu.device_table import ROWS
@@ -56,6 +57,11 @@ def test_only_a_device_with_an_npu_has_rules_formats_and_quantizers() -> None:
         has = bool(device.rules()), bool(device.passes()), "npu" in device.formats, bool(device.quantizers)
         assert set(has) == {device.row.npu}, device.name
         assert device.formats["cpu"] == GENERIC
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_device_passes_the_checks_for_strangers(name: str) -> None:
+    check_target(DEVICES[name])
 
 
 def test_the_reference_device_has_the_memory_that_its_maker_states() -> None:
