@@ -111,6 +111,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     config, catalogue = _config(arguments)
     statuses = survey(config, catalogue, _asked(arguments, config, catalogue))
+    for warning in config.warnings:
+        _say(f"warning: {warning}", file=sys.stderr)
     return _shown_as(
         arguments,
         {

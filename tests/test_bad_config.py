@@ -201,3 +201,12 @@ def test_the_good_file_is_good(capsys: pytest.CaptureFixture[str]) -> None:
     """Or the tests above would hold for any text."""
     Path("mine.yaml").write_text(GOOD)
     assert cli.main(["config", "show", "mine.yaml"]) == 0
+
+
+def test_plan_says_what_the_config_is_warned_of_beside_its_output(capsys: pytest.CaptureFixture[str]) -> None:
+    narrow = GOOD.replace("quantization: 2", "quantization: 2\n  quantization_activation_bitwidth: 4")
+    Path("mine.yaml").write_text(narrow)
+    assert cli.main(["plan", "mine.yaml"]) == 0
+    found = capsys.readouterr()
+    assert found.err.startswith("warning: activation bits 4 -> 8: ")
+    assert "warning" not in found.out

@@ -9,6 +9,7 @@ from flowlab.errors import OptionError
 
 NO_FORMAT = NumberFormat("float32", by_weight_bits={}, activation_bits=())  # what a float graph obeys: none
 FLOAT_BITS = 32
+FOR_ANY_CPU = ("", "cpu")  # formats that no accelerator has: none at all, and the one of integers for any CPU
 SETTINGS = ("target", "target_c_mcpu", "cross_compiler", "cross_compiler_options")  # what compile presets resolve to
 
 
@@ -25,7 +26,7 @@ def accelerator_off(config: Any, catalogue: Any) -> str:
     """
     target = catalogue.get("target", config.common.target_device)
     quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
-    if quantizer.format != "npu" and target.rules():
+    if quantizer.format in FOR_ANY_CPU and target.rules():
         return f"quantization: {1 if quantizer.format else 0}; set 2 for the {target.unit_name}"
     found: str = target.accelerator_off(compile_settings(config))
     return found

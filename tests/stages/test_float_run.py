@@ -205,6 +205,15 @@ def test_a_quantizer_for_cpus_switches_the_accelerator_off_with_its_own_words(ca
     assert choice.accelerator_off(asked, catalogue) == "quantization: 1; set 2 for the NPU"
 
 
+def test_an_accelerator_of_another_name_than_npu_is_used_by_its_own_quantizer(
+    catalogue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = config(catalogue, quantization=2)
+    quantizer = catalogue.get("quantizer", asked.quantizer_name(catalogue))
+    monkeypatch.setattr(type(quantizer), "format", "dsp")
+    assert choice.accelerator_off(asked, catalogue) == ""
+
+
 @pytest.mark.parametrize("device", ["host", "F28P65"])
 def test_a_device_without_an_accelerator_needs_no_reason(catalogue: Any, device: str) -> None:
     assert choice.accelerator_off(config(catalogue, device), catalogue) == ""
