@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flowlab.canonical import plain
-from flowlab.contracts import Progress, Stage, StageJob, StageResult
+from flowlab.contracts import GOES_ON, Progress, Stage, StageJob, StageResult
 from flowlab.engine.source import InputFile, RoleFiles, files_digest
 from flowlab.errors import DataError, StageError
 from flowlab.faults import fault_point
@@ -99,16 +99,29 @@ def execute(
     if record is not None:
         return record, True
     turn: AbstractContextManager[Any] = _TORCH if node.stage.torch else nullcontext()
-    with store.lock(fingerprint_of(node, inputs)):
+    with store.lock(fingerprint_of(node, inputs), _Waiting(progress)):
         record = lookup(node, inputs, store)
         if record is not None:
             return record, True
         store.sweep()
         with turn, store.workspace() as place, store.no_empty_scratch(fingerprint_of(node, inputs)):
             record = _make(node, inputs, store, progress, place)
-    store.drop_scratch(record.fingerprint)
+        fault_point("record-scratch")
+        store.drop_scratch(record.fingerprint)
     store.stats.save()
     return record, False
+
+
+class _Waiting:
+    """Says once that another run does this stage; a progress that raises (Ctrl-C) ends the waiting."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._what = f"{GOES_ON} when another run has done this stage"
+
+    def __call__(self) -> None:
+        self._progress(self._what, 0.0)
+        self._what = "another run does this stage"
 
 
 def _make(node: Node, inputs: Mapping[str, RoleFiles], store: Store, progress: Progress, place: Path) -> Record:

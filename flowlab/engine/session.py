@@ -19,7 +19,7 @@ from flowlab.errors import AgreementError, GateError
 from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
-from flowlab.store.runs import State, run_name, this_process
+from flowlab.store.runs import State, this_process
 from flowlab.store.store import Store, store_root
 
 GATE = "inspect"  # the stage whose warnings cannot wait
@@ -145,6 +145,7 @@ class Session:
             AgreementError: as `check` raises it.
             GateError: where a gate is missed, with the result; the run is Failed, its copies are there to look at.
         """
+        self.store.sweep()
         gates = self.check()
         order = {node.name: self.done[node.name] for node in self.prepared.plan}
         folder = RunFolder(self.asked.artifacts, self.dataset, self.name)
@@ -197,7 +198,7 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
         "device": config.common.target_device,
         "config": redacted(config.given),
     }
-    session = Session(prepared.config, catalogue, asked, watch, name or run_name(), prepared, about=about)
+    session = Session(prepared.config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
     session.write("Running")
     return session
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Protocol
 
 from flowlab.faults import fault_point
+
+STALE_S = 86_400  # a temporary name of another host is taken for dead after a day
 
 
 class Files(Protocol):
@@ -98,6 +101,20 @@ class LocalFiles:
 def temporary_name() -> str:
     """A name in ``tmp/`` that says whose it is: host, process, and a random part."""
     return f"{os.uname().nodename}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def is_stale(path: Path, prefix: str = "") -> bool:
+    """Whether the process that made a temporary name, here behind a prefix, has ended."""
+    host, _, rest = path.name.removeprefix(prefix).rpartition(".")[0].rpartition(".")
+    try:
+        if host == os.uname().nodename and rest.isdigit():
+            os.kill(int(rest), 0)
+            return False
+        return time.time() - path.lstat().st_mtime > STALE_S
+    except ProcessLookupError:
+        return True
+    except (PermissionError, FileNotFoundError):
+        return False
 
 
 def sync_folder(folder: Path) -> None:

@@ -99,6 +99,10 @@ class Records:
             return None
         return record
 
+    def names(self, fingerprint: str) -> bool:
+        """Whether a record of this fingerprint is there, of whatever stage; it is not read."""
+        return any((self._root / "records").glob(f"*/{fingerprint}.json"))
+
     def create(self, record: Record) -> Record:
         """Write a record; who loses a race gets the winner's, which is the one that counts."""
         body = record.to_json()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowlab.errors import StoreError
+from flowlab.faults import fault_point
 from flowlab.roles import ROLES
+from flowlab.store.files import is_stale, temporary_name
 from flowlab.store.objects import Objects
 from flowlab.store.records import Record
+
+FRESH = ".latest."  # so begins a link that is to become ``latest``
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,12 @@ class RunFolder:
 
     def becomes_latest(self) -> None:
         """Let ``latest`` lead here; called only when the run is complete."""
-        link = self.path.parent / f".latest.{secrets.token_hex(4)}"
+        for left in self.path.parent.glob(f"{FRESH}*"):  # by killed processes
+            if is_stale(left, FRESH):
+                left.unlink(missing_ok=True)
+        link = self.path.parent / f"{FRESH}{temporary_name()}"
         link.symlink_to(self.path.name)
+        fault_point("latest")
         try:
             link.replace(self.path.parent / "latest")
         except OSError as error:

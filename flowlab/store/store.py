@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from flowlab.errors import NotBuiltYet, StoreError
 from flowlab.store.downloads import Downloads
-from flowlab.store.files import LocalFiles, temporary_name
-from flowlab.store.locks import held
+from flowlab.store.files import LocalFiles, is_stale, temporary_name
+from flowlab.store.locks import held, held_if_free
 from flowlab.store.objects import Objects
 from flowlab.store.records import Record, Records
 from flowlab.store.runs import Runs
 from flowlab.store.stat_cache import StatCache
-
-STALE_S = 86_400  # a temporary folder of another host is taken for dead after a day
 
 
 def store_root(chosen: str | None, artifacts: Path) -> Path:
@@ -73,9 +70,9 @@ class Store:
                 return record
         return None
 
-    def lock(self, name: str) -> AbstractContextManager[None]:
-        """Hold the lock of this name (a fingerprint)."""
-        return held(self.root / "locks" / f"{name}.lock")
+    def lock(self, name: str, waits: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """Hold the lock of this name (a fingerprint); ``waits`` is called again and again while another has it."""
+        return held(self._lock(name), waits)
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder of a fingerprint's checkpoints; it survives a kill, and is dropped with `drop_scratch`."""
@@ -107,17 +104,18 @@ class Store:
             shutil.rmtree(path, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what killed processes left in ``tmp/``."""
-        try:
-            entries = list((self.root / "tmp").iterdir())
-        except FileNotFoundError:
-            return
-        for path in entries:
-            if _is_stale(path):
+        """Remove what killed processes left: in ``tmp/``, and the scratch folders of what has its record."""
+        for path in _entries(self.root / "tmp"):
+            if is_stale(path):
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
+        for path in _entries(self.root / "scratch"):
+            if self.records.names(path.name):
+                with held_if_free(self._lock(path.name)) as free:
+                    if free:  # who makes the result again, because an object of it was lost, holds the lock
+                        shutil.rmtree(path, ignore_errors=True)
 
     def links(self, folder: Path, files: Mapping[str, str]) -> dict[str, Path]:
         """Verify objects (sha256 by name) and give them their names, as links in ``folder``.
@@ -133,16 +131,12 @@ class Store:
             linked[name] = path
         return linked
 
+    def _lock(self, name: str) -> Path:
+        return self.root / "locks" / f"{name}.lock"
 
-def _is_stale(path: Path) -> bool:
-    """Whether the process that made a temporary name has ended."""
-    host, _, rest = path.name.rpartition(".")[0].rpartition(".")
+
+def _entries(folder: Path) -> list[Path]:
     try:
-        if host == os.uname().nodename and rest.isdigit():
-            os.kill(int(rest), 0)
-            return False
-        return time.time() - path.stat().st_mtime > STALE_S
-    except ProcessLookupError:
-        return True
-    except (PermissionError, FileNotFoundError):
-        return False
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []

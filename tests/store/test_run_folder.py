@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from flowlab.errors import StoreError
+from flowlab.store import runs
 from flowlab.store.records import Record, Stored
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import run_name
@@ -55,6 +59,19 @@ def test_latest_leads_to_the_last_complete_run(tmp_path: Path) -> None:
     assert sorted(path.name for path in latest.parent.iterdir()) == ["latest", "one", "three", "two"]
 
 
+def test_a_link_that_a_killed_process_left_beside_latest_goes_away(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    folder = RunFolder(tmp_path, "motor", "one")
+    folder.path.mkdir(parents=True)
+    host = os.uname().nodename
+    for name in (f".latest.{host}.{dead.pid}.aaaaaaaa", f".latest.{host}.{os.getpid()}.bbbbbbbb", ".mine"):
+        (folder.path.parent / name).symlink_to("nowhere")
+    folder.becomes_latest()
+    left = {path.name for path in folder.path.parent.iterdir()}
+    assert left == {"one", "latest", f".latest.{host}.{os.getpid()}.bbbbbbbb", ".mine"}
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".store", "latest"])
 def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="cannot name a folder"):
@@ -65,6 +82,18 @@ def test_runs_are_named_by_time() -> None:
     name = run_name(datetime(2026, 11, 24, 23, 5, 9, tzinfo=UTC))
     assert re.fullmatch(r"20261124T230509Z-[0-9a-f]{4}", name)
     assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{4}", run_name())
+    moments = [datetime(2026, 11, 24, 23, 5, 9, part, tzinfo=UTC) for part in (0, 40, 70_000, 500_000, 999_999)]
+    names = [run_name(moment) for moment in moments]
+    assert names == sorted(set(names)), "also within one second"
+    assert (names[0], names[-1]) == ("20261124T230509Z-0000", "20261124T230509Z-ffff")
+
+
+def test_runs_that_draw_one_name_get_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["20260131T120000Z-3f2a", "20260131T120000Z-3f2a", "20260131T120000Z-0001"])
+    monkeypatch.setattr(runs, "run_name", lambda: next(drawn))
+    store = Store(tmp_path)
+    assert [store.runs.claim(), store.runs.claim()] == ["20260131T120000Z-3f2a", "20260131T120000Z-0001"]
+    assert list(store.runs.newest_first()) == []
 
 
 def test_a_run_is_written_first_and_again_at_its_end(tmp_path: Path) -> None:

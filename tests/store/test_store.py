@@ -79,6 +79,34 @@ def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
     assert most == [1] * 80
 
 
+def test_who_waits_for_a_lock_is_asked_again_and_again_and_can_give_up(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def waits() -> None:
+        asked.append(1)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+
+    store = Store(tmp_path)
+    with store.lock("x"), pytest.raises(KeyboardInterrupt), store.lock("x", waits):
+        raise AssertionError("two hold one lock")
+    with store.lock("x", waits):
+        assert asked == [1, 1, 1]
+
+
+def test_checkpoints_of_what_is_recorded_are_swept_unless_it_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    recorded = store.records.create(Record("train", digest({"epochs": 1}), {"epochs": 1}, {})).fingerprint
+    unfinished = digest({"epochs": 2})
+    for fingerprint in (recorded, unfinished):
+        (store.scratch(fingerprint) / "checkpoint.pt").touch()
+    with Store(tmp_path).lock(recorded):
+        store.sweep()
+    assert {path.name for path in (tmp_path / "scratch").iterdir()} == {recorded, unfinished}
+    store.sweep()
+    assert {path.name for path in (tmp_path / "scratch").iterdir()} == {unfinished}
+
+
 def test_a_lock_is_let_go_when_its_holder_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from flowlab.store.store import Store\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,9 @@ from flowlab.errors import StageError
 
 def simulate(job: StageJob) -> StageResult:
     imagined.note("simulate")
+    gate = os.environ.get("IMAGINED_GATE")
+    while gate and not Path(gate).exists():  # so long the stage is in the middle of its work
+        time.sleep(0.01)
     if os.environ.get("IMAGINED_NOISE"):
         os.write(1, b"a library speaks\n")
     if os.environ.get("IMAGINED_FAILURE"):
