@@ -33,6 +33,7 @@ class Plugin(ABC):
 
     ``name`` chooses it in the YAML; ``libraries`` are the distributions whose version decides the result;
     ``code`` are the import packages or modules whose source decides the result (hashed into fingerprints).
+    ``not_built`` says why a name that users know is refused, as in "it adds two branches"; empty for what works.
     """
 
     kind: ClassVar[str]
@@ -42,6 +43,7 @@ class Plugin(ABC):
     Options: type = NoOptions
     libraries: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
+    not_built: str = ""
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -129,6 +131,7 @@ class Preset:
     ``kind`` is ``feature_extraction``, ``compile`` or ``example``; ``values`` are config keys with their values
     (for ``feature_extraction`` keys of that section; for ``example`` sections with keys).
     ``when`` restricts it: ``{"target_device": (...), "task_type": (...)}``; empty means always.
+    ``not_built`` is that of `Plugin`: why the name is refused.
     """
 
     kind: Literal["feature_extraction", "compile", "example"]
@@ -136,6 +139,7 @@ class Preset:
     values: Mapping[str, Any]
     summary: str = ""
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    not_built: str = ""
 
 
 # --- models and numbers -------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from flowlab.contracts import (
     Reader,
     Target,
 )
-from flowlab.errors import PluginError, did_you_mean, unknown_name
+from flowlab.errors import NotBuiltYet, PluginError, did_you_mean, unknown_name
 from flowlab.options import read_options
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ class Brought:
 class Catalogue:
     """Everything that the installed packages bring.
 
-    ``broken`` says, by package, why something of it is missing here.
+    ``broken`` says, by package, why something of it is missing here. What is not built (`Plugin.not_built`) is only
+    there to say so: `get` and `preset` refuse its name, and nothing else here knows of it.
     """
 
     brought: tuple[Brought, ...] = ()
@@ -94,10 +95,13 @@ class Catalogue:
         Raises:
             PluginError: if nobody brings it (with a suggestion, and the packages that are broken),
                 or if two strangers do.
+            NotBuiltYet: if it is only known.
         """
         plugin = self.find(kind, name)
         if plugin is None:
-            text = unknown_name(kind.replace("_", " "), name, self.names(kind))
+            spoken, names = kind.replace("_", " "), self.names(kind)
+            self._refuse(kind, name, spoken, names)
+            text = unknown_name(spoken, name, names)
             raise PluginError(text + self._broken_text())
         return plugin
 
@@ -121,7 +125,7 @@ class Catalogue:
         if kind not in KINDS:
             raise PluginError(unknown_name("kind of plugin", kind, KINDS))
         for one in self.brought:
-            if isinstance(one.item, Plugin) and one.item.kind == kind:
+            if isinstance(one.item, Plugin) and one.item.kind == kind and not one.item.not_built:
                 yield one
 
     def shown_name(self, kind: str, one: Brought) -> str:
@@ -151,11 +155,15 @@ class Catalogue:
 
         Raises:
             PluginError: if two packages bring equally restricted presets of this name.
+            NotBuiltYet: if it is only known.
         """
         holding = [
-            one for one in self._presets(kind) if one.answers_to(name) and _holds(cast(Preset, one.item).when, when)
+            one for one in self.presets(kind) if one.answers_to(name) and _holds(cast(Preset, one.item).when, when)
         ]
         if not holding:
+            names = self.preset_names(kind)
+            if name not in names:  # one that is restricted to other devices is there
+                self._refuse(kind, name, f"{kind.replace('_', ' ')} preset", names)
             return None
         most = max(len(cast(Preset, one.item).when) for one in holding)
         best = [one for one in holding if len(cast(Preset, one.item).when) == most]
@@ -163,16 +171,22 @@ class Catalogue:
 
     def preset_names(self, kind: str) -> tuple[str, ...]:
         """The names of all presets of a kind, restricted ones too, sorted."""
-        bundled = {one.item.name for one in self._presets(kind) if one.distribution == OWN}
+        bundled = {one.item.name for one in self.presets(kind) if one.distribution == OWN}
         bringers: dict[str, set[str]] = {}
-        for one in self._presets(kind):
+        for one in self.presets(kind):
             bringers.setdefault(one.item.name, set()).add(one.distribution)
         names = set(bundled)
-        for one in self._presets(kind):
+        for one in self.presets(kind):
             if one.distribution != OWN:
                 alone = len(bringers[one.item.name]) == 1
                 names.add(one.item.name if alone else one.full_name)
         return tuple(sorted(names))
+
+    def presets(self, kind: str) -> Iterator[Brought]:
+        """All presets of a kind, restricted ones too, in the order in which they were brought."""
+        for one in self.brought:
+            if isinstance(one.item, Preset) and one.item.kind == kind and not one.item.not_built:
+                yield one
 
     def options(self, plugin: Plugin, mapping: Mapping[str, Any]) -> Any:
         """An instance of the plugin's ``Options``: keys are checked first, then types (by pydantic).
@@ -186,8 +200,12 @@ class Catalogue:
         answering = [one for one in self.of_kind(kind) if one.answers_to(name)]
         return _choose(kind.replace("_", " "), name, answering) if answering else None
 
-    def _presets(self, kind: str) -> Iterator[Brought]:
-        return (one for one in self.brought if isinstance(one.item, Preset) and one.item.kind == kind)
+    def _refuse(self, kind: str, name: str, spoken: str, built: Sequence[str]) -> None:
+        """Raise `NotBuiltYet` where the name is one that is only known."""
+        for one in self.brought:
+            why = one.item.not_built
+            if why and one.item.kind == kind and one.answers_to(name):
+                raise NotBuiltYet(f"{spoken} '{name}' is not built yet: {why}. Known: {', '.join(built) or 'none'}")
 
     def _broken_text(self) -> str:
         if not self.broken:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flowlab.contracts import Core, Dataset, FeatureExtractor, Model, Plugin, Preset, Quantizer, Reader, Target
-from flowlab.errors import PluginError
+from flowlab.errors import NotBuiltYet, PluginError
 from flowlab.hookspecs import hookimpl
 from flowlab.plugins import HOOKS, KINDS, Announced, Brought, Catalogue, load, load_announced
 
@@ -178,6 +178,18 @@ def test_an_unknown_name_gets_a_suggestion_and_the_broken_packages(strangers: Ma
     text = str(raised.value)
     assert "no model named 'gear_nett'. Did you mean 'gear_net'? Known: gear_net" in text
     assert "flowlab-broken: cannot be loaded" in text
+
+
+def test_what_is_not_built_is_only_there_to_say_so_and_yields_to_one_that_is() -> None:
+    known, built = _Model(), _Model()
+    known.not_built = "it adds two branches"
+    catalogue = Catalogue((Brought(known, "flowlab"),))
+    assert (catalogue.names("model"), catalogue.find("model", known.name)) == ((), None)
+    with pytest.raises(NotBuiltYet, match=f"model '{known.name}' is not built yet: it adds two branches"):
+        catalogue.get("model", known.name)
+    catalogue = Catalogue((Brought(known, "flowlab"), Brought(built, "stranger")))
+    assert catalogue.get("model", built.name) is built
+    assert catalogue.names("model") == (built.name,)
 
 
 def test_an_unknown_kind_is_named() -> None:

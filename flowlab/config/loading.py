@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from flowlab.config.checks import check
+from flowlab.config.checks import check, check_task
 from flowlab.config.layer import Layer, from_file, from_mapping, from_sets, laid_over
 from flowlab.config.problems import Problems
 from flowlab.config.sections import (
@@ -35,7 +35,7 @@ def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
 
     Raises:
         ConfigError: naming file, section, key, line, what was found and what to do; a line for each problem.
-        NotBuiltYet: for a task or a source that this version does not have.
+        NotBuiltYet: for a task, a model or a preset that this version does not have; a task alone, before all else.
     """
     if not paths:
         raise ConfigError("no config file given. Write: flowlab run my.yaml")
@@ -60,6 +60,9 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
     for layer in layers:
         problems.extend(layer.problems)
     given = laid_over(layers)
+    task = given["common"].get("task_type")
+    if task is not None:
+        check_task(task.value, task.place.at("common.task_type"))
     resolved = resolve(given, catalogue, problems)
     sections = resolved.sections
     config = Config(

@@ -13,7 +13,7 @@ from typing import Any
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
 from flowlab.config.sections import PLUGINS, SECTIONS, Section, checks, keys
-from flowlab.errors import ConfigError, FlowlabError, PluginError, did_you_mean, unknown_name
+from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, PluginError, did_you_mean, unknown_name
 
 FEATURES = "data_processing_feature_extraction"
 Tree = Mapping[str, Mapping[str, Entry]]
@@ -106,10 +106,17 @@ def _require(given: Tree, problems: Problems) -> None:
 
 
 def _model_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any) -> None:
+    """What the model sets; the device's own quantizer becomes the generic one where the device has none."""
     name = name_in(given, "training", "model_name")
-    if name is not None:
-        model = _plugin(given, catalogue, "model", name, ("training", "model_name"))
-        _apply(merged, "training", getattr(model, "defaults", {}), f"model {name}")
+    if name is None:
+        return
+    model = _plugin(given, catalogue, "model", name, ("training", "model_name"))
+    values = getattr(model, "defaults", {})
+    _apply(merged, "training", values, f"model {name}")
+    target = catalogue.find("target", name_in(given, "common", "target_device") or "")
+    if values.get("quantization") == OWN and target is not None and not target.quantizers:
+        tier = f"model {name}, for a device without an accelerator"
+        _apply(merged, "training", {"quantization": GENERIC}, tier)
 
 
 def _dataset_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any) -> None:
@@ -149,7 +156,12 @@ def _compile_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: A
     _apply(merged, "compilation", settings, f"compile preset {name}")
 
 
-MODES = {"": 0, "cpu": 1, "npu": 2}  # what `quantization` says of a quantizer, by the number format that it asks for
+OWN, GENERIC = 2, 1  # of `quantization`: the target's own quantizer, and the one for any CPU
+MODES = {
+    "": 0,
+    "cpu": GENERIC,
+    "npu": OWN,
+}  # what `quantization` says of a quantizer, by the number format that it asks for
 
 
 def _quantizer_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any, problems: Problems) -> None:
@@ -191,8 +203,8 @@ def _preset(given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str,
     }
     try:
         preset = catalogue.preset(kind, name, **when)
-    except PluginError as error:
-        raise _at(given, place, str(error)) from None
+    except FlowlabError as error:
+        raise _again(given, place, error) from None
     if preset is None and name in catalogue.preset_names(kind):
         here = f"task {when['task_type']} on {when['target_device']}"
         raise _at(given, place, f"preset '{name}' is not made for {here}")
@@ -203,7 +215,13 @@ def _plugin(given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str,
     try:
         return catalogue.get(kind, name)
     except FlowlabError as error:
-        raise _at(given, place, str(error)) from None
+        raise _again(given, place, error) from None
+
+
+def _again(given: Tree, place_of: tuple[str, str], error: FlowlabError) -> FlowlabError:
+    """The same error with its place; what is not built yet stays that."""
+    placed = _at(given, place_of, str(error))
+    return NotBuiltYet(str(placed)) if isinstance(error, NotBuiltYet) else placed
 
 
 def _at(given: Tree, place_of: tuple[str, str], text: str) -> ConfigError:

@@ -145,7 +145,8 @@ def _plugins(catalogue: Any) -> Iterator[Finding]:
     if not packages:
         yield Finding("plugins", "unusable", "no package brings anything", "Install flowlab whole: pip install flowlab")
     else:
-        yield Finding("plugins", "ok", f"{len(catalogue.brought)} things from {', '.join(packages)}")
+        count = sum(not one.item.not_built for one in catalogue.brought)
+        yield Finding("plugins", "ok", f"{count} things from {', '.join(packages)}")
     for package, reason in sorted(catalogue.broken.items()):
         yield Finding("plugins", "warning", f"{package} is broken: {reason}", "Update it, or uninstall it")
 

@@ -64,8 +64,8 @@ def features(catalogue: Catalogue) -> Listing:
             "options": ", ".join(one.item.values),
             "summary": one.item.summary,
         }
-        for one in catalogue.brought
-        if isinstance(one.item, Preset) and one.item.kind == "feature_extraction"
+        for one in catalogue.presets("feature_extraction")
+        if isinstance(one.item, Preset)
     ]
     return Listing("features", (*extractors, *presets))
 

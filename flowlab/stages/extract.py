@@ -36,7 +36,8 @@ def options(config: Any, catalogue: Any) -> ExtractOptions:
     section = config.data_processing_feature_extraction
     for key in NOT_BUILT:
         if getattr(section, key):
-            raise NotBuiltYet(f"data_processing_feature_extraction.{key} is not built yet. Leave the key out")
+            where = config.where("data_processing_feature_extraction", key)
+            raise NotBuiltYet(f"{where}: '{key}' is not built yet. Leave the key out")
     windows = WindowOptions(**{item.name: getattr(section, item.name) for item in fields(WindowOptions)})
     return ExtractOptions(windows, config.presets.get("feature_extraction"))
 
@@ -65,11 +66,11 @@ def _check(config: Any, extractor: Any, chosen: Any) -> None:
     try:
         windowing.check(windows)
         extractor.shape((columns, windows.length), chosen)
-    except OptionError as error:
+    except (OptionError, NotBuiltYet) as error:
         key, colon, text = str(error).partition(": ")
         if not colon or not hasattr(section, key):
             raise
-        raise OptionError(f"{config.where('data_processing_feature_extraction', key)}: {text}") from None
+        raise type(error)(f"{config.where('data_processing_feature_extraction', key)}: {text}") from None
 
 
 STAGE = Stage(

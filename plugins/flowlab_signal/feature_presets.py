@@ -1,7 +1,7 @@
 """Feature presets of TI's toolchain: the float FFT family and raw windows, as rows.
 
-Source: tinyml-modelmaker, timeseries presets, read for the fact sheet (section 3.1). Presets of the fixed-point, PIR
-and decimating families come with their steps; until then their names are unknown here.
+Source: tinyml-modelmaker, timeseries presets, read for the fact sheet (section 3.1). Of those whose steps are not
+built only the names stand here, each with what it needs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ARC_STEPS = ("FFT_FE", "FFT_POS_HALF", "WINDOWING", "BINNING", "NORMALIZE", "ABS
 BIN_STEPS = ("FFT_FE", "FFT_POS_HALF", "DC_REMOVE", "ABS", "BINNING", "LOG_DB", "CONCAT")
 FFT_STEPS = ("FFT_FE", "FFT_POS_HALF", "ABS", "DC_REMOVE", "LOG_DB", "CONCAT")
 RAW_STEPS = ("RAW_FE", "CONCAT")
+FRAME_STEPS = ("CONCAT",)  # upstream lists FE_DECIMATE and FE_Q15 too, which none of its code does anything for
 
 ARC: Mapping[str, Any] = {
     "feat_ext_transform": ARC_STEPS,
@@ -68,7 +69,7 @@ def _arc(frame: int, size: int, frames: int, first: int, bandwidth: int) -> dict
 def _generic(row: Row) -> dict[str, Any]:
     return {
         **GENERIC,
-        **({} if row.steps == RAW_STEPS else DECIBEL),
+        **(DECIBEL if "LOG_DB" in row.steps else {}),
         "feat_ext_transform": row.steps,
         "frame_size": row.frame,
         "feature_size_per_frame": row.size,
@@ -89,6 +90,16 @@ GENERIC_ROWS = (
     Row("Input256_FFTBIN_16Feature_8Frame_3InputChannel_removeDC_2D1", BIN_STEPS, 256, 16, 8, 3, "2D1", MOTOR),
     Row("Input256_FFT_128Feature_1Frame_3InputChannel_removeDC_2D1", FFT_STEPS, 256, 128, 1, 3, "2D1", MOTOR),
     Row("Input128_RAW_128Feature_1Frame_3InputChannel_removeDC_2D1", RAW_STEPS, 128, 128, 1, 3, "2D1", MOTOR),
+    Row(
+        "MotorFault_128Input_RAW_128Feature_1Frame_3InputChannel_removeDC_2D1",
+        FRAME_STEPS,
+        128,
+        128,
+        1,
+        3,
+        "2D1",
+        MOTOR,
+    ),
     Row("Generic_1024Input_FFTBIN_64Feature_8Frame", BIN_STEPS, 1024, 64, 8, 1, "2D1", CLASSIFICATION),
     Row("Generic_512Input_FFTBIN_32Feature_8Frame", BIN_STEPS, 512, 32, 8, 1, "2D1", CLASSIFICATION),
     Row("Generic_256Input_FFTBIN_16Feature_8Frame", BIN_STEPS, 256, 16, 8, 1, "2D1", CLASSIFICATION),
@@ -141,6 +152,21 @@ CUSTOM_ROWS: tuple[tuple[str, Mapping[str, Any], tuple[str, ...]], ...] = (  # f
         CLASSIFICATION,
     ),
     (
+        "Generic_8Input_ABS_8Feature_1Frame",
+        {
+            "feat_ext_transform": ("ABS", "LOG_DB", "CONCAT"),
+            "frame_size": 8,
+            "feature_size_per_frame": 8,
+            "num_frame_concat": 1,
+            "normalize_bin": True,
+            "frame_skip": 1,
+            "variables": 11,
+            "sampling_rate": 1,
+            "new_sr": 1,
+        },
+        ("generic_timeseries_regression",),
+    ),
+    (
         "ECG2500Input_Roundoff_1Frame",
         {"feat_ext_transform": ("ROUND_OFF",), "frame_size": 2500, "variables": 1},
         ("ecg_classification",),
@@ -159,4 +185,34 @@ PRESETS: tuple[Preset, ...] = (
     *(_preset(f"ArcFault_{name}", _arc(*row), ARC_FAULT) for name, *row in ARC_ROWS),
     *(_preset(row.name, _generic(row), row.tasks) for row in GENERIC_ROWS),
     *(_preset(*row) for row in CUSTOM_ROWS),
+)
+
+FIXED_POINT = "it needs FFT_Q15, the fixed-point FFT of the vendor's DSP library, equal to the bit"
+SENSOR = "it needs PIR_FE, 25 statistics of each stretch of a motion sensor's samples"
+IMAGES = "it is for images"
+NOT_BUILT: tuple[Preset, ...] = tuple(
+    Preset("feature_extraction", name, {}, not_built=reason)
+    for reason, names in {
+        FIXED_POINT: (
+            "Custom_ArcFault_MSPM0",
+            "Custom_MotorFault_MSPM0",
+            "Custom_Default_MSPM0",
+            "FFT256Input_FE_RFFT_16Feature_8Frame_removeDC_Full_Bandwidth",
+            "ArcFault_1024Input_FE_RFFT_128Feature_8Frame_1InputChannel_removeDC_Full_Bandwidth",
+            "ArcFault_512Input_FE_RFFT_32Feature_8Frame_1InputChannel_removeDC_Full_Bandwidth",
+            "MotorFault_256Input_FE_RFFT_16Feature_8Frame_3InputChannel_removeDC_1D",
+            "MotorFault_256Input_FE_RFFT_16Feature_8Frame_3InputChannel_removeDC_2D1",
+            "FallDetection_256Input_FE_RFFT_8Feature_8Frame_3InputChannel_removeDC_2D1",
+        ),
+        SENSOR: ("PIRDetection_125Input_25Feature_25Frame_1InputChannel_2D",),
+        f"{SENSOR}, in fixed point": ("PIRDetection_125Input_25Feature_25Frame_1InputChannel_2D_FixedPoint",),
+        IMAGES: (
+            "Mnist_Default",
+            "CoffeeBean_Default",
+            "CoffeeBean_Augmentation_Default",
+            "MachineReadable_Default",
+        ),
+        "it is for audio": ("GoogleSpeechCommands_MFCC_Default",),
+    }.items()
+    for name in names
 )

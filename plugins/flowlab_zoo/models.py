@@ -110,6 +110,12 @@ TABLES: dict[str, Table] = {
         pool(4), conv(64, 5), pool(4), conv(64, 5), pool(2), conv(64, 3),
     ],
 }  # fmt: skip
+SAME = {  # names under which the vendor brings a network once more
+    "ECG_55k_NPU": "CLS_55k_NPU",
+    "ElectricalFault_model_40k_t": "CLS_40k_NPU",
+    "GearboxFault_model_1.2k_t": "CLS_1.2k_NPU",
+    "GearboxFault_model_1.5k_t": "CLS_1.5k_NPU",
+}
 
 
 def cls_4k() -> Sequence[Row]:
@@ -119,5 +125,6 @@ def cls_4k() -> Sequence[Row]:
 
 MODELS: tuple[Model, ...] = (
     *(TableModel(name, table, "classification of series, made for the NPU") for name, table in TABLES.items()),
+    *(TableModel(name, TABLES[other], f"the network of {other}") for name, other in SAME.items()),
     TableModel("CLS_4k", cls_4k, "the public 4k_t network: average over four parts of the series, 128 features"),
 )

@@ -10,10 +10,11 @@ from flowlab.hookspecs import hookimpl
 
 @hookimpl
 def flowlab_models() -> Sequence[Model]:
-    """The networks of the zoo's tables."""
+    """The networks of the zoo's tables; of the vendor's others the names."""
     from flowlab_zoo.models import MODELS
+    from flowlab_zoo.not_built import NOT_BUILT
 
-    return MODELS
+    return (*MODELS, *NOT_BUILT)
 
 
 @hookimpl

@@ -46,9 +46,10 @@ compilation:
 class ToyModel(Model):
     defaults = {"learning_rate": 0.04, "batch_size": 64, "quantization": 2}
 
-    def __init__(self, name: str, problems: tuple[str, ...] = ("classification",)) -> None:
+    def __init__(self, name: str, problems: tuple[str, ...] = ("classification",), not_built: str = "") -> None:
         self.name = name
         self.problems = problems
+        self.not_built = not_built
 
     def build(self, shape: Any, outputs: int, options: Any) -> Any:
         raise NotImplementedError
@@ -116,6 +117,7 @@ def toy_catalogue() -> Catalogue:
         ToyModel("CLS_4k_NPU"),
         ToyModel("CLS_4k"),
         ToyModel("REGR_2k", ("regression",)),
+        ToyModel("branched", not_built="it adds two branches"),
         ToyDataset(),
         ToyExtractor(),
         ToyQuantizer("npu_qat", trains=True),
@@ -129,6 +131,7 @@ def toy_catalogue() -> Catalogue:
         ToyTarget("plain", accelerator=False),
         Preset("feature_extraction", preset, {"frame_size": 1024, "log_base": "e"}),
         Preset("feature_extraction", "only_motor", {}, when={"task_type": ("motor_fault",)}),
+        Preset("feature_extraction", "fixed_point", {}, not_built="it needs FFT_Q15"),
         Preset("compile", "compress_npu_layer_data", {"target": "c", "compress": True}),
     ]
     return Catalogue(tuple(Brought(item, "flowlab") for item in items))

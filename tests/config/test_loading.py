@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flowlab.config import Config, extractor_options, load, load_mapping
-from flowlab.errors import ConfigError, NotBuiltYet, OptionError
+from flowlab.config.explained import explained, lines
+from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError
 from flowlab.plugins import Catalogue
 from tests.config.conftest import WHOLE, ToyExtractor
 
@@ -295,6 +297,49 @@ def test_what_is_not_built_yet_is_said_so(loaded: Loaded, catalogue: Catalogue) 
             config.quantizer_name(catalogue)
 
 
+@pytest.mark.parametrize(
+    "task",
+    [
+        "generic_timeseries_regression",
+        "generic_timeseries_anomalydetection",
+        "generic_timeseries_forecasting",
+        "image_classification",
+        "audio_classification",
+        "radar_classification",
+    ],
+)
+def test_a_task_that_is_not_built_is_said_first_and_alone(loaded: Loaded, task: str) -> None:
+    wrong = (
+        "training:\n  model_name: REGR_13k\n  modl_name: x\n  batch_size: -1\ncompilation:\n  preset_name: nowhere\n"
+    )
+    with pytest.raises(NotBuiltYet) as error:
+        loaded(f"common:\n  task_type: {task}\n{wrong}")
+    assert re.fullmatch(
+        rf"\S+part.yaml, common.task_type, line 2: task '{task}' is not built yet. Use one of .*", said(error)
+    )
+
+
+def test_a_name_that_is_known_and_not_built_says_what_it_needs(loaded: Loaded) -> None:
+    model = "training:\n  model_name: branched\n"
+    with pytest.raises(
+        NotBuiltYet, match=r"line 2: model 'branched' is not built yet: it adds two branches\. Known: CLS_4k, "
+    ):
+        loaded(model)
+    preset = "data_processing_feature_extraction:\n  feature_extraction_name: fixed_point\n"
+    with pytest.raises(NotBuiltYet, match=r"preset 'fixed_point' is not built yet: it needs FFT_Q15\. Known: FFT10"):
+        loaded(preset)
+    with pytest.raises(NotBuiltYet) as error:
+        loaded(model + preset)
+    assert len(said(error).splitlines()) == 2
+    with pytest.raises(ConfigError, match="no model named 'branch'") as unknown:
+        loaded("training:\n  model_name: branch\n")
+    assert "branched" not in said(unknown)
+
+
+def said(error: pytest.ExceptionInfo[FlowlabError]) -> str:
+    return str(error.value)
+
+
 def test_narrow_activations_run_as_bytes_with_one_warning(loaded: Loaded, catalogue: Catalogue) -> None:
     config = loaded("training:\n  quantization_weight_bitwidth: 4\n  quantization_activation_bitwidth: 4\n")
     (warning,) = config.warnings
@@ -339,6 +384,25 @@ def test_a_device_without_an_accelerator_names_the_mode_that_it_has(loaded: Load
     with pytest.raises(ConfigError, match=f"training.quantization, {said}"):
         loaded(plain).quantizer_name(catalogue)
     assert loaded(f"{plain}training:\n  quantization: 1\n").quantizer_name(catalogue) == "generic_qat"
+
+
+def test_a_models_own_mode_is_the_generic_one_on_a_device_without_an_accelerator(
+    loaded: Loaded, catalogue: Catalogue
+) -> None:
+    whole = WHOLE.replace("  quantization: 2\n", "")
+    config = loaded(whole=whole)
+    assert (config.training.quantization, config.tier("training", "quantization")) == (2, "model CLS_4k_NPU")
+    plain = "common:\n  target_device: plain\n"
+    config = loaded(plain, whole=whole)
+    assert config.quantizer_name(catalogue) == "generic_qat"
+    assert config.training.quantization == 1
+    tier = "model CLS_4k_NPU, for a device without an accelerator"
+    assert config.tier("training", "quantization") == tier
+    assert config.tier("training", "learning_rate") == "model CLS_4k_NPU"
+    assert any(tier in line for line in lines(explained(config)))
+    assert loaded(f"{plain}training:\n  quantization: 0\n", whole=whole).training.quantization == 0
+    with pytest.raises(ConfigError, match=r"line 4: 'plain' has no quantizer of its own .* Write 'quantization: 1'"):
+        loaded(f"{plain}training:\n  quantization: 2\n", whole=whole).quantizer_name(catalogue)
 
 
 def test_a_quantizer_that_no_package_brings_is_named(loaded: Loaded, catalogue: Catalogue) -> None:

@@ -7,15 +7,25 @@ import sys
 
 import pytest
 import yaml
+from networks.training import outputs, quantize_job
 
-from flowlab.contracts import Model
-from flowlab.errors import GraphError
+from flowlab.compiler import interpreter
+from flowlab.compiler.export_onnx import export_onnx
+from flowlab.compiler.number_format import GENERIC
+from flowlab.contracts import Model, NoOptions, Quantizer
+from flowlab.errors import GraphError, NotBuiltYet
 from flowlab.learn.determinism import seeded
 from flowlab.learn.layers import count_parameters
 from flowlab.learn.lengthwise import keeps_width
 from flowlab.learn.trace import float_graph
+from flowlab.plugins import load
+from flowlab.stages.validate import run_onnx
+from flowlab_generic.quantizers import QUANTIZERS as GENERIC_QUANTIZERS
+from flowlab_tinpu.number_format import NPU
+from flowlab_tinpu.quantizers import QUANTIZERS as TINPU_QUANTIZERS
 from flowlab_zoo.examples import DEMO
-from flowlab_zoo.models import MODELS
+from flowlab_zoo.models import MODELS, SAME
+from flowlab_zoo.not_built import NOT_BUILT
 
 # parameters and multiplications of the vendor's networks on (1, 256, 1) with two outputs
 PUBLISHED = {
@@ -38,8 +48,15 @@ PUBLISHED = {
     "CLS_20k_NPU": (66596, 1162368),
     "CLS_40k_NPU": (38828, 5602912),
     "CLS_55k_NPU": (52092, 172672),
+    "ECG_55k_NPU": (52092, 172672),
+    "ElectricalFault_model_40k_t": (38828, 5602912),
+    "GearboxFault_model_1.2k_t": (1048, 231456),
+    "GearboxFault_model_1.5k_t": (1344, 56864),
 }
 SHAPE = (1, 256, 1)
+TINPU, GENERIC_ONES = (
+    [one for one in brought if one.format and not one.trains] for brought in (TINPU_QUANTIZERS, GENERIC_QUANTIZERS)
+)
 BY_NAME = {model.name: model for model in MODELS}
 
 
@@ -65,6 +82,44 @@ def test_nothing_else_is_brought_but_the_older_4k() -> None:
     assert "4k_t" in BY_NAME["CLS_4k"].summary
 
 
+def test_every_other_name_of_the_vendor_says_why_it_is_not_built() -> None:
+    assert not {model.name for model in NOT_BUILT} & set(BY_NAME)
+    catalogue = load()
+    assert not {model.name for model in NOT_BUILT} & set(catalogue.names("model"))
+    for model in NOT_BUILT:
+        with pytest.raises(NotBuiltYet, match=rf"model '{model.name}' is not built yet: it"):
+            catalogue.get("model", model.name)
+        with pytest.raises(NotBuiltYet, match=model.not_built):
+            model.build(SHAPE, 2, None)
+    classifications = len(PUBLISHED) + sum("for " not in model.not_built for model in NOT_BUILT)
+    assert classifications == 37  # the vendor's, but for the radar network
+
+
+@pytest.mark.parametrize("quantizer", [*TINPU, *GENERIC_ONES], ids=lambda quantizer: quantizer.name)
+@pytest.mark.parametrize("name", SAME)
+def test_a_network_under_another_name_quantizes_to_what_onnx_runtime_computes(name: str, quantizer: Quantizer) -> None:
+    import numpy as np
+    import torch
+
+    shape = (1, 128, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module, series = BY_NAME[name].build(shape, 3, None), torch.randn(32, *shape)
+        with torch.no_grad():
+            for _ in range(20):  # its batch norms see the data, or the layers would say nothing of them
+                module(series)
+    module, features = module.eval(), series.numpy()
+    format = NPU if quantizer.format == "npu" else GENERIC
+    job = quantize_job(module, shape, format=format, calibration=features)
+    quantized = quantizer.quantize(job, NoOptions())
+    assert quantized.module is not None
+    found = outputs(quantized.module, features)
+    value = quantized.graph.outputs["output"]
+    assert np.array_equal(interpreter.run(quantized.graph, features)[value], found)
+    assert np.array_equal(run_onnx(export_onnx(quantized.graph, {}), features, ["output"])["output"], found)
+    assert len(np.unique(found)) > 20
+
+
 @pytest.mark.parametrize("name", BY_NAME)
 @pytest.mark.parametrize("shape", [(1, 128, 1), (3, 128, 1), (2, 512, 1)])
 def test_every_network_takes_series_of_several_variables(name: str, shape: tuple[int, int, int]) -> None:
@@ -78,9 +133,11 @@ def test_every_network_trains_lengthwise() -> None:
     assert all(keeps_width(model.build(SHAPE, 2, None)) for model in MODELS)
 
 
-def test_an_average_over_parts_is_refused_before_training_with_a_cure() -> None:
-    with pytest.raises(GraphError, match=r"'average1' .*16x1 down to 4x1.*nn\.AdaptiveAvgPool2d\(1\)"):
-        float_graph(BY_NAME["CLS_4k"].build(SHAPE, 2, None), SHAPE)
+def test_an_average_over_parts_that_are_not_equal_is_refused_before_training_with_a_cure() -> None:
+    model, shape = BY_NAME["CLS_4k"], (1, 240, 1)
+    assert "average1" in {node.name for node in float_graph(model.build(SHAPE, 2, None), SHAPE).nodes}
+    with pytest.raises(GraphError, match=r"'average1' .*15x1 down to 4x1.*nn\.AdaptiveAvgPool2d\(1\)"):
+        float_graph(model.build(shape, 2, None), shape)
 
 
 def test_initial_weights_come_from_torchs_generator() -> None:
