@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Readable, Reader, Recording
 from flowlab.errors import DataError
-from flowlab_signal.text_table import LARGEST, MAX_MISSING
+from flowlab_signal.text_table import LARGEST, MAX_COLUMNS, MAX_MISSING
 from flowlab_signal.time_column import TimeOptions, said, time_columns
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-MAX_COLUMNS = 1024  # more are samples that lie across
 NUMBERS = "biuf"  # kinds of dtypes: flags, whole numbers, numbers
 UNREADABLE = (  # what a header that is no header makes numpy raise
     ValueError,
@@ -59,7 +58,9 @@ class NpyReader(Reader):
         names = tuple(f"column{i}" for i in range(values.shape[1]))
         times = time_columns(names, False, options.time_column, shown)
         kept = [i for i in range(len(names)) if i not in times]
-        values, repairs = without_missing(values[:, kept].astype(np.float64), kept, shown)
+        with np.errstate(over="ignore"):  # of numbers wider than float64: what becomes infinite is refused below
+            numbers = values[:, kept].astype(np.float64)
+        values, repairs = without_missing(numbers, kept, shown)
         repairs += said(shown, names, times, options.time_column, values[:, 0])
         label = PurePosixPath(shown).parent.name or "unlabelled"  # the layout's word counts, not the reader's
         columns = tuple(names[i] for i in kept)
@@ -106,7 +107,7 @@ def header(file: io.BytesIO, shown: str) -> tuple[tuple[int, ...], bool, np.dtyp
     except UNREADABLE as error:
         reason = str(error).partition("\n")[0][:120] or type(error).__name__
         raise DataError(f"{shown}: no readable npy file ({reason}). Save it with numpy.save") from None
-    if any(count < 0 for count in shape):
+    if any(type(count) is not int or count < 0 for count in shape):  # numpy lets True pass as a size
         raise DataError(f"{shown}: an array of shape {_shape(shape)}; the file is damaged")
     return shape, fortran, dtype
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_MISSING = 0.01  # of the rows: more than that is a broken sensor, not a gap
 MISSING = frozenset({"", "nan", "na", "n/a", "null", "none", "-"})
 LARGEST = 3.4028234e38  # of float32
+MAX_COLUMNS = 1024  # more are samples that lie across
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def find_form(text: str, shown: str, time: int | str | None = None, separator: s
     """Look at the first lines: separator (unless it is known), decimal sign, header, and the columns of the time.
 
     Raises:
-        DataError: for a first line that is no row, or a time column that is not there.
+        DataError: for a first line that is no row or absurdly wide, or a time column that is not there.
     """
     lines = _first_lines(text, 2)
     last = lines[-1]  # data, if there are any
@@ -102,6 +103,11 @@ def find_form(text: str, shown: str, time: int | str | None = None, separator: s
     except csv.Error as error:
         carriage = ". Its lines end with a carriage return alone: save it with line feeds" if "\r" in lines[0] else ""
         raise DataError(f"{shown}, line 1: no row of a table ({error}){carriage}") from None
+    if len(first) > MAX_COLUMNS:
+        raise DataError(
+            f"{shown}, line 1: {len(first):,} columns, at most {MAX_COLUMNS:,} are read. "
+            "Samples go down, columns across: save its transpose"
+        )
     if is_number(first[0], decimal):
         form = Form(separator, decimal, None, len(first))
         return replace(form, times=time_columns(form.names, False, time, shown))

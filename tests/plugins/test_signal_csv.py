@@ -179,8 +179,12 @@ def test_a_hundred_thousand_rows_take_well_under_a_second() -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1\r2\r3\r", "carriage return"), ("1" * 200_000 + "\n1\n", "field limit")],
-    ids=["cr", "long"],
+    [
+        ("1\r2\r3\r", "carriage return"),
+        ("1" * 200_000 + "\n1\n", "field limit"),
+        ("1," * 200_000 + "1\n", "200,001 columns, at most 1,024 are read. Samples go down"),
+    ],
+    ids=["cr", "long", "wide"],
 )
 def test_a_first_line_that_is_no_row_is_an_error_with_its_place(text: str, message: str) -> None:
     with pytest.raises(DataError, match=rf"a/1\.csv, line 1: .*{message}"):

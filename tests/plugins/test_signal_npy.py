@@ -111,6 +111,8 @@ class Boom:
         (saved(np.zeros(3, [("x", "f4"), ("y", "f4")])), "records with the fields x, y"),
         (headed("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,)}"), "the file holds 64: damaged"),
         (headed("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, -8)}"), r"shape \(-1, -8\); the file is"),
+        (headed("{'descr': '<f8', 'fortran_order': False, 'shape': (True, 8)}"), r"shape \(True, 8\); the file is"),
+        (saved(np.full(3, np.longdouble("1e4000"))), "sample 0, column 0: inf is not finite"),
         (headed("{'descr': ('<f4', (99999999,)), 'fortran_order': False, 'shape': (1,)}"), "no readable|no numbers"),
         (headed("{'descr': '<f8', 'fortran_order': 3, 'shape': (8,)}"), "no readable npy file"),
         (headed("{'descr': '<f8', 'shape': (8,)}"), "no readable npy file"),
