@@ -157,11 +157,7 @@ def _compile_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: A
 
 
 OWN, GENERIC = 2, 1  # of `quantization`: the target's own quantizer, and the one for any CPU
-MODES = {
-    "": 0,
-    "cpu": GENERIC,
-    "npu": OWN,
-}  # what `quantization` says of a quantizer, by the number format that it asks for
+MODES = {"": 0, "cpu": GENERIC, "npu": OWN}  # `quantization` of a quantizer, by the number format that it asks for
 
 
 def _quantizer_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: Any, problems: Problems) -> None:
