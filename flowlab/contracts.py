@@ -151,6 +151,7 @@ class Model(Plugin):
     kind = "model"
     problems: tuple[str, ...] = ("classification",)
     defaults: Mapping[str, Any] = {}  # training keys that this model sets: learning_rate, batch_size, ...
+    larger: str = ""  # the next larger model of its family, which a report proposes where quantization cost accuracy
 
     @abstractmethod
     def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:

@@ -167,10 +167,9 @@ def _quantizer_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue:
         return
     quantizer = _plugin(given, catalogue, "quantizer", name, ("training", "quantizer"))
     tier = Place(f"quantizer {name}")
-    if quantizer.format in MODES:
-        mode = MODES[quantizer.format]
-        with problems.collected("training"):
-            _follows(merged, given, "quantization", Entry(mode, tier, Path()), f"'{name}' is a 'quantization: {mode}'")
+    mode = MODES.get(quantizer.format, OWN)
+    with problems.collected("training"):
+        _follows(merged, given, "quantization", Entry(mode, tier, Path()), f"'{name}' is a 'quantization: {mode}'")
     if quantizer.format:
         method = "QAT" if quantizer.trains else "PTQ"
         with problems.collected("training"):

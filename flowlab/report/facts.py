@@ -30,7 +30,8 @@ class ReportFacts:
     ``file_bytes`` are sizes of files by role. ``unit_name`` is what the device's accelerator is called;
     ``packs_below_8`` says that the compile preset packs weights of fewer than 8 bits. ``integer_curves`` are those of
     `flowlab.learn.roc` from the integers that were computed on the test split; ``trained_quantizer`` are the settings
-    that choose quantization-aware training here, empty where there is none.
+    that choose quantization-aware training here, empty where there is none; ``larger_model`` is the next of the
+    model's family, empty where none is known.
     """
 
     feature_spec: Document
@@ -51,3 +52,4 @@ class ReportFacts:
     packs_below_8: bool = False
     integer_curves: Sequence[Document] = ()
     trained_quantizer: Sequence[str] = ()
+    larger_model: str = ""

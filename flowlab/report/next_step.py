@@ -85,11 +85,10 @@ def _step(config: Document, facts: ReportFacts) -> tuple[str, tuple[str, ...]]:
             f"network for {floats}. More epochs cost nothing on the device.",
             (f"training.quantization_epochs={min(2 * epochs, floats)}",),
         )
-    return (
-        "Method and widths are at their best. A larger model tolerates quantization better (8.2.9, step 4); put the "
-        "name of one for NAME.",
-        ("training.model_name=NAME",),
-    )
+    best = "Method and widths are at their best. A larger model tolerates quantization better (8.2.9, step 4)"
+    if facts.larger_model:
+        return f"{best}.", (f"training.model_name={facts.larger_model}",)
+    return f"{best}, and no larger one of this family is known: `flowlab models` lists the others.", ()
 
 
 def _bits(config: Document, key: str) -> int:

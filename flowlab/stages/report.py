@@ -36,18 +36,21 @@ class ReportOptions:
     """How the device's accelerator is called, and whether the compile preset packs weights below 8 bits.
 
     ``trained_quantizer``: the settings that choose quantization-aware training in place of this run's quantizer.
+    ``larger_model``: the next larger one of the model's family, or empty.
     """
 
     unit_name: str
     packs_below_8: bool
     trained_quantizer: tuple[str, ...] = ()
+    larger_model: str = ""
 
 
 def options(config: Any, catalogue: Any) -> ReportOptions:
     """Copy them from the target and from what the compile preset asks of the compiler."""
     target = catalogue.get("target", config.common.target_device)
     packs = PACKS in (config.compilation.target or "")
-    return ReportOptions(target.unit_name, packs, trained_quantizer(config, catalogue))
+    model = catalogue.get("model", config.training.model_name)
+    return ReportOptions(target.unit_name, packs, trained_quantizer(config, catalogue), model.larger)
 
 
 def trained_quantizer(config: Any, catalogue: Any) -> tuple[str, ...]:
@@ -114,6 +117,7 @@ def run(job: StageJob) -> StageResult:
         unit_name=asked.unit_name,
         packs_below_8=asked.packs_below_8,
         trained_quantizer=asked.trained_quantizer,
+        larger_model=asked.larger_model,
     )
     path = job.out / "report.html"
     path.write_text(render(facts), encoding="utf-8")

@@ -7,6 +7,7 @@ The names are the vendor's: they say a family and an order, and not the number o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Model
@@ -27,9 +28,9 @@ class TableModel(Model):
     code = ("flowlab_zoo.models", "flowlab.learn.layers")
     defaults = DEFAULTS
 
-    def __init__(self, name: str, table: Table, summary: str) -> None:
+    def __init__(self, name: str, table: Table, summary: str, larger: str = "") -> None:
         """``table`` makes the rows when a network is built."""
-        self.name, self.table, self.summary = name, table, summary
+        self.name, self.table, self.summary, self.larger = name, table, summary, larger
 
     def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:
         """An ``nn.Sequential`` with torch's own initial weights, drawn from torch's generator."""
@@ -123,8 +124,23 @@ def cls_4k() -> Sequence[Row]:
     return [conv(8, 7, 2), pool(), conv(16, 5, 2), conv(32, 5, 2), average(4)]
 
 
+LADDER = (  # the family by number of parameters, which is not the order of the names
+    *("CLS_100_NPU", "CLS_500_NPU", "CLS_1k_NPU", "CLS_1.2k_NPU", "CLS_1.5k_NPU", "CLS_1.9k_NPU", "CLS_2.8k_NPU"),
+    *("CLS_3.1k_NPU", "CLS_4k_NPU", "CLS_3.9k_NPU", "CLS_4.2k_NPU", "CLS_5k_NPU", "CLS_2k_NPU", "CLS_6k_NPU"),
+    *("CLS_8k_NPU", "CLS_13k_NPU", "CLS_40k_NPU", "CLS_55k_NPU", "CLS_20k_NPU"),
+)
+LARGER = dict(pairwise(LADDER))
+
+
+def _alike(name: str, other: str, table: Table, summary: str) -> Model:
+    """A network beside the family, with that one's next larger of which ``other`` is."""
+    return TableModel(name, table, summary, LARGER.get(other, ""))
+
+
 MODELS: tuple[Model, ...] = (
-    *(TableModel(name, table, "classification of series, made for the NPU") for name, table in TABLES.items()),
-    *(TableModel(name, TABLES[other], f"the network of {other}") for name, other in SAME.items()),
-    TableModel("CLS_4k", cls_4k, "the public 4k_t network: average over four parts of the series, 128 features"),
+    *(_alike(name, name, table, "classification of series, made for the NPU") for name, table in TABLES.items()),
+    *(_alike(name, other, TABLES[other], f"the network of {other}") for name, other in SAME.items()),
+    _alike(
+        "CLS_4k", "CLS_4k_NPU", cls_4k, "the public 4k_t network: average over four parts of the series, 128 features"
+    ),
 )

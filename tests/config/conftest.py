@@ -127,6 +127,7 @@ def toy_catalogue() -> Catalogue:
         ToyQuantizer("generic_qat", trains=True, format="cpu"),
         ToyQuantizer("generic_ptq", trains=False, format="cpu"),
         ToyQuantizer("none", trains=False, format=""),
+        ToyQuantizer("dsp_ptq", trains=False, format="dsp"),
         ToyTarget("F28P55"),
         ToyTarget("plain", accelerator=False),
         Preset("feature_extraction", preset, {"frame_size": 1024, "log_base": "e"}),

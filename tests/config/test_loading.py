@@ -378,6 +378,15 @@ def test_the_quantizer_follows_from_target_and_method(loaded: Loaded, catalogue:
         loaded("training:\n  quantizer: npu_qta\n").quantizer_name(catalogue)
 
 
+def test_a_quantizer_for_an_accelerator_of_any_name_is_the_targets_own_mode(
+    loaded: Loaded, catalogue: Catalogue
+) -> None:
+    whole = WHOLE.replace("  quantization: 2\n", "")
+    config = loaded("training:\n  quantization_method: PTQ\n  quantizer: dsp_ptq\n", whole=whole)
+    assert (config.training.quantization, config.training.quantization_method) == (2, "PTQ")
+    assert config.output_int and config.skip_normalize
+
+
 def test_a_device_without_an_accelerator_names_the_mode_that_it_has(loaded: Loaded, catalogue: Catalogue) -> None:
     plain = "common:\n  target_device: plain\n"
     said = r"line 16: 'plain' has no quantizer of its own for QAT: it has no accelerator. Write 'quantization: 1'"

@@ -24,7 +24,7 @@ from flowlab_generic.quantizers import QUANTIZERS as GENERIC_QUANTIZERS
 from flowlab_tinpu.number_format import NPU
 from flowlab_tinpu.quantizers import QUANTIZERS as TINPU_QUANTIZERS
 from flowlab_zoo.examples import DEMO
-from flowlab_zoo.models import MODELS, SAME
+from flowlab_zoo.models import LADDER, MODELS, SAME, TABLES
 from flowlab_zoo.not_built import NOT_BUILT
 
 # parameters and multiplications of the vendor's networks on (1, 256, 1) with two outputs
@@ -138,6 +138,13 @@ def test_an_average_over_parts_that_are_not_equal_is_refused_before_training_wit
     assert "average1" in {node.name for node in float_graph(model.build(SHAPE, 2, None), SHAPE).nodes}
     with pytest.raises(GraphError, match=r"'average1' .*15x1 down to 4x1.*nn\.AdaptiveAvgPool2d\(1\)"):
         float_graph(model.build(shape, 2, None), shape)
+
+
+def test_the_next_larger_network_of_the_family_has_more_parameters() -> None:
+    counts = [count_parameters(BY_NAME[name].build((1, 256, 1), 2, NoOptions())) for name in LADDER]
+    assert counts == sorted(counts) and len(set(counts)) == len(LADDER) == len(TABLES)
+    assert BY_NAME["CLS_4k_NPU"].larger == "CLS_3.9k_NPU" == BY_NAME["CLS_4k"].larger
+    assert BY_NAME["CLS_20k_NPU"].larger == "" and BY_NAME["ECG_55k_NPU"].larger == "CLS_20k_NPU"
 
 
 def test_initial_weights_come_from_torchs_generator() -> None:

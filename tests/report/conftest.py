@@ -210,6 +210,7 @@ def make_facts() -> ReportFacts:
         packs_below_8=True,
         integer_curves=[roc_curve("arc", 0.99872, 4)],
         trained_quantizer=("training.quantization_method=QAT",),
+        larger_model="CLS_5k_NPU",
     )
 
 

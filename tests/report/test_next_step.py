@@ -39,7 +39,7 @@ def dropped(facts: ReportFacts, changed: Changed) -> Callable[..., ReportFacts]:
         ({"activation_bits": 4}, ("training.quantization_activation_bitwidth=8",)),
         ({"epochs": 10}, ("training.quantization_epochs=20",)),
         ({"epochs": 20}, ("training.quantization_epochs=30",)),
-        ({"epochs": 30}, ("training.model_name=NAME",)),
+        ({"epochs": 30}, ("training.model_name=CLS_5k_NPU",)),
     ],
     ids=lambda value: " ".join(map(str, value)),
 )
@@ -60,6 +60,17 @@ def test_where_nobody_brings_a_trained_quantizer_the_next_step_is_taken(
         metrics_quantize=facts.metrics_quantize, quantization_config=facts.quantization_config, trained_quantizer=()
     )
     assert next_step(bare).settings == ("training.quantization_weight_bitwidth=8",)
+
+
+def test_the_largest_model_of_a_family_gets_no_line_that_would_not_load(
+    dropped: Callable[..., ReportFacts], changed: Changed
+) -> None:
+    facts = dropped(epochs=30)
+    largest = changed(
+        metrics_quantize=facts.metrics_quantize, quantization_config=facts.quantization_config, larger_model=""
+    )
+    step = next_step(largest)
+    assert not step.good and not step.settings and "flowlab models" in step.why
 
 
 @pytest.mark.parametrize("drop", [-0.001, 0.0, SMALL - 1e-6])

@@ -111,10 +111,10 @@ def test_options_come_from_target_and_compiler_string(target: str | None, packs:
     config = SimpleNamespace(
         common=SimpleNamespace(target_device="x"),
         compilation=SimpleNamespace(target=target),
-        training=SimpleNamespace(quantizer=None),
+        training=SimpleNamespace(quantizer=None, model_name="y"),
     )
-    catalogue = SimpleNamespace(get=lambda kind, name: SimpleNamespace(unit_name="ACC"))
-    assert options(config, catalogue) == ReportOptions("ACC", packs, ("training.quantization_method=QAT",))
+    catalogue = SimpleNamespace(get=lambda kind, name: SimpleNamespace(unit_name="ACC", larger="z"))
+    assert options(config, catalogue) == ReportOptions("ACC", packs, ("training.quantization_method=QAT",), "z")
 
 
 @pytest.mark.parametrize(
