@@ -45,6 +45,14 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
+def read_json(data: str | bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for anything else, and for one that is nested absurdly deep."""
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def digest(value: Any) -> str:
     """The sha256 (hexadecimal) of a plain JSON value's canonical text."""
     return hashlib.sha256(canonical_json(value)).hexdigest()

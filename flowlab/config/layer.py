@@ -15,12 +15,14 @@ from typing import Any
 from flowlab.config.misindentation import refuse_misindentation
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
+from flowlab.config.redaction import redacted
 from flowlab.config.sections import ALIASES, PATHS, PLUGINS, SECTIONS, keys
 from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
 from flowlab.config.yaml_source import Node, Pair, parse, plain, read_text, refuse_duplicates
 from flowlab.errors import ConfigError, did_you_mean
 
 NOT_GIVEN = (None, "", "None")
+LONGEST = 300  # characters of a ``--set`` that people see again
 
 
 @dataclass
@@ -66,8 +68,8 @@ def from_sets(sets: Sequence[str], base: Path) -> Layer:
     """
     layer = Layer()
     for text in sets:
-        source = f"--set {text}"
         name, equals, value = text.partition("=")
+        source = f"--set {name}{equals}{redacted(value, name)}"[:LONGEST]  # it stands in messages
         section, dot, key = name.strip().partition(".")
         if not equals or not dot or not key:
             layer.problems.add(f"{source}: expected section.key=value, as in --set training.training_epochs=5")

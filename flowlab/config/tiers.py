@@ -12,6 +12,7 @@ from typing import Any
 
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
+from flowlab.config.redaction import redacted
 from flowlab.config.sections import PLUGINS, SECTIONS, Section, checks, keys
 from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, PluginError, did_you_mean, unknown_name
 
@@ -85,7 +86,9 @@ def _split_choices(given: Tree, problems: Problems) -> tuple[Tree, Mapping[str, 
             name = values.pop("name", None)
             if not isinstance(name, str):
                 place = entry.place.at(f"{section}.{key}")
-                problems.add(f"{place}: found {_short(entry.value)}; it has no 'name' that is a text", section)
+                problems.add(
+                    f"{place}: found {_short(redacted(entry.value, key))}; it has no 'name' that is a text", section
+                )
                 del split[section][key]
                 continue
             split[section][key] = Entry(name, entry.place, entry.base)
@@ -251,7 +254,8 @@ def _wrong(section: str, key: str, entry: Entry) -> str:
     """One sentence for a value of a wrong type: place, what was found, what is expected."""
     check = checks(section)[key]
     suggestion = did_you_mean(entry.value, check.choices) if isinstance(entry.value, str) else ""
-    return f"{entry.place.at(f'{section}.{key}')}: found {_short(entry.value)}, expected {check.expected}.{suggestion}"
+    found = _short(redacted(entry.value, key))
+    return f"{entry.place.at(f'{section}.{key}')}: found {found}, expected {check.expected}.{suggestion}"
 
 
 def _short(value: Any) -> str:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from flowlab.canonical import read_json
 from flowlab.errors import StageError
+from flowlab.store.files import LocalFiles
 
 MODULE = "flowlab.engine.server_process"
 FILE = "server.json"
@@ -135,7 +137,7 @@ def is_ours(pid: int, home: Path) -> bool:
 
 def _locked(home: Path, how: int) -> Hold | None:
     home.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(home / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(home / FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -149,7 +151,7 @@ def _locked(home: Path, how: int) -> Hold | None:
 
 def _noted(home: Path) -> Standing | None:
     try:
-        value = json.loads((home / FILE).read_text())
+        value = read_json(LocalFiles(home).read(FILE))
         return Standing(int(value["pid"]), int(value["port"]), float(value["started"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None

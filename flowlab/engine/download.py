@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowlab import __version__
+from flowlab.canonical import read_json
 from flowlab.config.address import problem, request_parts, shown
 from flowlab.errors import DataError
 from flowlab.store.downloads import Download
@@ -310,7 +311,7 @@ def _opener() -> OpenerDirector:
 def _validator(state: Path) -> str:
     """What the server called the content whose beginning is there; empty where it cannot be gone on with."""
     try:
-        read = json.loads(state.read_text(encoding="utf-8"))["validator"]
+        read = read_json(state.read_text(encoding="utf-8"))["validator"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return read if isinstance(read, str) and read.isprintable() and read.isascii() else ""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
+from flowlab.canonical import read_json
 from flowlab.errors import PluginError
 from flowlab.store.store import Store
 
@@ -137,7 +138,7 @@ class DiskFacts:
 
     def _read_imports(self) -> dict[str, list[str]]:
         try:
-            read = json.loads(self._store.files.read("imports.json"))
+            read = read_json(self._store.files.read("imports.json"))
         except (OSError, ValueError):
             return {}
         if not isinstance(read, dict):

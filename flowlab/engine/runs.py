@@ -76,7 +76,7 @@ def past_run(value: Mapping[str, Any], store: Store) -> PastRun:
         model = model or _model(records.get("train"))
         compiled = records.get("compile")
         sizes = {name: compiled.metrics.get(name) for name in ("packed_bytes", "program_bytes")} if compiled else {}
-    config = value.get("config")
+    config, gates = value.get("config"), value.get("gates")
     return PastRun(
         run=str(value.get("run", "")),
         state=state_of(value),
@@ -88,7 +88,7 @@ def past_run(value: Mapping[str, Any], store: Store) -> PastRun:
         finished=_text(value.get("finished")),
         metrics=metrics,
         sizes=sizes,
-        gates=[one for one in value.get("gates") or () if isinstance(one, Mapping)],
+        gates=[one for one in gates if isinstance(one, Mapping)] if isinstance(gates, list) else [],
         config=config if isinstance(config, Mapping) else None,
         stages=stages,
     )

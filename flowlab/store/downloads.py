@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flowlab.canonical import read_json
 from flowlab.store.files import LocalFiles, temporary_name
 from flowlab.store.objects import Objects
 
@@ -39,7 +40,7 @@ class Downloads:
     def read(self, key: str) -> Download | None:
         """What this address became, if its object is still in the store; a damaged entry is none."""
         try:
-            read = json.loads(self._files.read(f"{self.place(key)}/entry.json"))
+            read = read_json(self._files.read(f"{self.place(key)}/entry.json"))
             known = Download(**read["download"]) if read["version"] == VERSION else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

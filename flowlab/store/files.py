@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 import time
+from io import BufferedReader
 from pathlib import Path
 from typing import Protocol
 
@@ -43,8 +46,9 @@ class LocalFiles:
         self.root = root
 
     def read(self, path: str) -> bytes:
-        """See `Files.read`."""
-        return (self.root / path).read_bytes()
+        """See `Files.read`; what is no plain file is an OSError too."""
+        with open_plain(self.root / path) as file:
+            return file.read()
 
     def replace(self, path: str, data: bytes) -> None:
         """See `Files.replace`."""
@@ -96,6 +100,23 @@ class LocalFiles:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+
+def open_plain(path: Path | str) -> BufferedReader:
+    """Open a file to read it. Raises OSError, also for a pipe, a device, or a file of the kernel's: those never end."""
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    try:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or (found.st_size == 0 and file.peek(1)):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # to open a pipe waits for a writer
 
 
 def temporary_name() -> str:

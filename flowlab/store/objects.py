@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from flowlab.errors import StoreError
 from flowlab.store.files import LocalFiles, sync_folder, temporary_name
 from flowlab.store.stat_cache import StatCache, sha256_of
 
+NAME = re.compile(r"[0-9a-f]{64}")  # any other leads out of the folder
 # Every object has the same old mtime, so that any later write changes it: its hash can be remembered at once.
 OLD_S = 946_684_800  # 2000-01-01 UTC
 
@@ -72,6 +74,8 @@ class Objects:
 
         One that does not match is moved aside.
         """
+        if not NAME.fullmatch(sha256):
+            return False
         path = self.path(sha256)
         try:
             if self._stats.sha256(path) == sha256 or self._stats.rehash(path) == sha256:
@@ -89,6 +93,8 @@ class Objects:
         Raises:
             DamagedObject: when it is lost or wrong; a wrong one is moved aside.
         """
+        if not NAME.fullmatch(sha256):
+            raise DamagedObject(sha256, "that is no name of an object")
         path = self.path(sha256)
         try:
             found = self._stats.rehash(path)

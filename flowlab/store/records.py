@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flowlab.canonical import canonical_json, digest
+from flowlab.canonical import canonical_json, digest, read_json
 from flowlab.roles import role_digest
 from flowlab.store.files import LocalFiles
+from flowlab.store.objects import NAME
 
 FORMAT = 1
 
@@ -65,7 +65,7 @@ class Record:
         if value["schema"] != FORMAT:
             raise ValueError(f"record format {value['schema']}, known: {FORMAT}")
         outputs = {
-            role: {name: Stored(stored["sha256"], stored["size"]) for name, stored in files.items()}
+            role: {_plain(name): Stored(_hash(stored["sha256"]), int(stored["size"])) for name, stored in files.items()}
             for role, files in value["outputs"].items()
         }
         return Record(
@@ -88,6 +88,8 @@ class Records:
 
     def read(self, stage: str, fingerprint: str) -> Record | None:
         """The record, or None where there is none. One that does not verify is moved aside."""
+        if not (stage.isidentifier() and NAME.fullmatch(fingerprint)):
+            return None  # as a hand wrote it: nothing outside the folder is read, or moved
         key = self._key(stage, fingerprint)
         try:
             data = self._files.read(key)
@@ -127,12 +129,26 @@ class Records:
 def _parsed(data: bytes) -> Record | None:
     """The record, if every bit of it is as it was written and its name is the hash of its document."""
     try:
-        value = json.loads(data)
+        value = read_json(data)
         if canonical_json(value) != data:  # 0.30000000000000005 reads as the same number as ...04
             return None
         check = value.pop("check")
         if check != digest(value) or value["fingerprint"] != digest(value["document"]):
             return None
         return Record.from_json(value)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _plain(name: str) -> str:
+    """A file's name below its role's folder. Raises ValueError for one that leaves it."""
+    path = PurePosixPath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"file name {name!r}")
+    return name
+
+
+def _hash(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError(f"sha256 {value!r}")
+    return value

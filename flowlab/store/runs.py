@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flowlab.canonical import canonical_json
+from flowlab.canonical import canonical_json, read_json
 from flowlab.store.files import LocalFiles
 
 State = Literal["Running", "Completed", "Failed"]
@@ -80,12 +79,12 @@ class Runs:
         self._files.replace(f"runs/{run}/run.json", canonical_json(value))
 
     def read(self, run: str) -> Mapping[str, Any] | None:
-        """The content of ``run.json``, or None where it is not there or damaged."""
+        """The content of ``run.json``, or None where it is not there or damaged; the folder's name is the run's."""
         try:
-            value = json.loads(self._files.read(f"runs/{run}/run.json"))
+            value = read_json(self._files.read(f"runs/{run}/run.json"))
         except (OSError, ValueError):
             return None
-        return value if isinstance(value, dict) else None
+        return {**value, "run": run} if isinstance(value, dict) and isinstance(value.get("dataset"), str) else None
 
     def newest_first(self, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """The runs of a dataset, or of all."""

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flowlab.store.files import LocalFiles
+from flowlab.canonical import read_json
+from flowlab.store.files import LocalFiles, open_plain
 
 UNTRUSTED_NS = 2_000_000_000  # a file may change again within its clock's tick without another mtime
 VERSION = 1
@@ -71,7 +72,7 @@ class StatCache:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            read = json.loads(self._files.read("stat_cache.json"))
+            read = read_json(self._files.read("stat_cache.json"))
             entries = read["files"] if read["version"] == VERSION else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
@@ -81,8 +82,8 @@ class StatCache:
 
 
 def sha256_of(path: Path | str) -> str:
-    """Hash a file in one go, past every cache."""
-    with open(path, "rb") as file:  # noqa: PTH123 - a path may be a text here, which is faster
+    """Hash a file in one go, past every cache. Raises OSError, for what is no plain file too."""
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

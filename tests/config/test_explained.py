@@ -10,6 +10,7 @@ from flowlab.config import Config
 from flowlab.config.explained import Value, explained, lines
 from flowlab.config.redaction import redacted
 from flowlab.config.sections import EXCEPTIONS, SECTIONS, defaults
+from flowlab.errors import ConfigError
 
 Loaded = Callable[..., Config]
 
@@ -68,6 +69,13 @@ def test_secrets_are_left_out_of_what_is_kept_and_shown() -> None:
         "api-key": "***",
         "token": None,
     }
+
+
+@pytest.mark.parametrize("value", ["http://me:pw@host:port/x", '"http://me:pw@host:port/x"', "[http://me:pw@host/x]"])
+def test_a_secret_on_the_command_line_is_in_no_message(loaded: Loaded, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set dataset.input_data_path=.*://") as caught:
+        loaded("", f"dataset.input_data_path={value}")
+    assert "pw" not in str(caught.value)
 
 
 def test_a_secret_on_the_command_line_is_in_no_tier(loaded: Loaded) -> None:

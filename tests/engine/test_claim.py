@@ -14,6 +14,7 @@ from flowlab.engine import claim, daemon, server
 from flowlab.engine.claim import Hold, Standing
 from flowlab.errors import ConfigError, StageError
 
+NEVER = '{"pid": 1e400, "port": 1, "started": 1}'  # infinity is no number of a process
 SLEEPER = "import sys, time; print('ready', flush=True); time.sleep(60)"
 
 
@@ -64,13 +65,24 @@ def test_the_note_of_a_dead_server_is_said_once_and_cleaned(tmp_path: Path) -> N
         assert hold.gone is None
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": "x", "port": 1, "started": 1}', "\0" * 40])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"pid": "x", "port": 1, "started": 1}', "\0" * 40, NEVER, "[" * 100_000]
+)
 def test_a_damaged_note_names_nobody(tmp_path: Path, content: str) -> None:
     (tmp_path / claim.FILE).write_text(content)
     found = claim.find_or_take(tmp_path)
     assert isinstance(found, Hold)
     with found as hold:
         assert hold.gone is None
+
+
+def test_a_link_in_the_notes_place_is_refused_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text('{"pid": 1, "port": 1, "started": 1}')
+    (tmp_path / claim.FILE).symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic links"):
+        claim.find_or_take(tmp_path)
+    assert mine.read_text()
 
 
 def test_two_runs_share_the_database_and_keep_a_server_out(tmp_path: Path) -> None:

@@ -78,9 +78,41 @@ def test_an_old_run_is_told_from_its_records_and_its_name(store: Store) -> None:
     assert old.config is None
 
 
-@pytest.mark.parametrize("damaged", [{}, {"run": 3, "stages": [], "metrics": "x", "gates": ["y"], "process": 7}])
+@pytest.mark.parametrize(
+    "damaged", [{}, {"run": 3, "stages": [], "metrics": "x", "gates": ["y"], "process": 7}, {"gates": 5}]
+)
 def test_a_damaged_run_hurts_no_list(store: Store, damaged: dict[str, Any]) -> None:
     assert len(past_run(damaged, store).row()) == len(TABLE)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"run": "x"}', '{"dataset": 3}', "[" * 100_000, '{"dataset": "gears", "a": ' + "[" * 99_000]
+)
+def test_a_damaged_file_of_a_run_is_no_run_and_the_others_are_found(store: Store, text: str) -> None:
+    (store.root / "runs" / "20250103T000000Z-cccc" / "run.json").write_text(text)
+    assert [one.run[:8] for one in past_runs(store)] == ["20250102", "20250101"]
+    with pytest.raises(StoreError, match="no run 'None'"):
+        which_run("None", str(store.root), store.root)
+
+
+def test_a_run_has_the_name_of_its_folder_whatever_its_file_says(store: Store) -> None:
+    store.runs.write("20250104T000000Z-dddd", "gears", "Completed", stages={})
+    file = store.root / "runs" / "20250104T000000Z-dddd" / "run.json"
+    file.write_text(file.read_text().replace("20250104T000000Z-dddd", "../../elsewhere"))
+    assert past_runs(store)[0].run == "20250104T000000Z-dddd"
+
+
+@pytest.mark.parametrize(("stage", "fingerprint"), [("../../..", "mine"), ("train", "../../../mine"), ("train", "x")])
+def test_a_stage_that_leads_out_of_the_store_moves_nothing(
+    store: Store, tmp_path: Path, stage: str, fingerprint: str
+) -> None:
+    mine = tmp_path / "mine.json"
+    mine.write_text("{}")
+    store.runs.write("20250104T000000Z-dddd", "gears", "Completed", stages={stage: fingerprint})
+    assert len(past_runs(store)) == 4
+    assert store.last_record("train", "gears") is not None
+    assert mine.read_text() == "{}"
+    assert not (store.root / "aside").exists()
 
 
 def test_a_run_whose_process_is_gone_was_killed() -> None:

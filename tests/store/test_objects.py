@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,29 @@ def test_a_wrong_hash_in_the_cache_does_not_condemn_an_object(tmp_path: Path) ->
     cache.write_text(cache.read_text().replace(f'"{sha}"', f'"{"0" * 64}"'))
     assert f'"{"0" * 64}"' in cache.read_text()
     assert objects(tmp_path).holds(sha)
+
+
+@pytest.mark.parametrize("name", ["../mine", "", "A" * 64, "a" * 63])
+def test_a_name_that_is_no_hash_leads_nowhere(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").write_text("mine")
+    store = objects(tmp_path / "store")
+    (tmp_path / "store" / "objects").mkdir(parents=True)
+    assert not store.holds(name)
+    with pytest.raises(DamagedObject, match="no name of an object"):
+        store.verified(name)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_pipe_in_an_objects_place_stops_nobody(tmp_path: Path) -> None:
+    store = objects(tmp_path)
+    sha, _ = store.add_bytes(b"content")
+    store.path(sha).unlink()
+    os.mkfifo(store.path(sha))
+    with pytest.raises(DamagedObject, match="not in the store"):
+        store.verified(sha)
+    assert not store.holds(sha)
+    assert store.add_bytes(b"content") == (sha, 7)
+    assert store.verified(sha).read_bytes() == b"content"
 
 
 def test_a_folder_in_an_objects_place_is_moved_aside(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowlab.canonical import digest
+from flowlab.canonical import canonical_json, digest
 from flowlab.roles import role_digest
 from flowlab.store.records import Record, Records, Stored
 
@@ -142,3 +143,34 @@ def test_what_takes_a_records_name_is_moved_aside(tmp_path: Path, what: str) -> 
         path.symlink_to(tmp_path / "none")
     assert Records(tmp_path).create(made) == made
     assert Records(tmp_path).read("train", made.fingerprint) == made
+
+
+@pytest.mark.parametrize("name", ["../../mine", "/mine", "a/../../mine", "", "nul\0"])
+def test_a_record_whose_files_lead_out_of_their_folder_is_none(tmp_path: Path, name: str) -> None:
+    """Its check is right: whoever can write a record can compute it."""
+    one = replace(record(), outputs={"float_model": {name: Stored("a" * 64, 3)}})
+    Records(tmp_path).create(record(kept=True))
+    path = path_of(tmp_path, one)
+    body = one.to_json()
+    path.write_bytes(canonical_json({**body, "check": digest(body)}))
+    assert Records(tmp_path).read("train", one.fingerprint) is None
+
+
+@pytest.mark.parametrize("sha256", ["../../mine", "A" * 64, "a" * 63])
+def test_a_record_whose_objects_are_no_hashes_is_refused(sha256: str) -> None:
+    body = replace(record(), outputs={"float_model": {"best_model.pt": Stored(sha256, 3)}}).to_json()
+    with pytest.raises(ValueError, match="sha256"):
+        Record.from_json(body)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_what_is_no_plain_file_is_no_record_and_takes_no_time(tmp_path: Path, what: str) -> None:
+    one = record()
+    path = path_of(tmp_path, one)
+    path.parent.mkdir(parents=True)
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    assert Records(tmp_path).read("train", one.fingerprint) is None
+    assert Records(tmp_path).create(one) == one
