@@ -18,6 +18,8 @@ ARCHIVE = ".zip"
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 KEPT = "/%:@!$&'()*+,;=~-._?"  # what stands in an address as it is; the rest is written as %XX
 UNNAMED = "data"
+LONG = 10  # characters of a query's value that may be a token; "download=1" is none
+SECRET_WORDS = ("password", "passwd", "secret", "token", "credential", "api_key", "apikey", "access_key")
 LONGEST = 300  # characters of an address that people see
 
 
@@ -71,6 +73,23 @@ def filled(address: str, environment: Mapping[str, str] = os.environ) -> str:
         return environment[found[1]]
 
     return VARIABLE.sub(value, address)
+
+
+def holds_secret(address: str) -> bool:
+    """Whether a secret seems to be written out in an address: a password, a lone user, or a long value of its query.
+
+    ``${NAME}`` is none: it is read from the environment where the address is used.
+    """
+    parts = _split(VARIABLE.sub("", address))
+    if parts is None:
+        return shown(address) != address
+    user, at, _ = parts.netloc.rpartition("@")
+    name, colon, password = user.partition(":")
+    pairs = (one.partition("=") for one in re.split("[&;]", parts.query))
+    return bool(at and (password if colon else name)) or any(
+        value and (len(value) >= LONG or any(word in key.lower() for word in SECRET_WORDS))
+        for key, value in ((key, value) if equals else ("", key) for key, equals, value in pairs)
+    )
 
 
 def request_parts(address: str) -> tuple[str, str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flowlab.config.address import VARIABLE, is_address, shown
+from flowlab.config.address import SECRET_WORDS, VARIABLE, holds_secret, is_address, shown
 
 HIDDEN = "***"
-SECRET_WORDS = ("password", "passwd", "secret", "token", "credential", "api_key", "apikey", "access_key")
 
 
 def redacted(value: Any, key: str = "") -> Any:
@@ -25,3 +24,16 @@ def redacted(value: Any, key: str = "") -> Any:
     if any(word in key.lower().replace("-", "_") for word in SECRET_WORDS):
         return HIDDEN
     return shown(value) if isinstance(value, str) and is_address(value) else value
+
+
+def written_out(value: Any, key: str = "") -> list[str]:
+    """The keys, ``section.key``, under which a secret stands as it is, and not as ``${NAME}``."""
+    if isinstance(value, Mapping):
+        return [
+            one for name, inner in value.items() for one in written_out(inner, f"{key}.{name}" if key else str(name))
+        ]
+    if isinstance(value, (list, tuple)):
+        return sorted({one for inner in value for one in written_out(inner, key)})
+    if redacted(value, key.rpartition(".")[2]) == HIDDEN:
+        return [key]
+    return [key] if isinstance(value, str) and is_address(value) and holds_secret(value) else []

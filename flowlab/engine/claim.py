@@ -22,6 +22,7 @@ from flowlab.store.files import LocalFiles
 
 MODULE = "flowlab.engine.server_process"
 FILE = "server.json"
+LAST_S = 253_402_300_800  # the year 10000: no server was started later
 PATIENCE_S = 5.0  # between the lock and the note lie milliseconds
 
 
@@ -152,6 +153,8 @@ def _locked(home: Path, how: int) -> Hold | None:
 def _noted(home: Path) -> Standing | None:
     try:
         value = read_json(LocalFiles(home).read(FILE))
-        return Standing(int(value["pid"]), int(value["port"]), float(value["started"]))
+        noted = Standing(int(value["pid"]), int(value["port"]), float(value["started"]))
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
+    possible = noted.pid > 0 and 0 < noted.port < 65536 and 0 <= noted.started < LAST_S
+    return noted if possible else None

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from flowlab.config.address import shown
 from flowlab.engine import claim, server
 from flowlab.engine.claim import Standing
 from flowlab.errors import ConfigError, StageError
@@ -49,7 +50,7 @@ def up(home: Path, port: int | None, said: Callable[[str], None]) -> tuple[str, 
         return (f"Prefect's server is up already: {found.url} (pid {found.pid}){other}", *_hints(home))
     if named is not None:
         raise ConfigError(
-            f"PREFECT_API_URL names {named}: runs go there, and would not see a server of this project. "
+            f"PREFECT_API_URL names {shown(named)}: runs go there, and would not see a server of this project. "
             "Unset it, then write `flowlab up` again"
         )
     assert isinstance(found, claim.Hold)
@@ -66,7 +67,7 @@ def down(home: Path) -> tuple[str, ...]:
     standing = claim.find(home)
     if standing is None:
         named = server.api_url()
-        other = f" PREFECT_API_URL names {named}, which is not flowlab's to stop." if named else ""
+        other = f" PREFECT_API_URL names {shown(named)}, which is not flowlab's to stop." if named else ""
         return (f"No server of this project is up.{other}", *_left(home))
     if not claim.is_ours(standing.pid, home):
         raise StageError(
@@ -99,8 +100,8 @@ class ServerStatus:
     database: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """What `flowlab status --json` prints; every key is always there."""
-        return asdict(self)
+        """What `flowlab status --json` prints; every key is always there. An address's secrets are left out."""
+        return {**asdict(self), "api": None if self.api is None else shown(self.api)}
 
     def lines(self) -> tuple[tuple[str, str], ...]:
         """A name and a text each, for people."""
@@ -137,7 +138,7 @@ def status(home: Path) -> ServerStatus:
     since = (datetime.now(UTC) - RECENT).isoformat()
     return ServerStatus(
         source=source,
-        url=api.removesuffix("/api"),
+        url=shown(api).removesuffix("/api"),
         api=api,
         reachable=well,
         problem=problem,

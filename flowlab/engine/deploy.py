@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowlab.config.address import shown
+from flowlab.config.redaction import written_out
 from flowlab.engine import claim, server
 from flowlab.engine.work import FLOW_NAME
 from flowlab.errors import ConfigError, StageError
@@ -48,15 +50,22 @@ def deploy(asked: Asked, home: Path, said: Callable[[str], None] = lambda text: 
     """Create or change the work pool and both deployments; returns lines for people, with the next commands.
 
     Raises:
-        ConfigError: if no server is up, or the schedule is none.
+        ConfigError: if no server is up, the schedule is none, or the server would keep a secret in clear.
         StageError: if the server does not answer or does not take it.
     """
+    from flowlab.engine.parameters import normalised
+
+    if secrets := written_out(normalised(asked.config)):
+        raise ConfigError(
+            f"{', '.join(secrets)}: a secret is written out, and a deployment keeps its config in the server's "
+            "database. Write ${NAME} in its place: a run reads it from its worker's environment"
+        )
     api = _api(home)
     problem = server.problem_of(api, ANSWER_TIMEOUT_S)
     if problem is not None:
-        raise StageError(f"Prefect's API at {api} does not answer ({problem}). `flowlab status` says more")
+        raise StageError(f"Prefect's API at {shown(api)} does not answer ({problem}). `flowlab status` says more")
     server.prepare_environment(home)
-    said(f"Deploying to {api}.")
+    said(f"Deploying to {shown(api)}.")
 
     import asyncio
 
@@ -179,7 +188,7 @@ def _detail(error: Any) -> str:
 def _next_steps(asked: Asked, api: str) -> tuple[str, ...]:
     export = () if server.api_url() else (f"  export PREFECT_API_URL={shlex.quote(api)}",)
     return (
-        f"Deployed to {api.removesuffix('/api')}, for the folder {asked.folder}:",
+        f"Deployed to {shown(api).removesuffix('/api')}, for the folder {asked.folder}:",
         f"  {FLOW_NAME}/{ON_DEMAND}   when it is asked for",
         f"  {FLOW_NAME}/{NIGHTLY}     by the schedule '{asked.cron}' (UTC)",
         f"Both run when a worker of the pool '{POOL}' is there:",

@@ -17,8 +17,9 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any, Literal
 
+from flowlab.config.address import shown
 from flowlab.engine import server
-from flowlab.errors import FlowlabError
+from flowlab.errors import ConfigError, FlowlabError
 from flowlab.store.store import store_root
 
 OWN = "flowlab"
@@ -200,7 +201,10 @@ def _bytes(folder: Path) -> int:
 def _server(home: Path) -> Finding:
     from flowlab.engine import claim
 
-    named = server.api_url()
+    try:
+        named = server.api_url()
+    except ConfigError as error:
+        return Finding("server", "warning", *str(error).split(". ", 1))
     standing = claim.find(home)
     api = named or (standing.api if standing is not None else None)
     if api is None:
@@ -208,10 +212,10 @@ def _server(home: Path) -> Finding:
     source = "PREFECT_API_URL" if named else "flowlab up"
     problem = server.problem_of(api, ASK_TIMEOUT_S)
     if problem is None:
-        return Finding("server", "ok", f"{api} ({source}) answers")
+        return Finding("server", "ok", f"{shown(api)} ({source}) answers")
     cure = "Unset PREFECT_API_URL, or start that server" if named else "Write: flowlab down, then flowlab up"
     return Finding(
-        "server", "warning", f"{api} ({source}) does not answer: {problem}", f"{cure}; --engine local needs none"
+        "server", "warning", f"{shown(api)} ({source}) does not answer: {problem}", f"{cure}; --engine local needs none"
     )
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
 from flowlab.engine import server
 from flowlab.engine.result import RunResult
@@ -90,10 +91,12 @@ def _tell(error: Exception, work: Work, api: server.Api, session: Session) -> No
         raise error
     if work.outcome.result is None:
         raise StageError(
-            f"Prefect's server at {api.url} stopped answering in the middle of the run. "
+            f"Prefect's server at {shown(api.url)} stopped answering in the middle of the run. "
             "Finished stages are in the store: the next run goes on from there"
         ) from None
-    session.watch.said(f"Prefect's server at {api.url} stopped answering; no dashboard shows how this run ended.")
+    session.watch.said(
+        f"Prefect's server at {shown(api.url)} stopped answering; no dashboard shows how this run ended."
+    )
 
 
 def mark_crashed(url: str, runs: Runs) -> None:

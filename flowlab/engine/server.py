@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import urlsplit
 
+from flowlab.config.address import problem as wrong_with
+from flowlab.config.address import shown
 from flowlab.engine import claim
-from flowlab.errors import StageError
+from flowlab.errors import ConfigError, StageError
 
 STARTUP_TIMEOUT_S = 120  # Prefect's 20 s are too few on a loaded machine (PrefectHQ/prefect#16397)
 NAMED_TIMEOUT_S = 10  # a server that the user names is up already
@@ -61,8 +63,18 @@ class Api:
 
 
 def api_url() -> str | None:
-    """The API that the user's environment names, or None."""
-    return os.environ.get("PREFECT_API_URL") or None
+    """The API that the user's environment names, or None; it may hold a password, so people see `shown` of it.
+
+    Raises:
+        ConfigError: where it is no address. What it holds may be a secret, and is not said.
+    """
+    named = os.environ.get("PREFECT_API_URL") or None
+    if named is not None and wrong_with(named):
+        raise ConfigError(
+            "PREFECT_API_URL holds no address of a server, as in http://127.0.0.1:4200/api. Correct or unset it; "
+            "`flowlab run --engine local` needs no server"
+        )
+    return named
 
 
 def prepare_environment(home: Path) -> None:
@@ -170,7 +182,7 @@ def wait_until_healthy(url: str, home: Path, log: str = LOG) -> None:
             break  # the port was open from the start: the process is gone
         time.sleep(0.1)
     raise StageError(
-        f"Prefect's API at {url} does not answer ({problem}). "
+        f"Prefect's API at {shown(url)} does not answer ({problem}). "
         f"`flowlab run --engine local` needs no server.{tail_of(home / log) if not named else ''}"
     )
 

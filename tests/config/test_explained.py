@@ -8,7 +8,7 @@ import pytest
 
 from flowlab.config import Config
 from flowlab.config.explained import Value, explained, lines
-from flowlab.config.redaction import redacted
+from flowlab.config.redaction import redacted, written_out
 from flowlab.config.sections import EXCEPTIONS, SECTIONS, defaults
 from flowlab.errors import ConfigError
 
@@ -69,6 +69,28 @@ def test_secrets_are_left_out_of_what_is_kept_and_shown() -> None:
         "api-key": "***",
         "token": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("https://host/a.zip", False),
+        ("https://host/a.zip?download=1#top", False),
+        ("https://me:${PASSWORD}@host/a.zip?sig=${SIG}&v=2", False),
+        ("https://${USER}:${PASSWORD}@host/a.zip", False),
+        ("https://${TOKEN}@host/${FILE}", False),
+        ("https://me:pw@host/a.zip", True),
+        ("https://ghp_abc@host/a.zip", True),
+        ("https://host/a.zip?sig=0123456789", True),
+        ("https://host/a.zip?0123456789", True),
+        ("https://host/a.zip?access_token=abc", True),
+        ("https://host:port/a.zip", True),  # nobody can tell
+    ],
+)
+def test_a_secret_that_is_written_out_is_told_from_one_of_the_environment(address: str, secret: bool) -> None:
+    found = written_out({"dataset": {"input_data_path": address}, "training": {"quantizer": {"list": ["x", address]}}})
+    assert found == (["dataset.input_data_path", "training.quantizer.list"] if secret else [])
+    assert written_out({"a": {"api_token": "x", "token": "${TOKEN}", "secret": None}}) == ["a.api_token"]
 
 
 @pytest.mark.parametrize("value", ["http://me:pw@host:port/x", '"http://me:pw@host:port/x"', "[http://me:pw@host/x]"])

@@ -14,6 +14,12 @@ from flowlab.engine import claim, daemon, server
 from flowlab.engine.claim import Hold, Standing
 from flowlab.errors import ConfigError, StageError
 
+IMPOSSIBLE = (
+    '{"pid": -1, "port": 1, "started": 1}',
+    '{"pid": 1, "port": 70000, "started": 1}',
+    '{"pid": 1, "port": 1, "started": NaN}',
+    '{"pid": 1, "port": 1, "started": 1e308}',
+)
 NEVER = '{"pid": 1e400, "port": 1, "started": 1}'  # infinity is no number of a process
 SLEEPER = "import sys, time; print('ready', flush=True); time.sleep(60)"
 
@@ -66,7 +72,7 @@ def test_the_note_of_a_dead_server_is_said_once_and_cleaned(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"pid": "x", "port": 1, "started": 1}', "\0" * 40, NEVER, "[" * 100_000]
+    "content", ["", "{", "[]", '{"pid": "x", "port": 1, "started": 1}', "\0" * 40, NEVER, "[" * 100_000, *IMPOSSIBLE]
 )
 def test_a_damaged_note_names_nobody(tmp_path: Path, content: str) -> None:
     (tmp_path / claim.FILE).write_text(content)
@@ -146,6 +152,29 @@ def test_a_named_api_is_said_and_no_second_server_starts(tmp_path: Path, monkeyp
     assert "refused" in dict(status.lines())["answers"]
     assert "not flowlab's to stop" in daemon.down(tmp_path / "home")[0]
     assert not (tmp_path / "home").exists()
+
+
+def test_the_password_of_a_named_api_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://me:pw@127.0.0.1:9/api")
+    with pytest.raises(ConfigError, match=r"PREFECT_API_URL names http://127\.0\.0\.1:9/api") as caught:
+        daemon.up(tmp_path / "home", None, lambda text: None)
+    status = daemon.status(tmp_path / "home")
+    assert status.api == "http://me:pw@127.0.0.1:9/api"  # asked for by `flowlab status --api`
+    said = [caught.value, status.lines(), status.to_json(), daemon.down(tmp_path / "home")]
+    assert "pw" not in str(said)
+
+
+@pytest.mark.parametrize(
+    "api", ["me:pw", "http://", "http://[::1", "file:///etc", " ", "http://a\nb", "http://h:99999"]
+)
+def test_a_named_api_that_is_no_address_is_an_error_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api: str
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", api)
+    for command in (server.api_url, lambda: daemon.status(tmp_path), lambda: daemon.down(tmp_path)):
+        with pytest.raises(ConfigError, match=r"^PREFECT_API_URL holds no address .* unset it") as caught:
+            command()
+        assert "pw" not in str(caught.value)
 
 
 @pytest.mark.parametrize("port", [-1, 70000])

@@ -100,6 +100,14 @@ def test_a_server_that_does_not_answer_is_a_warning(tmp_path: Path, monkeypatch:
     assert "--engine local" in server.cure
 
 
+def test_a_server_that_is_no_address_is_a_warning_and_the_rest_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "nonsense")
+    (server,) = findings(tmp_path)["server"]
+    assert (server.state, "unset it" in server.cure) == ("warning", True)
+
+
 def test_a_machine_without_a_compiler_is_warned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flowlab.cpu.host_compiler.find", lambda: None)
     (compiler,) = findings(tmp_path)["compiler"]

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from flowlab.config import load, load_mapping
 from flowlab.config.sections import SECTIONS, checks, defaults
+from flowlab.engine import deploy
 from flowlab.engine.parameters import as_given, normalised, typed_config
+from flowlab.errors import ConfigError
 from flowlab.plugins import load as load_plugins
 
 CATALOGUE = load_plugins()
@@ -153,3 +155,19 @@ def test_options_beside_a_plugins_name_survive() -> None:
     open_ended = demo(training={"quantizer": {"name": "tinpu_qat", "iterations": 2000}})
     assert refusals(open_ended) == []
     assert as_given(MODEL.model_validate(open_ended)) == open_ended
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("https://me:pw@host/a.zip", r"^dataset.input_data_path: a secret is written out.*\$\{NAME\}"),
+        ("https://${USER}:${PASSWORD}@host/a.zip?download=1", "no server is up"),
+    ],
+)
+def test_a_deployment_of_a_secret_is_refused_and_one_of_its_name_is_not(
+    tmp_path: Path, address: str, message: str
+) -> None:
+    config = load_mapping(demo(dataset={"input_data_path": address}), CATALOGUE, source="demo")
+    with pytest.raises(ConfigError, match=message) as caught:
+        deploy.deploy(deploy.Asked(config, tmp_path), tmp_path / "home")
+    assert "pw" not in str(caught.value)
