@@ -107,7 +107,7 @@ def open_plain(path: Path | str) -> BufferedReader:
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
     try:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or (found.st_size == 0 and file.peek(1)):
+        if not stat.S_ISREG(found.st_mode) or (found.st_size == 0 and os.read(file.fileno(), 1)):
             raise OSError(errno.EINVAL, "no plain file", str(path))
     except BaseException:
         file.close()

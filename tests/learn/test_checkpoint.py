@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,18 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
 
 def test_equal_values_give_equal_bytes() -> None:
     assert dump({"w": torch.ones(3)}) == dump({"w": torch.ones(3)})
+
+
+class Trap:
+    """Runs something where a pickle of it is opened."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (pytest.fail, ("the pickle ran",))
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Trap()), dump({"identity": Trap()}), dump([1]), b""])
+def test_what_a_hand_wrote_with_its_digest_runs_nothing_and_starts_from_the_beginning(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "c").write_bytes(hashlib.sha256(content).digest() + content)
+    assert load_checkpoint(tmp_path / "c", "a") is None
