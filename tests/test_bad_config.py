@@ -210,3 +210,10 @@ def test_plan_says_what_the_config_is_warned_of_beside_its_output(capsys: pytest
     found = capsys.readouterr()
     assert found.err.startswith("warning: activation bits 4 -> 8: ")
     assert "warning" not in found.out
+
+
+def test_a_server_that_is_no_address_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "nonsense")
+    assert "PREFECT_API_URL holds no address" in refused(capsys, GOOD)

@@ -27,8 +27,9 @@ def run(config: Any, catalogue: Any, asked: Asked, watch: Watch | None = None) -
     Raises:
         FlowlabError: of the stage that failed, or of a gate; what finished before stays in the store.
     """
+    named = server.api_url() if asked.engine != "local" else None  # one that is no address ends here, without a trace
+    engine = asked.engine or ("prefect" if named else None)
     session = begin(config, catalogue, asked, watch or Silent())
-    engine = asked.engine or ("prefect" if server.api_url() else None)
     try:
         if engine is None and _take_cached(session):
             return session.finish(NO_ENGINE)
