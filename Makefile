@@ -21,7 +21,7 @@ test: $(STAMP)  ## under ten minutes, no root, no data from outside
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --ignore=tests/system
 
 test-system: $(STAMP)  ## real data, servers, browser, compilers, fresh environments
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/system
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/system
 
 test-slow: $(STAMP)  ## hours: the accuracy of both examples over three seeds, kill -9 at random times
 	FLOWLAB_SLOW=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/system

@@ -23,14 +23,17 @@ def kill(pid: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("line", "epochs"), [("epoch 5", 600), ("report", 3)])
+@pytest.mark.parametrize(("line", "epochs"), [("epoch 5", 600), ("simulate", 3)])
 def test_a_server_that_dies_in_the_middle_of_a_run_costs_no_finished_stage(
     tmp_path: Path, line: str, epochs: int
 ) -> None:
     project.flowlab(tmp_path, "up", "--port", str(project.free_port()))
-    child = project.start(tmp_path, "run", epochs=epochs)
+    server = project.status(tmp_path)["pid"]
+    gate = tmp_path / "gate"  # `simulate` waits for it: the run cannot end before the server dies
+    child = project.start(tmp_path, "run", epochs=epochs, IMAGINED_GATE=str(gate))
     project.wait_for_line(tmp_path, line)
-    kill(project.status(tmp_path)["pid"])
+    kill(server)
+    gate.touch()
     try:
         out, error = child.communicate(timeout=BOUND_S)
     finally:
