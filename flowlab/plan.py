@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flowlab.canonical import digest, plain
+from flowlab.config.redaction import without_secrets, written_out
 from flowlab.contracts import Plugin, Stage
 from flowlab.errors import ConfigError, StageError
 from flowlab.roles import ROLES
@@ -135,7 +136,7 @@ def _document(
         "plugins": {
             kind: {
                 "name": plugin.name,
-                "options": _plain(chosen, stage, f"plugins.{kind}.options"),
+                "options": _no_secrets(_plain(chosen, stage, f"plugins.{kind}.options"), plugin),
                 "values": _values(plugin),
                 "code": dict(facts.code((type(plugin).__module__, *plugin.code))),
                 "libraries": {name: facts.version(name) for name in plugin.libraries},
@@ -168,6 +169,21 @@ def _plain(value: Any, stage: Stage, where: str) -> Any:
         return plain(value, where)
     except TypeError as error:
         raise StageError(f"stage {stage.name}: {error}; the fingerprint holds JSON values only") from None
+
+
+def _no_secrets(options: Any, plugin: Plugin) -> Any:
+    """The options as records keep them: a secret decides no result.
+
+    Raises:
+        ConfigError: where one stands in an address: without it two addresses might be taken for one.
+    """
+    kept = without_secrets(options)
+    if found := written_out(kept):
+        raise ConfigError(
+            f"options of {plugin.kind.replace('_', ' ')} '{plugin.name}': a secret is written out in the address of "
+            f"{', '.join(found)}, and records keep it. Write ${{NAME}} in its place: the environment of the run answers"
+        )
+    return kept
 
 
 def _asked_for(stages: Sequence[Stage], config: Any) -> list[Stage]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -231,3 +231,37 @@ def test_makers_are_found_by_role() -> None:
     assert made.maker("source") is None
     with pytest.raises(KeyError):
         made.node("ingst")
+
+
+@dataclass(frozen=True)
+class Account:
+    """Options with secrets in them."""
+
+    api_token: str = "abc"
+    credentials: Mapping[str, str] = field(default_factory=lambda: {"user": "me"})
+    where: str = "https://host/a?version=2"
+
+
+def of_account(account: Account) -> Plan:
+    one = stage(
+        "ingest", ("source",), ("recordings",), plugins=lambda config, catalogue: {"model": (Imagined(), account)}
+    )
+    return plan([one], config(), None, sources=SOURCES, facts=SaidFacts())
+
+
+def test_no_secret_of_an_option_is_in_a_document_and_none_decides() -> None:
+    node = of_account(Account()).node("ingest")
+    kept = node.document({"source": "0"})["plugins"]["model"]["options"]
+    assert kept == {"api_token": "***", "credentials": {"user": "***"}, "where": "https://host/a?version=2"}
+    assert of_account(Account(api_token="other")).node("ingest").recipe == node.recipe
+    assert of_account(Account(api_token="${TOKEN}")).node("ingest").asked["plugins"]["model"]["options"][
+        "api_token"
+    ] == ("${TOKEN}")
+    assert of_account(Account(where="https://host/a?version=3")).node("ingest").recipe != node.recipe
+
+
+def test_a_secret_in_an_address_of_an_option_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"options of model 'imagined': .* address of where.*\$\{NAME\}") as caught:
+        of_account(Account(where="https://me:pw@host/a"))
+    assert "pw" not in str(caught.value)
+    assert of_account(Account(where="https://me:${PW}@host/a"))

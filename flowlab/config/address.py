@@ -19,13 +19,29 @@ VARIABLE = re.compile(r"\$\{(\w+)\}")
 KEPT = "/%:@!$&'()*+,;=~-._?"  # what stands in an address as it is; the rest is written as %XX
 UNNAMED = "data"
 LONG = 10  # characters of a query's value that may be a token; "download=1" is none
-SECRET_WORDS = ("password", "passwd", "secret", "token", "credential", "api_key", "apikey", "access_key")
+SECRET_WORDS = (
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "apikey",
+    "accesskey",
+    "privatekey",
+)
 LONGEST = 300  # characters of an address that people see
 
 
 def is_address(path: str) -> bool:
     """Whether a path is no path but an address."""
     return "://" in path
+
+
+def names_secret(key: str) -> bool:
+    """Whether what stands under this key is a secret, by the key's words: ``api_token``, ``API-Key``, ``accessKey``."""
+    plain = key.lower().replace("_", "").replace("-", "")
+    return any(word in plain for word in SECRET_WORDS)
 
 
 def problem(address: str) -> str:
@@ -60,19 +76,19 @@ def file_name(address: str) -> str:
     return f"{clean}{ARCHIVE}"
 
 
-def filled(address: str, environment: Mapping[str, str] = os.environ) -> str:
-    """The address (or path) with each ``${NAME}`` read from the environment.
+def filled(text: str, environment: Mapping[str, str] = os.environ, key: str = "dataset.input_data_path") -> str:
+    """The text with each ``${NAME}`` read from the environment.
 
     Raises:
-        ConfigError: naming a variable that is not set.
+        ConfigError: naming the key and a variable that is not set.
     """
 
     def value(found: re.Match[str]) -> str:
         if found[1] not in environment:
-            raise ConfigError(f"dataset.input_data_path: '${{{found[1]}}}' is not set in the environment")
+            raise ConfigError(f"{key}: '${{{found[1]}}}' is not set in the environment")
         return environment[found[1]]
 
-    return VARIABLE.sub(value, address)
+    return VARIABLE.sub(value, text)
 
 
 def holds_secret(address: str) -> bool:
@@ -87,7 +103,7 @@ def holds_secret(address: str) -> bool:
     name, colon, password = user.partition(":")
     pairs = (one.partition("=") for one in re.split("[&;]", parts.query))
     return bool(at and (password if colon else name)) or any(
-        value and (len(value) >= LONG or any(word in key.lower() for word in SECRET_WORDS))
+        value and (len(value) >= LONG or names_secret(key))
         for key, value in ((key, value) if equals else ("", key) for key, equals, value in pairs)
     )
 

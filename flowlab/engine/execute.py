@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flowlab.canonical import plain
+from flowlab.config.environment import from_environment
 from flowlab.contracts import GOES_ON, Progress, Stage, StageJob, StageResult
 from flowlab.engine.source import InputFile, RoleFiles, files_digest
 from flowlab.errors import DataError, StageError
@@ -136,7 +137,10 @@ def _make(node: Node, inputs: Mapping[str, RoleFiles], store: Store, progress: P
         inputs={role: _paths(files, store, place / "in" / role) for role, files in inputs.items()},
         options=node.options,
         plugins={kind: plugin for kind, (plugin, _) in node.plugins.items()},
-        plugin_options={kind: options for kind, (_, options) in node.plugins.items()},
+        plugin_options={
+            kind: from_environment(options, f"options of {kind.replace('_', ' ')} '{plugin.name}'")
+            for kind, (plugin, options) in node.plugins.items()
+        },
         out=out,
         scratch=store.scratch(fingerprint),
         progress=progress,

@@ -94,8 +94,11 @@ def _given_name() -> str:
 
 def _show(result: RunResult) -> None:
     """Artifacts, also where every stage was cached; and the lines that the command line prints, as a log."""
-    publish(shown_of(result))
     logger = get_run_logger()
+    try:
+        publish(shown_of(result))
+    except Exception as error:  # noqa: BLE001 - the run is complete: what a dashboard draws of it decides nothing
+        logger.warning("its tables and pictures were not drawn: %s: %s", type(error).__name__, error)
     for warning in result.warnings:
         logger.warning(warning)
     for name, text in result.summary():

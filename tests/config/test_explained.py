@@ -69,6 +69,10 @@ def test_secrets_are_left_out_of_what_is_kept_and_shown() -> None:
         "api-key": "***",
         "token": None,
     }
+    assert redacted({"credentials": {"user": "me", "of": ["x", "${X}"], "port": 1}, "accessKey": "abc"}) == {
+        "credentials": {"user": "***", "of": ["***", "${X}"], "port": "***"},
+        "accessKey": "***",
+    }
 
 
 @pytest.mark.parametrize(
@@ -91,6 +95,9 @@ def test_a_secret_that_is_written_out_is_told_from_one_of_the_environment(addres
     found = written_out({"dataset": {"input_data_path": address}, "training": {"quantizer": {"list": ["x", address]}}})
     assert found == (["dataset.input_data_path", "training.quantizer.list"] if secret else [])
     assert written_out({"a": {"api_token": "x", "token": "${TOKEN}", "secret": None}}) == ["a.api_token"]
+    assert written_out({"a": {"credentials": {"user": "me"}}, "b": {"credentials": {"user": "${ME}"}}}) == [
+        "a.credentials"
+    ]
 
 
 @pytest.mark.parametrize("value", ["http://me:pw@host:port/x", '"http://me:pw@host:port/x"', "[http://me:pw@host/x]"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from flowlab.contracts import StageJob, StageResult
 from flowlab.engine.execute import execute, gather, silent
 from flowlab.engine.local import Done, Prepared, prepare, run_local
 from flowlab.engine.source import InputFile
-from flowlab.errors import DataError, StageError
+from flowlab.errors import ConfigError, DataError, StageError
 from flowlab.plan import Node
 from flowlab.store.objects import DamagedObject
 from flowlab.store.records import Record
@@ -346,3 +346,57 @@ def test_input_files_say_where_they_are_only_outside_the_store(tmp_path: Path, d
     assert found["notes"]["notes.json"] == InputFile(
         found["notes"]["notes.json"].sha256, found["notes"]["notes.json"].size
     )
+
+
+@dataclass(frozen=True)
+class Account:
+    """Options of a plugin that asks somebody for something."""
+
+    token: str
+    where: tuple[str, ...] = ("https://me:${PASSWORD}@host/a",)
+    more: Mapping[str, Any] = field(default_factory=lambda: {"user": "${WHO}", "times": 3})
+
+
+def asks(folder: Path, seen: list[Any]) -> Prepared:
+    """The imagined stages, the training's plugin with options of its own; ``seen`` gets them as the stage does."""
+    import imagined
+
+    def train(job: StageJob) -> StageResult:
+        seen.append(job.plugin_options["model"])
+        return imagined.train(job)
+
+    imagined.asking = train
+    stages = tuple(
+        replace(
+            one,
+            run="imagined:asking",
+            plugins=lambda config, catalogue: {"model": (imagined.Network(), Account("${TOKEN}"))},
+        )
+        if one.name == "train"
+        else one
+        for one in imagined.stages()
+    )
+    return prepare(stages, imagined.config(folder / "data", 3), None, Store(folder / "store"))
+
+
+def test_a_stage_has_the_environments_values_and_its_record_their_names(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TOKEN": "t0ken", "PASSWORD": "passw0rd", "WHO": "wh0"}.items():
+        monkeypatch.setenv(name, value)
+    seen: list[Any] = []
+    done = run_local(asks(tmp_path, seen), lambda node: silent)
+    assert seen == [Account("t0ken", ("https://me:passw0rd@host/a",), {"user": "wh0", "times": 3})]
+    assert done["train"].record.document["plugins"]["model"]["options"]["token"] == "${TOKEN}"
+    for path in (path for path in (tmp_path / "store").rglob("*") if path.is_file()):
+        assert not any(value in path.read_bytes() for value in (b"t0ken", b"passw0rd", b"wh0")), path
+    monkeypatch.setenv("TOKEN", "another")
+    assert all(cached(run_local(asks(tmp_path, seen), lambda node: silent)).values()), "a secret decides no result"
+
+
+def test_a_name_that_is_not_set_is_said_with_its_option(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TOKEN", raising=False)
+    with pytest.raises(ConfigError, match=r"^options of model 'imagined'\.token: '\$\{TOKEN\}' is not set"):
+        run_local(asks(tmp_path, []), lambda node: silent)

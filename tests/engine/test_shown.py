@@ -106,3 +106,17 @@ def test_a_dashboard_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
         progress("epoch", i / 5)
     progress.close()
     assert len(asked) == 1
+
+
+def test_what_cannot_be_drawn_leaves_a_complete_run_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowlab.engine import flows
+
+    said: list[str] = []
+
+    def keep(text: str, *values: Any) -> None:
+        said.append(text % values)
+
+    monkeypatch.setattr(flows, "get_run_logger", lambda: SimpleNamespace(warning=keep, info=keep))
+    flows._show(result(tmp_path, metrics_train={"history": [3]}))
+    assert said[0].startswith("its tables and pictures were not drawn: ")
+    assert any(line.startswith("simulated: ") for line in said)
