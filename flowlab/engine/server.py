@@ -8,24 +8,25 @@ It starts while this process imports Prefect, which saves seconds.
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from flowlab.config.address import problem as wrong_with
 from flowlab.config.address import shown
 from flowlab.engine import claim
 from flowlab.errors import ConfigError, StageError
+
+if TYPE_CHECKING:
+    import socket  # a run that is wholly cached comes here too: what starts or asks a server is imported when it does
+    import subprocess
 
 STARTUP_TIMEOUT_S = 120  # Prefect's 20 s are too few on a loaded machine (PrefectHQ/prefect#16397)
 NAMED_TIMEOUT_S = 10  # a server that the user names is up already
@@ -130,6 +131,8 @@ def temporary_server(home: Path, hold: int | None = None) -> Iterator[str]:
         home: the folder of its database and its log.
         hold: a descriptor that the process keeps as long as it lives: the claim on the database.
     """
+    import socket
+
     home.mkdir(parents=True, exist_ok=True)
     hidden = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening, (home / LOG).open("wb") as log:
@@ -151,6 +154,8 @@ def spawn(
     holds: tuple[int, ...],
 ) -> subprocess.Popen[bytes]:
     """Start a server's process on an open socket; it keeps the descriptors ``holds`` as long as it lives."""
+    import subprocess
+
     environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home.resolve()), **more}
     environment.pop("PREFECT_API_URL", None)
     return subprocess.Popen(
@@ -189,6 +194,8 @@ def wait_until_healthy(url: str, home: Path, log: str = LOG) -> None:
 
 def problem_of(url: str, timeout_s: float) -> str | None:
     """None where the API at a URL is healthy, else what is wrong in a few words. Imports nothing that is heavy."""
+    import http.client
+
     try:
         status, _ = exchange(url, "GET", "/health", timeout_s=timeout_s)
     except (OSError, ValueError, http.client.HTTPException) as error:
@@ -204,6 +211,8 @@ def exchange(
     Raises:
         OSError, ValueError, HTTPException: where nothing answers, or the URL is none.
     """
+    import http.client
+
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
@@ -224,6 +233,8 @@ def tail_of(log: Path) -> str:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """Ask first: the server writes the last states of task runs on its way out."""
+    import subprocess
+
     process.terminate()
     try:
         process.wait(timeout=10)
