@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -184,7 +185,7 @@ def test_a_port_that_cannot_be_is_an_error_with_its_number(tmp_path: Path, port:
 
 
 def test_a_taken_port_is_an_error_with_its_number(tmp_path: Path) -> None:
-    with server.socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"--port {port}: Address already in use"):
             daemon.up(tmp_path, port, lambda text: None)
