@@ -66,6 +66,15 @@ class Place:
             self.api, "flow_runs", deployments={"name": {"any_": [name]}}, sort="EXPECTED_START_TIME_DESC"
         )
 
+    def artifacts_of(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        return project.asked(self.api, "artifacts", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+
+    def recorded(self, run: dict[str, Any]) -> dict[str, Any]:
+        """What the store says of a flow run, under the same name."""
+        text = (self.folder / "artifacts" / ".store" / "runs" / run["name"] / "run.json").read_text()
+        found: dict[str, Any] = json.loads(text)
+        return found
+
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PYTHON"))}
@@ -158,6 +167,11 @@ def test_a_run_on_demand_ends_completed_and_its_results_lie_where_deploy_was_cal
     (dataset,) = [path for path in (place.folder / "artifacts").iterdir() if not path.name.startswith(".")]
     assert (dataset / found["name"] / "report.html").is_file()
     assert (dataset / "latest").resolve().name == found["name"]
+    assert place.recorded(found)["state"] == "Completed"
+    progress = {
+        one["key"].rsplit("-", 1)[1]: one["data"] for one in place.artifacts_of(found) if one["type"] == "progress"
+    }
+    assert progress == {"train": 100.0}
     logs = project.asked(place.api, "logs", logs={"flow_run_id": {"any_": [found["id"]]}})
     assert any(line["message"].startswith("simulated:") for line in logs)
 
@@ -166,7 +180,7 @@ def test_a_run_in_which_all_is_cached_shows_it_and_has_all_artifacts(place: Plac
     place.run("prefect", "deployment", "run", "flowlab/on-demand", "--watch")
     found = place.runs_of("on-demand")[0]
     assert project.task_states(place.api, found, len(STAGES)) == dict.fromkeys(STAGES, "Cached")
-    artifacts = project.asked(place.api, "artifacts", artifacts={"flow_run_id": {"any_": [found["id"]]}})
+    artifacts = place.artifacts_of(found)
     kinds = {one["key"].rsplit("-", 1)[1]: one["type"] for one in artifacts if one["key"]}
     assert kinds == {
         "metrics": "table",
@@ -206,8 +220,9 @@ def test_a_gate_that_is_missed_is_a_failed_run_with_its_metrics(place: Place) ->
     found = place.runs_of("on-demand")[0]
     assert found["state_type"] == "FAILED"
     assert "max_flash_bytes" in found["state"]["message"]
-    artifacts = project.asked(place.api, "artifacts", artifacts={"flow_run_id": {"any_": [found["id"]]}})
-    assert any(one["type"] == "table" for one in artifacts)
+    assert any(one["type"] == "table" for one in place.artifacts_of(found))
+    assert place.recorded(found)["state"] == "Failed"
+    assert place.recorded(found)["metrics"]
 
 
 def test_deploying_again_makes_nothing_twice_and_a_paused_schedule_stays_paused(place: Place) -> None:
