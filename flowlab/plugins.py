@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -124,9 +125,16 @@ class Catalogue:
         """All plugins of a kind, bundled ones first, in the order in which they were brought."""
         if kind not in KINDS:
             raise PluginError(unknown_name("kind of plugin", kind, KINDS))
+        yield from self._built.get(kind, ())
+
+    @cached_property
+    def _built(self) -> Mapping[str, tuple[Brought, ...]]:
+        """By kind: a run asks a thousand times."""
+        found: dict[str, list[Brought]] = {}
         for one in self.brought:
-            if isinstance(one.item, Plugin) and one.item.kind == kind and not one.item.not_built:
-                yield one
+            if isinstance(one.item, Plugin) and not one.item.not_built:
+                found.setdefault(one.item.kind, []).append(one)
+        return {kind: tuple(items) for kind, items in found.items()}
 
     def shown_name(self, kind: str, one: Brought) -> str:
         """The bare name where it is enough, else ``distribution:name``."""

@@ -9,9 +9,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import TYPE_CHECKING
 
 from flowlab.errors import ConfigError
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult  # imported where there is an address: most runs have none
 
 SCHEMES = ("http", "https")
 ARCHIVE = ".zip"
@@ -69,6 +72,8 @@ def shown(address: str) -> str:
 
 def file_name(address: str) -> str:
     """The name of the archive: the last part of the address's path, made fit for a file."""
+    from urllib.parse import unquote
+
     parts = _split(address)
     last = PurePosixPath(unquote(parts.path if parts else "")).name
     stem = last[: -len(ARCHIVE)] if last.lower().endswith(ARCHIVE) else last
@@ -110,6 +115,8 @@ def holds_secret(address: str) -> bool:
 
 def request_parts(address: str) -> tuple[str, str]:
     """The address as it is asked for, without user and fragment, and ``user:password`` (or an empty text)."""
+    from urllib.parse import quote, unquote, urlsplit
+
     parts = urlsplit(address)
     user, _, host = parts.netloc.rpartition("@")
     query = f"?{quote(parts.query, safe=KEPT)}" if parts.query else ""
@@ -117,6 +124,8 @@ def request_parts(address: str) -> tuple[str, str]:
 
 
 def _split(address: str) -> SplitResult | None:
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(address)
         _ = parts.port  # raises for one that is no number

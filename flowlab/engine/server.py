@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from flowlab.config.address import problem as wrong_with
 from flowlab.config.address import shown
@@ -212,6 +211,7 @@ def exchange(
         OSError, ValueError, HTTPException: where nothing answers, or the URL is none.
     """
     import http.client
+    from urllib.parse import urlsplit
 
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
