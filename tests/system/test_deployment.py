@@ -262,6 +262,9 @@ def test_the_file_for_prefects_own_command_makes_the_same_deployments(place: Pla
     flowlab = {name: place.deployment(name) for name in ("on-demand", "nightly")}
     place.run("flowlab", "deploy")
     ours = {name: place.deployment(name) for name in flowlab}
+    (schedule,) = ours["nightly"]["schedules"]
+    path = f"{place.api}/deployments/{ours['nightly']['id']}/schedules/{schedule['id']}"
+    assert httpx.patch(path, json={"active": False}, timeout=60).status_code == 204
     place.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "flows" / "prefect.yaml"))
     for name, one in ours.items():
         other = place.deployment(name)
@@ -271,6 +274,7 @@ def test_the_file_for_prefects_own_command_makes_the_same_deployments(place: Pla
         assert [(s["slug"], s["schedule"]) for s in other["schedules"]] == [
             (s["slug"], s["schedule"]) for s in one["schedules"]
         ]
+    assert [one["active"] for one in place.deployment("nightly")["schedules"]] == [False], "it was paused"
     assert yaml.safe_load((ROOT / "flows" / "prefect.yaml").read_text())["deployments"][1]["name"] == "nightly"
 
 
