@@ -326,6 +326,9 @@ class Program:
     packed_bytes: int
 
 
+BITS, FLOAT = "bit for bit", "float"  # how executions were compared: integers, and floats within a tolerance
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one execution computed.

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from flowlab.contracts import Outcome
 from flowlab.errors import AgreementError
 
-BITS = "bit for bit"  # how integers are compared
-FLOAT = "float"  # how float graphs are compared
 TOLERANCE = 1e-5  # of a vector's largest absolute output
 
 

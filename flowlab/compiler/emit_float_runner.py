@@ -9,6 +9,7 @@ import numpy as np
 from flowlab.compiler.agreement import TOLERANCE
 from flowlab.compiler.emit_c import array, float_literal, text_literal
 from flowlab.compiler.emit_float_c import output_fields
+from flowlab.compiler.emit_runner import runner_main
 from flowlab.compiler.float_plan import FloatPlan, elements
 from flowlab.errors import ProgramError
 
@@ -114,45 +115,18 @@ def emit_float_runner(plan: FloatPlan) -> dict[str, str]:
 
     Called and read as the runner of an integer program (`flowlab.compiler.emit_runner`); it keeps no layer checksums.
     """
-    layout = "\n".join(
+    layout = [
         f'    puts("output float32 {",".join(map(str, plan.graph.type_of(value).shape))} " {text_literal(name)});'
         for name, (_, value) in output_fields(plan).items()
-    )
+    ]
     writes = "\n".join(
         f"        fwrite(outputs.{field}, sizeof(float), {size}, results);" for field, size in _fields(plan)
     )
+    loop = f"        model_run(features, &outputs);\n{writes}"
     return {"host_runner.c": f"""\
 /* Runs the float program on the host: features from a file, outputs to a file. */
 #include <stdio.h>
 
 #include "model.c"
 
-static void print_layout(void)
-{{
-{layout}
-}}
-
-int main(int argc, char **argv)
-{{
-    static float features[MODEL_FEATURES];
-    static model_outputs outputs;
-    FILE *given, *results;
-
-    if (argc != 3) {{
-        print_layout();
-        return 0;
-    }}
-    given = fopen(argv[1], "rb");
-    results = given ? fopen(argv[2], "wb") : NULL;
-    if (!given || !results) {{
-        fputs("cannot open the files\\n", stderr);
-        return 2;
-    }}
-    while (fread(features, sizeof(float), MODEL_FEATURES, given) == MODEL_FEATURES) {{
-        model_run(features, &outputs);
-{writes}
-    }}
-    fclose(given);
-    return fclose(results) ? 3 : 0;
-}}
-"""}  # fmt: skip
+{runner_main(layout, "    static model_outputs outputs;", loop)}"""}  # fmt: skip

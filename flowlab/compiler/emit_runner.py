@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,12 @@ def emit_runner(container: Container, *, skip_normalize: bool) -> dict[str, str]
     quantize = "        model_quantize_input(features, input);\n" if skip_normalize else ""
     buffer = "    static int_least8_t input[MODEL_INPUTS];\n" if skip_normalize else ""
     traced = max(1, len(container.traced()))
+    loop = f"""\
+        layers = 0;
+        memset(&outputs, 0, sizeof outputs);
+{quantize}        {run}
+{writes}
+        fwrite(layer_crc, sizeof layer_crc[0], {len(container.traced())}, results);"""
     return {"host_runner.c": f"""\
 /* Runs the program on the host: features from a file, outputs and a CRC-32 of each layer's output to a file. */
 #include <stdint.h>
@@ -142,6 +148,15 @@ static int layers;
 
 #include "model.c"
 
+{runner_main(layout, f"{buffer}    static model_outputs outputs;", loop)}"""}  # fmt: skip
+
+
+def runner_main(layout: Sequence[str], declarations: str, loop: str) -> str:
+    """C of a runner: print the layout, or feed float32 vectors from the first file to ``loop``, which fills the second.
+
+    ``loop`` sees ``features``, ``results`` and what ``declarations`` declare.
+    """
+    return f"""\
 static void print_layout(void)
 {{
 {chr(10).join(layout)}
@@ -150,7 +165,7 @@ static void print_layout(void)
 int main(int argc, char **argv)
 {{
     static float features[MODEL_FEATURES];
-{buffer}    static model_outputs outputs;
+{declarations}
     FILE *given, *results;
 
     if (argc != 3) {{
@@ -164,13 +179,9 @@ int main(int argc, char **argv)
         return 2;
     }}
     while (fread(features, sizeof(float), MODEL_FEATURES, given) == MODEL_FEATURES) {{
-        layers = 0;
-        memset(&outputs, 0, sizeof outputs);
-{quantize}        {run}
-{writes}
-        fwrite(layer_crc, sizeof layer_crc[0], {len(container.traced())}, results);
+{loop}
     }}
     fclose(given);
     return fclose(results) ? 3 : 0;
 }}
-"""}  # fmt: skip
+"""

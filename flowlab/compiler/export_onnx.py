@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -257,7 +257,20 @@ def _write_requantize(writer: _Writer, node: Node) -> None:
 _FUSION_STOP = (("least", -exact_float.LIMIT), ("most", exact_float.LIMIT))
 
 
-def _write_quantize(writer: _Writer, node: Node) -> None:
+class StepWriter(Protocol):
+    """What the input step needs of a writer: tensors and operations by name."""
+
+    def constant(self, name: str, value: Array) -> str:
+        """Add a tensor; returns its name."""
+        ...
+
+    def op(self, op_type: str, inputs: list[str], output: str) -> str:
+        """Add an operation; returns the name of its output."""
+        ...
+
+
+def input_step(writer: StepWriter, node: Node) -> str:
+    """The exact input step of a ``quantize`` node but for its clip, in the order that defines its rounding."""
     rank = len(node.type.shape)
 
     def constant(key: str, values: Array) -> str:
@@ -268,7 +281,11 @@ def _write_quantize(writer: _Writer, node: Node) -> None:
     value = writer.op("Floor", [value], f"{node.name}/whole")
     divisor = np.exp2(node.constants["shift"].astype(np.float64))
     value = writer.op("Div", [value, constant("divisor", divisor)], f"{node.name}/div")
-    value = writer.op("Floor", [value], f"{node.name}/floor")
+    return writer.op("Floor", [value], f"{node.name}/floor")
+
+
+def _write_quantize(writer: _Writer, node: Node) -> None:
+    value = input_step(writer, node)
     bounds = [
         writer.constant(f"{node.name}.{key}", np.array(node.attributes[key], np.float32)) for key in ("low", "high")
     ]

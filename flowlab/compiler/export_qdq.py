@@ -22,6 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from flowlab.compiler.export_onnx import input_step
 from flowlab.compiler.infer import integer, integers
 from flowlab.compiler.intervals import LIMITS
 from flowlab.compiler.ir import Graph, Node, TensorType
@@ -134,17 +135,7 @@ class _Writer:
 
 def _write_quantize(writer: _Writer, node: Node) -> None:
     """The exact input step; its integers lie in float32 and are quantized with a step of 1."""
-    rank = len(node.type.shape)
-
-    def constant(key: str, values: Array) -> str:
-        return writer.constant(f"{node.name}.{key}", values.astype(np.float32).reshape((1, -1) + (1,) * (rank - 1)))
-
-    value = writer.op("Add", [node.inputs[0], constant("bias", node.constants["bias"])], f"{node.name}/add")
-    value = writer.op("Mul", [value, constant("multiplier", node.constants["multiplier"])], f"{node.name}/mul")
-    value = writer.op("Floor", [value], f"{node.name}/whole")
-    divisor = np.exp2(node.constants["shift"].astype(np.float64))
-    value = writer.op("Div", [value, constant("divisor", divisor)], f"{node.name}/div")
-    value = writer.op("Floor", [value], f"{node.name}/floor")
+    value = input_step(writer, node)
     writer.quantized(node, writer.clipped(node, value, 1.0), 1.0)
 
 

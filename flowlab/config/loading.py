@@ -79,7 +79,7 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
         presets=resolved.presets,
     )
     check(config, catalogue, problems)
-    return config.with_warnings(*_without_effect(config), *_activation_bits(config, catalogue))
+    return config.with_warnings(*_without_effect(config), *_stride(config), *_activation_bits(config, catalogue))
 
 
 def _without_effect(config: Config) -> list[str]:
@@ -91,6 +91,22 @@ def _without_effect(config: Config) -> list[str]:
             if asked and getattr(values, key) != defaults(section)[key]:
                 sentences.append(f"{section}.{key} changes nothing: {reason}")
     return sentences
+
+
+def _stride(config: Config) -> list[str]:
+    """Its unit is a fraction of frame_size, and only one transform reads it: both are easily taken otherwise."""
+    section = config.data_processing_feature_extraction
+    if "stride_size" not in config.given.get(FEATURES, {}):
+        return []
+    if "SimpleWindow" not in section.data_proc_transforms:
+        return [f"{FEATURES}.stride_size changes nothing: only SimpleWindow in data_proc_transforms reads it"]
+    if section.stride_size > 1:
+        return [
+            f"{FEATURES}.stride_size is a fraction of frame_size: {section.stride_size:g} leaves "
+            f"{section.frame_size * (section.stride_size - 1):g} samples out between two frames. "
+            f"For a hop of {section.stride_size:g} samples write {section.stride_size / section.frame_size:g}"
+        ]
+    return []
 
 
 def _activation_bits(config: Config, catalogue: Any) -> list[str]:

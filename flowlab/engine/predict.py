@@ -125,7 +125,8 @@ def _execution(run: StoredRun, target: Target) -> Execution:
 
     Raises `StageError` where there is none.
     """
-    from flowlab.engine.result import FLOAT, agreement_of
+    from flowlab.contracts import FLOAT
+    from flowlab.engine.result import agreement_of
 
     floats = agreement_of(run.records)["comparison"] == FLOAT
     executions = [one for one in target.executions() if one.floats or not floats]

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowlab.contracts import FLOAT
 from flowlab.engine.gates import Gate
 from flowlab.engine.local import Done
+from flowlab.report import numbers
 from flowlab.store.records import Record
 from flowlab.store.run_folder import Artifact
 from flowlab.store.store import Store
 
-FLOAT_BYTES = 4  # of one float32 parameter
-BITS, FLOAT = "bit for bit", "float"  # how stages say that they compared: `flowlab.compiler.agreement`
 WITHIN = "within 1e-5 of the largest output"
 
 
@@ -104,14 +104,10 @@ def result_of(
         run=run,
         engine=engine,
         stages=tuple({"name": name, "cached": one.cached, "seconds": one.seconds} for name, one in done.items()),
-        metrics={
-            "float": train.get("test"),
-            "quantized": quantized.get("test"),
-            "simulated": small.read("metrics_simulate").get("test"),
-        },
-        quantization={**quantized.get("quantization", {}), "int8": quantized.get("int8")},
+        metrics=numbers.metrics(train, quantized, small.read("metrics_simulate")),
+        quantization=numbers.quantization(quantized),
         agreement=agreement_of(records),
-        sizes=_sizes(records, small, train.get("parameters")),
+        sizes=numbers.sizes(train, small.read("memory"), _size_of(records, "quantized_onnx", ".onnx")),
         artifacts={
             role: tuple({"name": one.name, "path": str(one.path), "sha256": one.sha256} for one in files)
             for role, files in artifacts.items()
@@ -144,32 +140,8 @@ class SmallFiles:
 
 
 def agreement_of(records: Mapping[str, Record]) -> dict[str, Any]:
-    """What all stages that compared executions say together: names, the most vectors, the sum of mismatches.
-
-    Returns ``vectors``, ``mismatches``, ``comparison`` (how: ``bit for bit``, or ``float`` within a tolerance),
-    ``executions`` (names that ran) and ``not_run`` (name and reason).
-    """
-    found = [record.metrics["agreement"] for record in records.values() if "agreement" in record.metrics]
-    names = [one["name"] if isinstance(one, dict) else str(one) for said in found for one in said.get("executions", ())]
-    return {
-        "vectors": max((said.get("vectors", 0) for said in found), default=0),
-        "mismatches": sum(said.get("mismatches", 0) for said in found),
-        "comparison": next((said["comparison"] for said in found if "comparison" in said), BITS),
-        "executions": list(dict.fromkeys(names)),
-        "not_run": [
-            {"name": one["name"], "reason": one["reason"]} for said in found for one in said.get("not_run", ())
-        ],
-    }
-
-
-def _sizes(records: Mapping[str, Record], small: SmallFiles, parameters: int | None) -> dict[str, int | None]:
-    memory = small.read("memory")
-    return {
-        "float_bytes": None if parameters is None else FLOAT_BYTES * parameters,
-        "packed_bytes": memory.get("packed_bytes"),
-        "onnx_bytes": _size_of(records, "quantized_onnx", ".onnx"),
-        "program_bytes": memory.get("program_bytes") or _size_of(records, "program", ".flnp"),
-    }
+    """What all stages that compared executions say together: `flowlab.report.numbers.agreement`."""
+    return numbers.agreement([one.metrics["agreement"] for one in records.values() if "agreement" in one.metrics])
 
 
 def _size_of(records: Mapping[str, Record], role: str, suffix: str) -> int | None:

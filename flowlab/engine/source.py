@@ -151,7 +151,9 @@ def _refuse_other_bytes(config: Any, source: RoleFiles) -> None:
 
 
 def notes(config: Any) -> bytes:
-    """``notes.json``: the config's warnings, and the few values that the report's first lines name."""
+    """``notes.json``: the config's warnings, and the values that the report names: what decides the features, where it
+    is not the built-in default, and a few of every other section.
+    """
     asked = {
         "common": ("task_type", "target_device"),
         "dataset": ("dataset_name", "seed"),

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flowlab.contracts import FLOAT
 from flowlab.report.facts import Document, ReportFacts
+from flowlab.report.numbers import FLOAT_BYTES
 from flowlab.report.widths import beside_weights
 
-FLOAT_BYTES = 4
-FLOAT = "float"  # how stages say that floats were compared, which are never equal to the bit
 PARTS = {"arena": "arena: activations", "quantize": "quantized input"}  # of a memory, in words
 FEW = (0.01, 0.001)  # false alarms that may be, for which thresholds are shown
 SPLITS = ("train", "val", "test")

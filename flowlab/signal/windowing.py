@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+STRIDES = "SimpleWindow"  # the transform that reads stride_size
+
 
 @dataclass(frozen=True)
 class WindowOptions:
@@ -45,7 +47,7 @@ class WindowOptions:
     @property
     def hop(self) -> int:
         """Samples from the start of one frame to the next."""
-        if "SimpleWindow" not in self.data_proc_transforms:
+        if STRIDES not in self.data_proc_transforms:
             return self.frame_size
         return int(self.frame_size * self.stride_size) or self.frame_size
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import FeatureExtractor, Plugin, Stage, StageJob, StageResult
 from flowlab.errors import DataError, NotBuiltYet, OptionError
-from flowlab.signal.windowing import WindowOptions
+from flowlab.signal.windowing import STRIDES, WindowOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +25,14 @@ NOT_BUILT = ("gain_variations", "nn_for_feature_extraction")
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """Where windows start, and under which name the values came."""
+    """Where windows start, and under which name the values came.
+
+    ``own_chain``: the config itself lists the transforms, so what the extractor notes of them is a warning.
+    """
 
     windows: WindowOptions
     preset: str | None
+    own_chain: bool = True
 
 
 def options(config: Any, catalogue: Any) -> ExtractOptions:
@@ -38,8 +42,16 @@ def options(config: Any, catalogue: Any) -> ExtractOptions:
         if getattr(section, key):
             where = config.where("data_processing_feature_extraction", key)
             raise NotBuiltYet(f"{where}: '{key}' is not built yet. Leave the key out")
-    windows = WindowOptions(**{item.name: getattr(section, item.name) for item in fields(WindowOptions)})
-    return ExtractOptions(windows, config.presets.get("feature_extraction"))
+    own_chain = "feat_ext_transform" in config.given.get("data_processing_feature_extraction", {})
+    return ExtractOptions(_windows(section), config.presets.get("feature_extraction"), own_chain)
+
+
+def _windows(section: Any) -> WindowOptions:
+    """The section's keys that decide which windows there are; a stride that nothing reads decides nothing."""
+    values = {item.name: getattr(section, item.name) for item in fields(WindowOptions)}
+    if STRIDES not in section.data_proc_transforms:
+        del values["stride_size"]
+    return WindowOptions(**values)
 
 
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
@@ -61,7 +73,7 @@ def _check(config: Any, extractor: Any, chosen: Any) -> None:
     from flowlab.signal import windowing
 
     section = config.data_processing_feature_extraction
-    windows = WindowOptions(**{item.name: getattr(section, item.name) for item in fields(WindowOptions)})
+    windows = _windows(section)
     columns = windows.variables if isinstance(windows.variables, int) else len(windows.variables)
     try:
         windowing.check(windows)
@@ -139,7 +151,7 @@ def run(job: StageJob) -> StageResult:
     }
     files = {}
     cuts = {}
-    warnings = list(spec["notes"])
+    warnings = list(spec["notes"]) if asked.own_chain else []
     for step, split in enumerate(SPLITS):
         job.progress(f"features of {split}", step / len(SPLITS))
         cut, short = _cut(table, split, columns, asked.windows)

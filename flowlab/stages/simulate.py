@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from flowlab.contracts import Execution, Outcome, Plugin, Stage, StageJob, StageResult, Target
+from flowlab.contracts import BITS, FLOAT, Execution, Outcome, Plugin, Stage, StageJob, StageResult, Target
 from flowlab.errors import AgreementError, StageError
 
 if TYPE_CHECKING:
@@ -75,7 +75,6 @@ def run(job: StageJob) -> StageResult:
         AgreementError: naming execution, layer and vector of the first difference.
         StageError: if nothing runs here, or an execution fails.
     """
-    from flowlab.compiler.agreement import BITS, FLOAT
     from flowlab.compiler.ir import is_float
     from flowlab.compiler.text import parse_graph
     from flowlab.compiler.trace import traced
@@ -143,7 +142,7 @@ def compare_execution(name: str, reference: Outcome, found: Outcome, order: list
     Raises:
         AgreementError: naming the first difference, and how many vectors differ.
     """
-    from flowlab.compiler.agreement import BITS, compare
+    from flowlab.compiler.agreement import compare
 
     try:
         result = compare(reference, found, order)
@@ -183,7 +182,7 @@ def compare_floats(name: str, reference: Outcome, found: Outcome) -> dict[str, A
         agreement.largest_difference(right, found.outputs[output]) for output, right in reference.outputs.items()
     )
     row = {"name": name, "vectors": result.vectors, "mismatches": 0, "first_difference": None}
-    return {**row, "comparison": agreement.FLOAT, "largest_difference": largest}
+    return {**row, "comparison": FLOAT, "largest_difference": largest}
 
 
 def _not_run(target: Target, floats: bool) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from flowlab.contracts import NumberFormat, Plugin, Stage, StageJob, StageResult, Target
+from flowlab.contracts import BITS, FLOAT, NumberFormat, Plugin, Stage, StageJob, StageResult, Target
 from flowlab.errors import AgreementError, DataError
 from flowlab.stages.choice import accelerator_off, chosen_format
 
@@ -70,7 +70,6 @@ def run(job: StageJob) -> StageResult:
     """
     import numpy as np
 
-    from flowlab.compiler.agreement import BITS, FLOAT
     from flowlab.compiler.ir import is_float
     from flowlab.compiler.pipeline import apply_passes
     from flowlab.compiler.place import place
@@ -268,7 +267,7 @@ def compare(
     Raises:
         AgreementError: naming execution, output, vector and layer.
     """
-    from flowlab.compiler.agreement import BITS, FLOAT, largest_difference
+    from flowlab.compiler.agreement import largest_difference
 
     wrong = mismatches(found, runtime, name, floats=floats)
     if not wrong.any():
@@ -349,7 +348,6 @@ def first_layer(graph: Graph, model: bytes, feature: NDArray[np.float32]) -> str
 
 
 def _reference(table: Any, floats: bool) -> dict[str, Any]:
-    from flowlab.compiler.agreement import BITS, FLOAT
 
     row = {"name": "ONNX Runtime", "vectors": len(table.features), "mismatches": 0, "first_difference": None}
     return {**row, "comparison": FLOAT if floats else BITS}
