@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,14 +53,18 @@ class _Widths:
 
     format: NumberFormat
     weight: int
+    weight_of: Mapping[str, int]  # of single steps
     activation: int
     output: str
     wide: frozenset[str]  # values that keep 8 bits
 
-    @property
-    def free(self) -> bool:
-        """Whether ratios of scales may be anything."""
-        return not self.format.power_of_two_scales.get(self.weight, False)
+    def weights(self, step: Step) -> int:
+        """Of a layer's weights."""
+        return self.weight_of.get(step.name, self.weight)
+
+    def free(self, step: Step) -> bool:
+        """Whether ratios of a layer's scales may be anything."""
+        return not self.format.power_of_two_scales.get(self.weights(step), False)
 
     def bits(self, name: str) -> int:
         """Of a value."""
@@ -67,7 +72,13 @@ class _Widths:
 
 
 def calibrate(
-    steps: Steps, features: NDArray[np.float32], format: NumberFormat, weight_bits: int, activation_bits: int = 8
+    steps: Steps,
+    features: NDArray[np.float32],
+    format: NumberFormat,
+    weight_bits: int,
+    activation_bits: int = 8,
+    *,
+    bits_of: Mapping[str, int] | None = None,
 ) -> Scales:
     """Scales of every value and layer.
 
@@ -77,6 +88,7 @@ def calibrate(
 
     Args:
         features: calibration windows from the training split, shape ``(window, channel, height, width)``.
+        bits_of: weight bits of single steps, by name.
 
     Raises:
         QuantizationError: naming the layer, for data that are not finite, for a tensor that an outlier flattens, and
@@ -85,10 +97,10 @@ def calibrate(
     if len(features) == 0:
         raise QuantizationError("there are no calibration windows; take some from the training split.")
     observe.check_finite(steps.input, features)
-    form = format.by_weight_bits.get(weight_bits)
-    if form is None:
-        raise QuantizationError(f"number format '{format.name}' has no {weight_bits}-bit weights.")
-    widths = _Widths(format, weight_bits, activation_bits, steps.output, _wide(steps))
+    for bits in (weight_bits, *(bits_of or {}).values()):
+        if bits not in format.by_weight_bits:
+            raise QuantizationError(f"number format '{format.name}' has no {bits}-bit weights.")
+    widths = _Widths(format, weight_bits, bits_of or {}, activation_bits, steps.output, _wide(steps))
     scales = Scales()
     values = {steps.input: torch.from_numpy(np.ascontiguousarray(features)).double()}
     with torch.no_grad():
@@ -138,7 +150,7 @@ def _choose(scales: Scales, step: Step, value: Tensor, widths: _Widths) -> None:
     if isinstance(step, PoolStep | FlattenStep):
         scales.scale[name], scales.range[name] = scales.scale[step.source], scales.range[step.source]
         return
-    bits, form = widths.bits(name), widths.format.by_weight_bits[widths.weight]
+    bits, form = widths.bits(name), widths.format.by_weight_bits[widths.weights(step)]
     low, high = scales.range[name] = _range(step, scales, bits)
     if isinstance(step, InputStep):
         scales.scale[name] = observe.input_scale(name, values, low, high)
@@ -146,7 +158,7 @@ def _choose(scales: Scales, step: Step, value: Tensor, widths: _Widths) -> None:
         scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, scales.scale[name], bits)
     elif isinstance(step, LayerStep):
         source = scales.scale[step.source]
-        choose = observe.free_scale if widths.free else observe.ratio_scale
+        choose = observe.free_scale if widths.free(step) else observe.ratio_scale
         last = name == widths.output
         wanted = _output_scale(values, low, high) if last else choose(values, source, low, high)
         scales.layers[step.name] = observe.layer_scales(
@@ -155,9 +167,9 @@ def _choose(scales: Scales, step: Step, value: Tensor, widths: _Widths) -> None:
             bias=step.bias,
             input_scale=source,
             output_scale=wanted or source,
-            bits=widths.weight,
+            bits=widths.weights(step),
             form=form,
-            power_of_two=not widths.free,
+            power_of_two=not widths.free(step),
         )
         scales.scale[name] = scales.layers[step.name].output
     elif isinstance(step, AverageStep):

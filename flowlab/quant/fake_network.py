@@ -6,20 +6,18 @@ result is the integers' to the bit; only the last multiplication by the output's
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flowlab.contracts import Requantize
-from flowlab.errors import QuantizationError
+from flowlab.contracts import NumberFormat
 from flowlab.quant.activation import activate
 from flowlab.quant.calibrate import Scales
-from flowlab.quant.convolve import convolve, turn
-from flowlab.quant.fake_quantize import floor_clip, lookup, round_clip
+from flowlab.quant.fake_layer import FakeLayer, LayerForm, View, clip_limits
+from flowlab.quant.fake_quantize import floor_clip, lookup
 from flowlab.quant.steps import (
     AverageStep,
     FlattenStep,
@@ -31,19 +29,6 @@ from flowlab.quant.steps import (
     TableStep,
     value_of,
 )
-
-EXACT = 2.0**24  # float32 holds every whole number up to here
-MOST_BIAS_BITS = 31  # so that a sum and its bias stay inside 32 bits, whatever the machine has for a bias
-
-
-@dataclass(frozen=True)
-class LayerIntegers:
-    """The integers of a layer as they ship: weight int8; bias (with the rounding offset), multiplier, shift int32."""
-
-    weight: NDArray[np.int8]
-    bias: NDArray[np.int32]
-    multiplier: NDArray[np.int32]
-    shift: NDArray[np.int32]
 
 
 class FakeInput(nn.Module):
@@ -66,93 +51,6 @@ class FakeInput(nn.Module):
         """Floor of the float32 product, shifted to the right, clipped."""
         whole = torch.floor((x + self.bias) * self.multiplier)
         return torch.floor(whole / self.divisor).clamp_(self.low, self.high)
-
-
-class FakeLayer(nn.Module):
-    """A convolution or fully connected layer with its requantization; weights and biases are trained."""
-
-    weight_scale: Tensor
-    sum_scale: Tensor
-    offset: Tensor
-    factor: Tensor
-
-    def __init__(self, step: LayerStep, scales: Scales, *, bits: int, form: Requantize, turned: bool) -> None:
-        super().__init__()
-        chosen, source = scales.layers[step.name], scales.scale[step.source]
-        self.step, self.turned = step, turned
-        self.weight = nn.Parameter(torch.from_numpy(step.weight).float())
-        self.bias = nn.Parameter(torch.from_numpy(step.bias).float())
-        self.weight_limit = 2 ** (bits - 1) - 1
-        self.bias_bits = min(form.bias_bits, MOST_BIAS_BITS)
-        self.multiplier, self.shift = chosen.multiplier, chosen.shift
-        channels = (-1,) + (1,) * (step.weight.ndim - 1)
-        self.register_buffer("weight_scale", torch.from_numpy(chosen.weight).float().reshape(channels))
-        self.register_buffer("sum_scale", torch.from_numpy(chosen.weight * source).float())
-        half = np.where(chosen.shift > 0, np.exp2(chosen.shift - 1.0) / chosen.multiplier, 0.0)
-        self.register_buffer("offset", torch.from_numpy(half).float())
-        shape = (1, -1) + (1,) * (len(step.shape) - 1)
-        self.register_buffer(
-            "factor",
-            torch.from_numpy(chosen.multiplier * np.exp2(-chosen.shift.astype(np.float64))).float().reshape(shape),
-        )
-        self.low, self.high = clip_limits(step.clip, scales.scale[value_of(step)], scales.range[value_of(step)])
-        self.largest_input = float(max(abs(limit) for limit in scales.range[step.source]))
-        self.geometry = turn(step.geometry) if turned else dict(step.geometry)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers -> integers."""
-        weight = self.whole_weight()
-        bias = self.whole_bias()
-        if self.training:  # a rounding of the product may move a value that lies at a tie; never in evaluation
-            return self._requantize(self._sums(x, weight, bias))
-        bounds = weight.abs().flatten(1).sum(1) * self.largest_input + bias.abs()
-        if bool(bounds.max() >= EXACT):
-            return self._requantize(self._sums(x.double(), weight.double(), bias.double())).float()
-        sums = self._sums(x, weight, bias)
-        if bool((bounds.double() * torch.from_numpy(self.multiplier)).max() >= EXACT):
-            return self._requantize(sums.double()).float()
-        return self._requantize(sums)
-
-    def whole_weight(self) -> Tensor:
-        """The weights as they ship."""
-        return round_clip(self.weight / self.weight_scale, -self.weight_limit, self.weight_limit)
-
-    def whole_bias(self) -> Tensor:
-        """The biases as they ship, with the rounding offset."""
-        limit = 2.0 ** (self.bias_bits - 1) - 1
-        return round_clip(self.bias / self.sum_scale + self.offset, -limit, limit)
-
-    def _sums(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if self.step.geometry:
-            return convolve(x, weight.transpose(2, 3) if self.turned else weight, self.geometry, bias)
-        return F.linear(x, weight, bias)
-
-    def _requantize(self, sums: Tensor) -> Tensor:
-        return floor_clip(sums * self.factor.to(sums.dtype), self.low, self.high)
-
-    def integers(self) -> LayerIntegers:
-        """What ships.
-
-        Raises:
-            QuantizationError: naming the channel, where training moved a bias out of the machine's width.
-        """
-        with torch.no_grad():
-            weight, bias = self.whole_weight().double(), self.whole_bias().double()
-            limit = 2.0 ** (self.bias_bits - 1) - 1
-            wanted = torch.round(self.bias / self.sum_scale + self.offset).double()
-            bounds = weight.abs().flatten(1).sum(1) * self.largest_input
-        clipped = bounds + 256 * 2.0 ** torch.from_numpy(self.shift) / torch.from_numpy(self.multiplier)
-        for channel in torch.nonzero((wanted.abs() > limit) & (limit <= clipped)):
-            raise QuantizationError(
-                f"{self.step.name}: the bias of channel {int(channel)} became {float(wanted[channel]):.0f}, and the "
-                f"machine holds {self.bias_bits} bits. Use a lower learning rate or more calibration data."
-            )
-        return LayerIntegers(
-            weight.numpy().astype(np.int8),
-            bias.numpy().astype(np.int32),
-            self.multiplier.astype(np.int32),
-            self.shift.astype(np.int32),
-        )
 
 
 class FakeAverage(nn.Module):
@@ -217,15 +115,67 @@ class FakeTable(nn.Module):
 
 
 class FakeQuantized(nn.Module):
-    """The whole network: float32 features (batch, channel, height, width) -> real outputs, whole numbers inside."""
+    """The whole network: float32 features (batch, channel, height, width) -> real outputs, whole numbers inside.
 
-    def __init__(self, steps: Steps, scales: Scales, bits: int, form: Requantize) -> None:
+    Its norms may be live for the first part of a training: `begin_epoch` says where it stands, and once the part is
+    over they are frozen for good. Evaluation is what ships at any time.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        scales: Scales,
+        format: NumberFormat,
+        bits: int,
+        *,
+        bits_of: Mapping[str, int] | None = None,
+        live: float = 0.0,
+        learn_scales: bool = False,
+        parameters: Mapping[str, nn.Parameter] | None = None,
+        views: Mapping[str, View] | None = None,
+    ) -> None:
+        """
+        Args:
+            bits: of the weights; ``bits_of`` of single steps, by name.
+            live: share of the epochs with live norms, 0 to 1.
+            learn_scales: train the weights' scales where their ratios are free.
+            parameters: used in place of own copies, by ``<node>.<constant>`` of the float graph; ``views``, by step,
+                turn a module's weight into the step's shape.
+        """
         super().__init__()
-        self.plan, self.scales = steps, scales
+        self.plan, self.scales, self.format, self.live = steps, scales, format, live
+        self.bits_of = {step.name: (bits_of or {}).get(step.name, bits) for step in steps.steps}
         self.turned = _can_turn(steps)
         self.low_of = {name: limits[0] for name, limits in scales.range.items()}
-        self.parts = nn.ModuleList(self._part(step, bits, form) for step in steps.steps)
+        how = LayerForm(live > 0, learn_scales, parameters, views)
+        self.parts = nn.ModuleList(self._part(step, how) for step in steps.steps)
         self.output_scale = float(np.float32(scales.scale[steps.output]))
+        self.set_live(live > 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every norm is frozen."""
+        return not any(part.live for part in self.layers())
+
+    def layers(self) -> list[FakeLayer]:
+        """The parts with weights, in order."""
+        return [part for part in self.parts if isinstance(part, FakeLayer)]
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Freeze the norms where their part of the ``epochs`` is over; ``epoch`` counts from 0."""
+        self.set_live(epoch < round(self.live * epochs))
+
+    def finish(self) -> None:
+        """Freeze what is still live, now."""
+        self.set_live(False)
+
+    def set_live(self, live: bool) -> None:
+        """Let all norms use the statistics of the batch in training, or freeze them."""
+        for part in self.layers():
+            if live:
+                part.live = part.gamma is not None
+            else:
+                part.freeze()
 
     def forward(self, x: Tensor) -> Tensor:
         """Real outputs: integers times the output's scale, one float32 multiplication."""
@@ -250,23 +200,28 @@ class FakeQuantized(nn.Module):
     def _back(self, value: Tensor) -> Tensor:
         return value.transpose(2, 3) if self.turned and value.ndim == 4 else value
 
-    def _part(self, step: Step, bits: int, form: Requantize) -> nn.Module:
+    def _part(self, step: Step, how: LayerForm) -> nn.Module:
         if isinstance(step, InputStep):
             return FakeInput(step, self.scales)
         if isinstance(step, LayerStep):
-            return FakeLayer(step, self.scales, bits=bits, form=form, turned=self.turned)
+            return self._layer(step, how)
         if isinstance(step, AverageStep):
             return FakeAverage(step, self.scales)
         if isinstance(step, PoolStep):
             return FakePool(step, self.low_of[step.source], self.turned)
         return nn.Flatten() if isinstance(step, FlattenStep) else FakeTable(step, self.scales)
 
-
-def clip_limits(clip: tuple[float, float], scale: float, limits: tuple[int, int]) -> tuple[int, int]:
-    """The clip of the real value in integers, within the type's limits."""
-    low = limits[0] if clip[0] == -np.inf else max(limits[0], int(np.rint(clip[0] / scale)))
-    high = limits[1] if clip[1] == np.inf else min(limits[1], int(np.rint(clip[1] / scale)))
-    return low, high
+    def _layer(self, step: LayerStep, how: LayerForm) -> FakeLayer:
+        bits = self.bits_of[step.name]
+        return FakeLayer(
+            step,
+            self.scales,
+            bits=bits,
+            form=self.format.by_weight_bits[bits],
+            power_of_two=self.format.power_of_two_scales.get(bits, False),
+            turned=self.turned,
+            how=how,
+        )
 
 
 def _can_turn(steps: Steps) -> bool:

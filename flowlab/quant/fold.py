@@ -19,7 +19,9 @@ from flowlab.quant.steps import (
     FloatArray,
     InputStep,
     LayerStep,
+    Norm,
     PoolStep,
+    Raw,
     Step,
     Steps,
     TableStep,
@@ -61,15 +63,20 @@ def problems(graph: Graph) -> list[str]:
     return _Folder(graph).problems()
 
 
-def _scale_and_offset(node: Node) -> tuple[FloatArray, FloatArray]:
-    """A batch norm as ``x * factor + offset``."""
+def _norm(node: Node) -> Norm:
     weight, bias, mean, variance = (
         np.asarray(node.constants[key], np.float64) for key in ("weight", "bias", "mean", "variance")
     )
     epsilon = node.attributes["epsilon"]
     assert isinstance(epsilon, float | int)
-    factor = weight / np.sqrt(variance + epsilon)
-    return factor, bias - mean * factor
+    return Norm(node.name, weight, bias, mean, variance, float(epsilon))
+
+
+def _scale_and_offset(node: Node) -> tuple[FloatArray, FloatArray]:
+    """A batch norm as ``x * factor + offset``."""
+    norm = _norm(node)
+    factor = norm.weight / np.sqrt(norm.variance + norm.epsilon)
+    return factor, norm.bias - norm.mean * factor
 
 
 @dataclass
@@ -161,7 +168,9 @@ def _fold_layer(folder: _Folder, node: Node, step: LayerStep) -> None:
     bias = np.asarray(node.constants.get("bias", np.zeros(weight.shape[0])), np.float64)
     value = node.name
     user = folder.only_user(value)
+    raw = None
     if user is not None and user.op == "batch_norm":
+        raw = Raw(weight, bias, _norm(user))
         factor, offset = _scale_and_offset(user)
         weight = weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))
         bias = bias * factor + offset
@@ -169,7 +178,7 @@ def _fold_layer(folder: _Folder, node: Node, step: LayerStep) -> None:
         value = user.name
     clip, value = folder.clip_behind(value)
     source = folder.values.get(node.inputs[0], "")
-    folder.add(replace(step, source=source, weight=weight, bias=bias, clip=clip), value)
+    folder.add(replace(step, source=source, weight=weight, bias=bias, clip=clip, raw=raw), value)
 
 
 def _fold_batch_norm(folder: _Folder, node: Node) -> None:
@@ -180,10 +189,12 @@ def _fold_batch_norm(folder: _Folder, node: Node) -> None:
     source = folder.values.get(node.inputs[0], "")
     if len(node.type.shape) == 3:
         geometry: dict[str, Attribute] = {"stride": (1, 1), "padding": (0, 0, 0, 0), "groups": channels}
-        weight = factor.reshape(-1, 1, 1, 1)
-        folder.add(LayerStep(node.name, source, weight, offset, clip, node.type.shape, geometry), value)
+        ones: FloatArray = np.ones((channels, 1, 1, 1))
     else:
-        folder.add(LayerStep(node.name, source, np.diag(factor), offset, clip, node.type.shape), value)
+        geometry, ones = {}, np.eye(channels)
+    weight = ones * factor.reshape((-1,) + (1,) * (ones.ndim - 1))
+    raw = Raw(ones, np.zeros(channels), _norm(node))
+    folder.add(LayerStep(node.name, source, weight, offset, clip, node.type.shape, geometry, raw), value)
 
 
 def _fold_average(folder: _Folder, node: Node) -> None:

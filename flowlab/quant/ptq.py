@@ -49,7 +49,7 @@ def wrap(job: QuantizeJob) -> FakeQuantized:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
         scales = calibrate(steps, job.calibration, job.format, job.weight_bits, job.activation_bits)
-        return FakeQuantized(steps, scales, job.weight_bits, form)
+        return FakeQuantized(steps, scales, job.format, job.weight_bits)
 
 
 def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantized:

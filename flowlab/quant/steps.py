@@ -30,11 +30,32 @@ class InputStep:
 
 
 @dataclass(frozen=True, eq=False)
+class Norm:
+    """A batch norm behind a layer: node's name, one value a channel of each, epsilon."""
+
+    name: str
+    weight: FloatArray
+    bias: FloatArray
+    mean: FloatArray
+    variance: FloatArray
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A layer as the float network has it: weight and bias before the norm (if there is one) was folded in."""
+
+    weight: FloatArray
+    bias: FloatArray
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class LayerStep:
     """A convolution or a fully connected layer with its batch norm folded in, then a clip of the real value.
 
     ``weight`` (out, in/groups, kernel_h, kernel_w) or (out, in), ``bias`` (out,); ``geometry`` the attributes of a
-    convolution, empty for a fully connected layer.
+    convolution, empty for a fully connected layer; ``raw`` what was folded, None where nothing was.
     """
 
     name: str
@@ -44,6 +65,7 @@ class LayerStep:
     clip: tuple[float, float]
     shape: tuple[int, ...]
     geometry: Mapping[str, Attribute] = field(default_factory=dict)
+    raw: Raw | None = None
 
     @property
     def op(self) -> str:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.compiler.verify import verify
 from flowlab.contracts import NumberFormat
-from flowlab.quant.fake_network import FakeAverage, FakeLayer, FakeQuantized, FakeTable
+from flowlab.quant.fake_layer import FakeLayer
+from flowlab.quant.fake_network import FakeAverage, FakeQuantized, FakeTable
 from flowlab.quant.steps import (
     AverageStep,
     FlattenStep,
@@ -93,7 +94,7 @@ def _requantize(
 def _layer(network: FakeQuantized, step: LayerStep, part: FakeLayer, bits: int) -> list[Node]:
     whole = part.integers()
     weight: Mapping[str, NDArray[np.generic]] = {"weight": whole.weight}
-    attributes = {**step.geometry, "weight_bits": bits}
+    attributes = {**step.geometry, "weight_bits": part.bits}
     sums = Node(step.name, step.op, (step.source,), TensorType("int32", step.shape, 0.0), attributes, weight)
     numbers = {"bias": whole.bias, "multiplier": whole.multiplier, "shift": whole.shift}
     return [sums, _requantize(network, step, (part.low, part.high), numbers)]

@@ -12,7 +12,7 @@ from torch import nn
 
 from flowlab.contracts import NumberFormat, Requantize
 from flowlab.errors import OptionError, QuantizationError
-from flowlab.quant.fake_network import FakeLayer
+from flowlab.quant.fake_layer import FakeLayer
 from flowlab.quant.ptq import post_training, wrap
 from flowlab.quant.qat import quantization_aware
 
