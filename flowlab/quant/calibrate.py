@@ -1,35 +1,38 @@
-"""Choose all scales of a network from calibration data: the real values of every step, then a scale for each."""
+"""Choose all scales of a network from calibration data: the real values of every step, then a scale for each group."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from flowlab.contracts import NumberFormat
 from flowlab.errors import QuantizationError
 from flowlab.quant import observe
-from flowlab.quant.activation import activate
-from flowlab.quant.convolve import convolve, pad
+from flowlab.quant.real_value import real_values, samples_of
+from flowlab.quant.sharing import ONE, Sharing, sharing
 from flowlab.quant.steps import (
+    AddStep,
     AverageStep,
-    FlattenStep,
+    ConcatStep,
     FloatArray,
     InputStep,
     LayerStep,
-    PoolStep,
     Step,
     Steps,
+    SumStep,
     TableStep,
+    TiedStep,
     value_of,
 )
 
 OUTPUT_BITS = 8  # of the network's output, whatever the activations have: narrower ones tie
+MOST_ROUNDS = 64  # of coarsening scales until every shift and bias fits
+FINER = 1 / 8  # of a halving: the steps in which a free scale is tried
+SMALL = 4  # times smaller than its group's largest, a value has few levels without an outlier's doing
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,13 @@ class Scales:
     """What calibration decides.
 
     ``scale`` and ``range`` (least and most integer of the type) of every value; for layers their weights' scales and
-    shifts; for averages their shift; for the input step its numbers.
+    shifts; for averages, sums and products their multiplier and shift; for the input step its numbers.
     """
 
     scale: dict[str, float] = field(default_factory=dict)
     range: dict[str, tuple[int, int]] = field(default_factory=dict)
     layers: dict[str, observe.LayerScales] = field(default_factory=dict)
-    averages: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, tuple[int, int]] = field(default_factory=dict)
     inputs: dict[str, observe.InputNumbers] = field(default_factory=dict)
 
 
@@ -55,20 +58,14 @@ class _Widths:
     weight: int
     weight_of: Mapping[str, int]  # of single steps
     activation: int
-    output: str
-    wide: frozenset[str]  # values that keep 8 bits
 
     def weights(self, step: Step) -> int:
         """Of a layer's weights."""
         return self.weight_of.get(step.name, self.weight)
 
     def free(self, step: Step) -> bool:
-        """Whether ratios of a layer's scales may be anything."""
+        """Whether ratios of a step's scales may be anything."""
         return not self.format.power_of_two_scales.get(self.weights(step), False)
-
-    def bits(self, name: str) -> int:
-        """Of a value."""
-        return OUTPUT_BITS if name in self.wide else self.activation
 
 
 def calibrate(
@@ -83,8 +80,8 @@ def calibrate(
     """Scales of every value and layer.
 
     Every value between the layers has ``activation_bits``, the quantized input too: it is an activation like the
-    others (npu-arithmetic, section 1). Only the network's output keeps 8 bits, with the value that a pool or a change
-    of shape hands on to it.
+    others (npu-arithmetic, section 1). Only the network's outputs keep 8 bits, with the values that a pool or a change
+    of shape hands on to them.
 
     Args:
         features: calibration windows from the training split, shape ``(window, channel, height, width)``.
@@ -100,98 +97,198 @@ def calibrate(
     for bits in (weight_bits, *(bits_of or {}).values()):
         if bits not in format.by_weight_bits:
             raise QuantizationError(f"number format '{format.name}' has no {bits}-bit weights.")
-    widths = _Widths(format, weight_bits, bits_of or {}, activation_bits, steps.output, _wide(steps))
-    scales = Scales()
-    values = {steps.input: torch.from_numpy(np.ascontiguousarray(features)).double()}
     with torch.no_grad():
-        for step in steps.steps:
-            name = value_of(step)
-            value = values[name] = real_value(step, values[step.source])
-            observe.check_finite(name, value.numpy())
-            _choose(scales, step, value, widths)
-    return scales
+        values = real_values(steps, torch.from_numpy(np.ascontiguousarray(features)).double())
+    for step in steps.steps:
+        observe.check_finite(value_of(step), values[value_of(step)].numpy())
+    samples = samples_of(values, [value_of(step) for step in steps.steps])
+    return _Chooser(steps, samples, _Widths(format, weight_bits, bits_of or {}, activation_bits), sharing(steps)).run()
 
 
-def real_value(step: Step, x: Tensor) -> Tensor:
-    """What a step computes on real values, in the dtype of ``x``; a batch first."""
-    if isinstance(step, InputStep):
-        return (x + _channels(step.bias, x)) * _channels(step.factor, x)
-    if isinstance(step, LayerStep):
-        weight, bias = torch.from_numpy(step.weight).to(x), torch.from_numpy(step.bias).to(x)
-        result = (
-            convolve(x, weight, step.geometry) + _channels(step.bias, x) if step.geometry else F.linear(x, weight, bias)
+@dataclass
+class _Chooser:
+    """The choice of one network's scales, group by group."""
+
+    steps: Steps
+    samples: Mapping[str, FloatArray]
+    widths: _Widths
+    sharing: Sharing
+    scales: Scales = field(default_factory=Scales)
+    group: dict[str, float] = field(default_factory=dict)  # scale of each group
+    base: dict[str, float] = field(default_factory=lambda: {ONE: 1.0})  # of each family
+
+    def run(self) -> Scales:
+        """All of them."""
+        for step in self.steps.steps:
+            self.scales.range[value_of(step)] = self._range(value_of(step))
+        for step in self.steps.steps:
+            own = self.sharing.group[value_of(step)]
+            if own not in self.group:
+                self.group[own] = self._scale(own)
+                family, exponent = self.sharing.family[own]
+                self.base.setdefault(family, self.group[own] * 2.0**-exponent)
+                self._check_levels(own)
+        self._coarsen()
+        for step in self.steps.steps:
+            self._numbers(step)
+        for own in self.group:
+            self._check_levels(own)  # again: some may have been doubled
+        return self.scales
+
+    def _range(self, value: str) -> tuple[int, int]:
+        bits = OUTPUT_BITS if value in self.sharing.wide else self.widths.activation
+        return (0, 2**bits - 1) if value in self.sharing.unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+    def _makers(self, own: str) -> list[Step]:
+        """The steps that make a group's values, without those that only hand them on."""
+        return [
+            step
+            for step in self.steps.steps
+            if self.sharing.group[value_of(step)] == own and not isinstance(step, TiedStep | ConcatStep)
+        ]
+
+    def _of(self, value: str) -> float:
+        """The scale of a value whose group has one."""
+        return self.group[self.sharing.group[value]]
+
+    def _scale(self, own: str) -> float:
+        makers = self._makers(own)
+        family, exponent = self.sharing.family[own]
+        if len(makers) == 1 and (family not in self.base or self._all_free(makers)):
+            return self._scale_of_one(makers[0])
+        if family in self.base and not self._all_free(makers):
+            unit = self.base[family] * 2.0**exponent
+            return self._best(makers, unit, halvings=1)
+        return self._best(makers, self._widest(makers) or 1.0, halvings=FINER)
+
+    def _all_free(self, makers: list[Step]) -> bool:
+        return all(self.widths.free(step) for step in makers)
+
+    def _widest(self, makers: list[Step]) -> float:
+        """The least scale that clips no value, with room above an output that a layer makes."""
+        widest = 0.0
+        for step in makers:
+            value = value_of(step)
+            room = observe.HEADROOM if self._is_output(step) else 1.0
+            widest = max(widest, room * observe.range_scale(self.samples[value], *self.scales.range[value]))
+        return widest
+
+    def _is_output(self, step: Step) -> bool:
+        return isinstance(step, LayerStep) and value_of(step) in self.steps.outputs.values()
+
+    def _best(self, makers: list[Step], unit: float, *, halvings: float) -> float:
+        """Of the scales ``unit`` times powers of ``2^halvings``, the one with the least squared error of all values."""
+        widest = self._widest(makers)
+        if widest == 0:
+            return unit
+        first = unit * 2.0 ** (np.ceil(np.log2(widest / unit) / halvings - 1e-9) * halvings)
+        if any(self._is_output(step) for step in makers):
+            return float(first)
+        steps = round(observe.FINER_STEPS / halvings)
+        candidates = [float(first * 2.0 ** (-step * halvings)) for step in range(steps + 1)]
+        errors = [
+            sum(
+                observe.squared_error(self.samples[value_of(step)], scale, *self.scales.range[value_of(step)])
+                for step in makers
+            )
+            for scale in candidates
+        ]
+        return candidates[int(np.argmin(errors))]
+
+    def _scale_of_one(self, step: Step) -> float:
+        """Of a group that one step makes, without a law."""
+        name = value_of(step)
+        values, (low, high) = self.samples[name], self.scales.range[name]
+        if isinstance(step, InputStep):
+            return observe.input_scale(name, values, low, high)
+        if isinstance(step, TableStep):
+            return observe.range_scale(values, low, high) or self._of(step.source)
+        if isinstance(step, LayerStep):
+            source = self._of(step.source)
+            if self._is_output(step):
+                return self._widest([step]) or source
+            choose = observe.free_scale if self.widths.free(step) else observe.ratio_scale
+            return choose(values, source, low, high)
+        assert isinstance(step, SumStep)
+        source = self._sum_scale(step)
+        multiplier, shift = self._fraction(step, source / observe.free_scale(values, source, low, high))
+        return source * 2.0**shift / multiplier
+
+    def _sum_scale(self, step: SumStep) -> float:
+        """Of a sum before it is requantized."""
+        if isinstance(step, AverageStep):
+            return self._of(step.source) / step.area
+        first, second = (self._of(source) for source in step.sources)
+        return first if isinstance(step, AddStep) else first * second
+
+    def _fraction(self, step: SumStep, ratio: float) -> tuple[int, int]:
+        """Multiplier and shift nearest to a ratio of scales; a shift alone where ratios are powers of two."""
+        form = self.widths.format.by_weight_bits[self.widths.weights(step)]
+        least, most = form.shift
+        most = min(most, form.bias_bits - 1)  # the rounding offset is a bias
+        if not self.widths.free(step):
+            return 1, int(np.clip(np.rint(-np.log2(ratio)), least, most))
+        largest = 2**form.multiplier_bits - 1
+        shift = int(np.clip(np.floor(np.log2((largest + 0.5) / ratio)), least, most))
+        return int(np.clip(np.rint(ratio * 2.0**shift), 1, largest)), shift
+
+    def _coarsen(self) -> None:
+        """Double scales until every sum can be shifted to the right and every layer's shift and bias fit."""
+        for _ in range(MOST_ROUNDS):
+            trouble = ""
+            for step in self.steps.steps:
+                own, wanted = self.sharing.group[value_of(step)], 0.0
+                if isinstance(step, SumStep):
+                    wanted = self._least_scale(step)
+                elif isinstance(step, LayerStep):
+                    wanted = self._layer(step).output
+                if wanted > self.group[own] * (1 + 1e-9):
+                    self.group[own] *= 2.0 ** np.ceil(np.log2(wanted / self.group[own]) - 1e-9)
+                    trouble = f"{step.name}: a scale of {wanted:.3g} is needed"
+            if not trouble:
+                return
+        raise QuantizationError(
+            f"{trouble}, and its inputs grow with it: no scales fit. Put a layer between the value and its own sum."
         )
-        return result.clamp(*step.clip)
-    if isinstance(step, AverageStep):
-        return x.mean(dim=(2, 3), keepdim=True).clamp(*step.clip)
-    if isinstance(step, PoolStep):
-        return F.max_pool2d(pad(x, step.padding, -torch.inf), step.kernel, step.stride)
-    if isinstance(step, FlattenStep):
-        return x.flatten(1)
-    return activate(step.function, step.attributes, x)
 
+    def _least_scale(self, step: SumStep) -> float:
+        """The finest scale of a requantized sum."""
+        form = self.widths.format.by_weight_bits[self.widths.weights(step)]
+        largest = 1 if not self.widths.free(step) else 2**form.multiplier_bits - 1
+        return self._sum_scale(step) * 2.0 ** form.shift[0] / largest
 
-def _channels(values: NDArray[np.float64], like: Tensor) -> Tensor:
-    """One value a channel, shaped to broadcast over a batch like ``like``."""
-    return torch.from_numpy(values).to(like).reshape((1, -1) + (1,) * (like.ndim - 2))
-
-
-def _wide(steps: Steps) -> frozenset[str]:
-    """The output, and what stands behind it without a scale of its own."""
-    makers = {value_of(step): step for step in steps.steps}
-    names = [steps.output]
-    while isinstance(step := makers[names[-1]], PoolStep | FlattenStep):
-        names.append(step.source)
-    return frozenset(names)
-
-
-def _choose(scales: Scales, step: Step, value: Tensor, widths: _Widths) -> None:
-    name, values = value_of(step), observe.sample(value.numpy())
-    if isinstance(step, PoolStep | FlattenStep):
-        scales.scale[name], scales.range[name] = scales.scale[step.source], scales.range[step.source]
-        return
-    bits, form = widths.bits(name), widths.format.by_weight_bits[widths.weights(step)]
-    low, high = scales.range[name] = _range(step, scales, bits)
-    if isinstance(step, InputStep):
-        scales.scale[name] = observe.input_scale(name, values, low, high)
-        observe.check_levels(name, values, scales.scale[name], 2**bits)
-        scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, scales.scale[name], bits)
-    elif isinstance(step, LayerStep):
-        source = scales.scale[step.source]
-        choose = observe.free_scale if widths.free(step) else observe.ratio_scale
-        last = name == widths.output
-        wanted = _output_scale(values, low, high) if last else choose(values, source, low, high)
-        scales.layers[step.name] = observe.layer_scales(
+    def _layer(self, step: LayerStep) -> observe.LayerScales:
+        bits = self.widths.weights(step)
+        return observe.layer_scales(
             step.name,
             weight=step.weight,
             bias=step.bias,
-            input_scale=source,
-            output_scale=wanted or source,
-            bits=widths.weights(step),
-            form=form,
-            power_of_two=not widths.free(step),
+            input_scale=self._of(step.source),
+            output_scale=self._of(value_of(step)),
+            bits=bits,
+            form=self.widths.format.by_weight_bits[bits],
+            power_of_two=not self.widths.free(step),
         )
-        scales.scale[name] = scales.layers[step.name].output
-    elif isinstance(step, AverageStep):
-        source, most = scales.scale[step.source], form.shift[1]
-        shift = observe.pool_shift(values, source, step.area, low=low, high=high, most=most)
-        scales.averages[step.name] = shift
-        scales.scale[name] = source * 2.0**shift / step.area
-    else:
-        scales.scale[name] = observe.range_scale(values, low, high) or scales.scale[step.source]
-    observe.check_levels(name, values, scales.scale[name], 2**bits)
 
+    def _numbers(self, step: Step) -> None:
+        """What a step is computed with, now that scales are known."""
+        name = value_of(step)
+        self.scales.scale[name] = self._of(name)
+        low, high = self.scales.range[name]
+        if isinstance(step, InputStep):
+            bits = int(high - low + 1).bit_length() - 1
+            self.scales.inputs[name] = observe.input_numbers(name, step.bias, step.factor, self._of(name), bits)
+        elif isinstance(step, LayerStep):
+            self.scales.layers[step.name] = replace(self._layer(step), output=self._of(name))
+        elif isinstance(step, SumStep):
+            self.scales.sums[step.name] = self._fraction(step, self._sum_scale(step) / self._of(name))
 
-def _output_scale(values: FloatArray, low: int, high: int) -> float:
-    return observe.range_scale(values, low, high) * observe.HEADROOM
-
-
-def _range(step: Step, scales: Scales, bits: int) -> tuple[int, int]:
-    unsigned = False
-    if isinstance(step, LayerStep):
-        unsigned = step.clip[0] == 0
-    elif isinstance(step, AverageStep):
-        unsigned = step.clip[0] == 0 or scales.range[step.source][0] == 0
-    elif isinstance(step, TableStep):
-        unsigned = step.function == "relu"
-    return (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    def _check_levels(self, own: str) -> None:
+        """Each value must have levels; of values that share a scale, the large ones."""
+        makers = self._makers(own)
+        widest = self._widest(makers)
+        for step in makers:
+            value = value_of(step)
+            low, high = self.scales.range[value]
+            if len(makers) == 1 or observe.range_scale(self.samples[value], low, high) * SMALL > widest:
+                observe.check_levels(value, self.samples[value], self.group[own], high - low + 1)

@@ -7,6 +7,7 @@ with the training network, which works in float32 and folds bias and sum togethe
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,15 @@ LEAST = {"int8": -128, "uint8": 0}
 
 
 class Converted(nn.Module):
-    """float32 features (batch, channel, height, width) -> int64 of the graph's output, float32 after a dequantize."""
+    """float32 features (batch, channel, height, width) -> int64 of the graph's output, float32 after a dequantize.
+
+    Several outputs are a dict by name.
+    """
 
     def __init__(self, graph: Graph) -> None:
         """Take the constants as buffers; GraphError for an operation that no integer graph has."""
         super().__init__()
         self.graph = graph
-        ((self.output_name, self.output),) = graph.outputs.items()
         self.names: dict[tuple[str, str], str] = {}
         for node in graph.nodes:
             if node.op not in _RUNNERS:
@@ -39,12 +42,13 @@ class Converted(nn.Module):
         """A constant of a node."""
         return self.get_buffer(self.names[node.name, key])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """Run every node in order."""
         values: dict[str, Tensor] = {self.graph.inputs[0].name: x}
         for node in self.graph.nodes:
             values[node.name] = _RUNNERS[node.op](self, node, *(values[name] for name in node.inputs))
-        return values[self.output]
+        outputs = {name: values[value] for name, value in self.graph.outputs.items()}
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
 
 def _channels(values: Tensor, like: Tensor) -> Tensor:
@@ -75,7 +79,9 @@ def _conv(module: Converted, node: Node, x: Tensor) -> Tensor:
     groups = node.attributes["groups"]
     assert isinstance(groups, int)
     padded = F.pad(x, (left, right, top, bottom)).double()
-    sums = F.conv2d(padded, module.constant(node, "weight").double(), None, _numbers(node, "stride"), groups=groups)
+    stride, dilation = _numbers(node, "stride"), node.attributes.get("dilation", (1, 1))
+    assert isinstance(dilation, tuple)
+    sums = F.conv2d(padded, module.constant(node, "weight").double(), None, stride, 0, dilation, groups)
     return sums.round().to(torch.int64)
 
 
@@ -107,6 +113,24 @@ def _flatten(module: Converted, node: Node, x: Tensor) -> Tensor:
     return x.reshape(len(x), -1)
 
 
+def _reshape(module: Converted, node: Node, x: Tensor) -> Tensor:
+    return x.reshape(len(x), *node.type.shape)
+
+
+def _take(module: Converted, node: Node, x: Tensor) -> Tensor:
+    index = module.constant(node, "index").long()
+    taken = x.flatten(1).index_select(1, index.clamp(min=0)) * (index >= 0)
+    return taken.reshape(len(x), *node.type.shape)
+
+
+def _concat(module: Converted, node: Node, left: Tensor, right: Tensor) -> Tensor:
+    return torch.cat([left, right], dim=1)
+
+
+def _multiply(module: Converted, node: Node, left: Tensor, right: Tensor) -> Tensor:
+    return left * right
+
+
 def _table(module: Converted, node: Node, x: Tensor) -> Tensor:
     least = LEAST[module.graph.type_of(node.inputs[0]).dtype]
     return module.constant(node, "entries").long()[x - least]
@@ -130,6 +154,10 @@ _RUNNERS: dict[str, Callable[..., Tensor]] = {
     "requantize": _requantize,
     "max_pool": _max_pool,
     "flatten": _flatten,
+    "reshape": _reshape,
+    "take": _take,
+    "concat": _concat,
+    "multiply": _multiply,
     "table": _table,
     "add": _add,
     "dequantize": _dequantize,

@@ -17,13 +17,17 @@ def pad(x: Tensor, padding: tuple[int, int, int, int], value: float = 0.0) -> Te
 
 
 def convolve(x: Tensor, weight: Tensor, geometry: Mapping[str, Attribute], bias: Tensor | None = None) -> Tensor:
-    """A convolution with the attributes of the graph's ``conv``: stride, padding (top, left, bottom, right), groups."""
+    """A convolution with the attributes of the graph's ``conv``.
+
+    Stride, padding (top, left, bottom, right), groups, and where there is one the dilation.
+    """
     top, left, bottom, right = whole_numbers(geometry["padding"])
     stride, groups = whole_numbers(geometry["stride"]), geometry["groups"]
+    dilation = whole_numbers(geometry.get("dilation", (1, 1)))
     assert isinstance(groups, int)
     if (top, left) == (bottom, right):
-        return F.conv2d(x, weight, bias, stride, (top, left), groups=groups)
-    return F.conv2d(pad(x, (top, left, bottom, right)), weight, bias, stride, groups=groups)
+        return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
+    return F.conv2d(pad(x, (top, left, bottom, right)), weight, bias, stride, 0, dilation, groups)
 
 
 def turn(geometry: Mapping[str, Attribute]) -> dict[str, Attribute]:
@@ -32,7 +36,11 @@ def turn(geometry: Mapping[str, Attribute]) -> dict[str, Attribute]:
         return {}
     top, left, bottom, right = whole_numbers(geometry["padding"])
     down, across = whole_numbers(geometry["stride"])
-    return {**geometry, "padding": (left, top, right, bottom), "stride": (across, down)}
+    turned = {**geometry, "padding": (left, top, right, bottom), "stride": (across, down)}
+    if "dilation" in geometry:
+        high, wide = whole_numbers(geometry["dilation"])
+        turned["dilation"] = (wide, high)
+    return turned
 
 
 def whole_numbers(value: Attribute) -> tuple[int, ...]:

@@ -7,111 +7,17 @@ result is the integers' to the bit; only the last multiplication by the output's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowlab.contracts import NumberFormat
-from flowlab.quant.activation import activate
 from flowlab.quant.calibrate import Scales
-from flowlab.quant.fake_layer import FakeLayer, LayerForm, View, clip_limits
-from flowlab.quant.fake_quantize import floor_clip, lookup
-from flowlab.quant.steps import (
-    AverageStep,
-    FlattenStep,
-    InputStep,
-    LayerStep,
-    PoolStep,
-    Step,
-    Steps,
-    TableStep,
-    value_of,
-)
-
-
-class FakeInput(nn.Module):
-    """The input step: float32 features -> integers."""
-
-    bias: Tensor
-    multiplier: Tensor
-    divisor: Tensor
-
-    def __init__(self, step: InputStep, scales: Scales) -> None:
-        super().__init__()
-        numbers = scales.inputs[step.name]
-        shape = (1, -1) + (1,) * (len(step.shape) - 1)
-        self.register_buffer("bias", torch.from_numpy(numbers.bias).reshape(shape))
-        self.register_buffer("multiplier", torch.from_numpy(numbers.multiplier.astype(np.float32)).reshape(shape))
-        self.register_buffer("divisor", torch.from_numpy(np.exp2(numbers.shift).astype(np.float32)).reshape(shape))
-        self.low, self.high = scales.range[step.name]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Floor of the float32 product, shifted to the right, clipped."""
-        whole = torch.floor((x + self.bias) * self.multiplier)
-        return torch.floor(whole / self.divisor).clamp_(self.low, self.high)
-
-
-class FakeAverage(nn.Module):
-    """A global average: sum, offset, shift."""
-
-    def __init__(self, step: AverageStep, scales: Scales) -> None:
-        super().__init__()
-        self.shift = scales.averages[step.name]
-        self.offset = 2.0 ** (self.shift - 1) if self.shift else 0.0
-        self.low, self.high = clip_limits(step.clip, scales.scale[value_of(step)], scales.range[value_of(step)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers -> integers."""
-        return floor_clip((x.sum(dim=(2, 3), keepdim=True) + self.offset) * 2.0**-self.shift, self.low, self.high)
-
-
-class FakePool(nn.Module):
-    """A maximum pool on integers."""
-
-    def __init__(self, step: PoolStep, low: int, turned: bool) -> None:
-        super().__init__()
-        top, left, bottom, right = step.padding
-        kernel, stride = step.kernel, step.stride
-        if turned:
-            top, left, bottom, right = left, top, right, bottom
-            kernel, stride = (kernel[1], kernel[0]), (stride[1], stride[0])
-        self.kernel, self.stride = kernel, stride
-        self.padding = (left, right, top, bottom)
-        self.even = (
-            (top, left) if (top, left) == (bottom, right) and 2 * top <= kernel[0] and 2 * left <= kernel[1] else None
-        )
-        self.low = low
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers -> integers; padding never wins."""
-        if self.even is not None:
-            return F.max_pool2d(x, self.kernel, self.stride, self.even)
-        return F.max_pool2d(F.pad(x, self.padding, value=-torch.inf), self.kernel, self.stride)
-
-
-class FakeTable(nn.Module):
-    """An activation as a table with one entry for each integer of its input."""
-
-    entries: Tensor
-    slopes: Tensor
-
-    def __init__(self, step: TableStep, scales: Scales) -> None:
-        super().__init__()
-        source, scale = scales.scale[step.source], scales.scale[step.name]
-        self.least, self.most = scales.range[step.source]
-        self.low, self.high = scales.range[step.name]
-        x = (torch.arange(self.least, self.most + 1, dtype=torch.float64) * source).requires_grad_()
-        with torch.enable_grad():
-            y = activate(step.function, step.attributes, x)
-            (slopes,) = torch.autograd.grad(y.sum(), x)
-        self.register_buffer("entries", torch.round(y.detach() / scale).clamp(self.low, self.high).float())
-        self.register_buffer("slopes", (slopes * source / scale).float())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers -> integers."""
-        return lookup(x, self.entries, self.slopes, self.least)
+from flowlab.quant.fake_layer import FakeLayer, LayerForm, View
+from flowlab.quant.fake_parts import part_of
+from flowlab.quant.steps import LayerStep, Step, Steps, sources_of, value_of
 
 
 class FakeQuantized(nn.Module):
@@ -146,10 +52,9 @@ class FakeQuantized(nn.Module):
         self.plan, self.scales, self.format, self.live = steps, scales, format, live
         self.bits_of = {step.name: (bits_of or {}).get(step.name, bits) for step in steps.steps}
         self.turned = _can_turn(steps)
-        self.low_of = {name: limits[0] for name, limits in scales.range.items()}
         how = LayerForm(live > 0, learn_scales, parameters, views)
         self.parts = nn.ModuleList(self._part(step, how) for step in steps.steps)
-        self.output_scale = float(np.float32(scales.scale[steps.output]))
+        self.output_scales = {name: float(np.float32(scales.scale[value])) for name, value in steps.outputs.items()}
         self.set_live(live > 0)
 
     @property
@@ -177,13 +82,19 @@ class FakeQuantized(nn.Module):
             else:
                 part.freeze()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Real outputs: integers times the output's scale, one float32 multiplication."""
-        return self.whole_numbers(x) * self.output_scale
+    def forward(self, x: Tensor) -> Any:
+        """Real outputs: integers times their scale, one float32 multiplication; a dict where there are several."""
+        whole = self.whole_numbers(x)
+        if isinstance(whole, Tensor):
+            return whole * next(iter(self.output_scales.values()))
+        return {name: value * self.output_scales[name] for name, value in whole.items()}
 
-    def whole_numbers(self, x: Tensor) -> Tensor:
-        """The network's output as whole numbers in float32."""
-        return self._back(self._values(x)[self.plan.output])
+    def whole_numbers(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """The network's output as whole numbers in float32; by name where there are several."""
+        values = self._values(x)
+        if len(self.plan.outputs) == 1:
+            return self._back(values[self.plan.output])
+        return {name: self._back(values[value]) for name, value in self.plan.outputs.items()}
 
     def values(self, x: Tensor) -> dict[str, Tensor]:
         """Every value of the network by name, as whole numbers in float32 (the input itself: real)."""
@@ -194,22 +105,16 @@ class FakeQuantized(nn.Module):
             x = x.transpose(2, 3).contiguous(memory_format=torch.channels_last)
         values = {self.plan.input: x}
         for step, part in zip(self.plan.steps, self.parts, strict=True):
-            values[value_of(step)] = part(values[step.source])
+            values[value_of(step)] = part(*(values[source] for source in sources_of(step)))
         return values
 
     def _back(self, value: Tensor) -> Tensor:
         return value.transpose(2, 3) if self.turned and value.ndim == 4 else value
 
     def _part(self, step: Step, how: LayerForm) -> nn.Module:
-        if isinstance(step, InputStep):
-            return FakeInput(step, self.scales)
         if isinstance(step, LayerStep):
             return self._layer(step, how)
-        if isinstance(step, AverageStep):
-            return FakeAverage(step, self.scales)
-        if isinstance(step, PoolStep):
-            return FakePool(step, self.low_of[step.source], self.turned)
-        return nn.Flatten() if isinstance(step, FlattenStep) else FakeTable(step, self.scales)
+        return part_of(step, self.scales, turned=self.turned)
 
     def _layer(self, step: LayerStep, how: LayerForm) -> FakeLayer:
         bits = self.bits_of[step.name]

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowlab.quant.calibrate import real_value
 from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.real_value import real_values
 from flowlab.quant.steps import value_of
 
 MOST_WINDOWS = 128
@@ -21,26 +21,25 @@ def errors(network: FakeQuantized, features: NDArray[np.float32]) -> dict[str, f
     """
     network.eval()
     x = torch.from_numpy(np.array(features[:MOST_WINDOWS]))
-    real = {network.plan.input: x.double()}
     found: dict[str, float] = {}
     with torch.no_grad():
-        whole = network.values(x)
-        for step in network.plan.steps:
-            name = value_of(step)
-            real[name] = real_value(step, real[step.source])
-            size = float(real[name].norm())
-            difference = float((whole[name].double() * network.scales.scale[name] - real[name]).norm())
-            found[name] = difference / size if size else 0.0
+        whole, real = network.values(x), real_values(network.plan, x.double())
+    for step in network.plan.steps:
+        name = value_of(step)
+        size = float(real[name].norm())
+        difference = float((whole[name].double() * network.scales.scale[name] - real[name]).norm())
+        found[name] = difference / size if size else 0.0
     return found
 
 
 def first_bad_layer(network: FakeQuantized, features: NDArray[np.float32], limit: float) -> str:
-    """A sentence that names the first layer beyond the limit if the output is beyond it too; else an empty text."""
+    """A sentence that names the first layer beyond the limit if an output is beyond it too; else an empty text."""
     found = errors(network, features)
-    if found[network.plan.output] <= limit:
+    worst = max(found[value] for value in network.plan.outputs.values())
+    if worst <= limit:
         return ""
     name = next(name for name, error in found.items() if error > limit)
     return (
         f"{name}: THE QUANTIZED NETWORK IS FAR FROM THE FLOAT ONE: error {found[name]:.0%} of this layer's values, "
-        f"{found[network.plan.output]:.0%} of the output's"
+        f"{worst:.0%} of the output's"
     )

@@ -12,19 +12,25 @@ from flowlab.compiler.infer import integer, integers
 from flowlab.compiler.ir import Attribute, Graph, Node
 from flowlab.errors import QuantizationError
 from flowlab.quant.activation import ACTIVATIONS, CLIPS
+from flowlab.quant.sharing import rescaled
 from flowlab.quant.steps import (
     NO_CLIP,
+    AddStep,
     AverageStep,
+    ConcatStep,
     FlattenStep,
     FloatArray,
     InputStep,
     LayerStep,
+    MultiplyStep,
     Norm,
     PoolStep,
     Raw,
+    ReshapeStep,
     Step,
     Steps,
     TableStep,
+    TakeStep,
     value_of,
 )
 
@@ -46,10 +52,6 @@ def problems(graph: Graph) -> list[str]:
     found = []
     if len(graph.inputs) != 1:
         found.append(f"the network has {len(graph.inputs)} inputs; one can be quantized.")
-    if len(graph.outputs) != 1:
-        found.append(
-            f"the network has {len(graph.outputs)} outputs ({', '.join(graph.outputs)}); one can be quantized."
-        )
     for node in graph.nodes:
         if node.op not in _FOLDERS:
             found.append(
@@ -93,9 +95,9 @@ class _Folder:
 
     def steps(self) -> Steps:
         self._walk()
-        ((name, value),) = self.graph.outputs.items()
         (source,) = self.graph.inputs
-        return Steps(source.name, source.type.shape, tuple(self.done), name, self.values[value])
+        outputs = {name: self.values[value] for name, value in self.graph.outputs.items()}
+        return rescaled(Steps(source.name, source.type.shape, tuple(self.done), outputs))
 
     def _walk(self) -> None:
         (source,) = self.graph.inputs
@@ -108,6 +110,10 @@ class _Folder:
         """Keep a step whose result is the float graph's ``value``."""
         self.done.append(step)
         self.values[value] = value_of(step)
+
+    def source(self, node: Node, place: int = 0) -> str:
+        """The quantized value that a node reads."""
+        return self.values.get(node.inputs[place], "")
 
     def only_user(self, value: str) -> Node | None:
         """The one node that reads a value that is no output."""
@@ -124,7 +130,7 @@ class _Folder:
             return NO_CLIP, value
         low, high = CLIPS[function]
         low, high = (float(user.attributes.get(key, limit)) for key, limit in (("low", low), ("high", high)))  # type: ignore[arg-type]
-        if low > 0:
+        if low > 0 or high < 0:
             return NO_CLIP, value
         self.absorbed.add(user.name)
         return (low, high), user.name
@@ -132,11 +138,11 @@ class _Folder:
     def _input(self, name: str, shape: tuple[int, ...]) -> None:
         channels = shape[0]
         factor, offset, value = np.ones(channels), np.zeros(channels), name
-        users = self.graph.users(name)
-        if len(users) == 1 and users[0].op == "batch_norm":
-            factor, offset = _scale_and_offset(users[0])
-            self.absorbed.add(users[0].name)
-            value = users[0].name
+        user = self.only_user(name)
+        if user is not None and user.op == "batch_norm" and user.type.shape == shape:
+            factor, offset = _scale_and_offset(user)
+            self.absorbed.add(user.name)
+            value = user.name
         taken = {node.name for node in self.graph.nodes}
         dead = np.flatnonzero(factor == 0)
         if len(dead):
@@ -156,6 +162,8 @@ def _fold_conv(folder: _Folder, node: Node) -> None:
         "padding": integers(node, "padding", 4),
         "groups": integer(node, "groups"),
     }
+    if "dilation" in node.attributes:
+        geometry["dilation"] = integers(node, "dilation", 2)
     _fold_layer(folder, node, LayerStep(node.name, "", np.zeros(0), np.zeros(0), NO_CLIP, node.type.shape, geometry))
 
 
@@ -177,7 +185,7 @@ def _fold_layer(folder: _Folder, node: Node, step: LayerStep) -> None:
         folder.absorbed.add(user.name)
         value = user.name
     clip, value = folder.clip_behind(value)
-    source = folder.values.get(node.inputs[0], "")
+    source = folder.source(node)
     folder.add(replace(step, source=source, weight=weight, bias=bias, clip=clip, raw=raw), value)
 
 
@@ -186,7 +194,7 @@ def _fold_batch_norm(folder: _Folder, node: Node) -> None:
     factor, offset = _scale_and_offset(node)
     clip, value = folder.clip_behind(node.name)
     channels = node.type.shape[0]
-    source = folder.values.get(node.inputs[0], "")
+    source = folder.source(node)
     if len(node.type.shape) == 3:
         geometry: dict[str, Attribute] = {"stride": (1, 1), "padding": (0, 0, 0, 0), "groups": channels}
         ones: FloatArray = np.ones((channels, 1, 1, 1))
@@ -200,13 +208,13 @@ def _fold_batch_norm(folder: _Folder, node: Node) -> None:
 def _fold_average(folder: _Folder, node: Node) -> None:
     area = prod(folder.graph.type_of(node.inputs[0]).shape[1:])
     clip, value = folder.clip_behind(node.name)
-    folder.add(AverageStep(node.name, folder.values.get(node.inputs[0], ""), area, clip, node.type.shape), value)
+    folder.add(AverageStep(node.name, folder.source(node), area, clip, node.type.shape), value)
 
 
 def _fold_max_pool(folder: _Folder, node: Node) -> None:
     kernel, stride = integers(node, "kernel", 2), integers(node, "stride", 2)
     top, left, bottom, right = integers(node, "padding", 4)
-    source = folder.values.get(node.inputs[0], "")
+    source = folder.source(node)
     folder.add(
         PoolStep(
             node.name,
@@ -221,14 +229,39 @@ def _fold_max_pool(folder: _Folder, node: Node) -> None:
 
 
 def _fold_flatten(folder: _Folder, node: Node) -> None:
-    folder.add(FlattenStep(node.name, folder.values.get(node.inputs[0], ""), node.type.shape), node.name)
+    folder.add(FlattenStep(node.name, folder.source(node), node.type.shape), node.name)
+
+
+def _fold_reshape(folder: _Folder, node: Node) -> None:
+    folder.add(ReshapeStep(node.name, folder.source(node), node.type.shape), node.name)
+
+
+def _fold_take(folder: _Folder, node: Node) -> None:
+    index = np.asarray(node.constants["index"], np.int32)
+    folder.add(TakeStep(node.name, folder.source(node), index, node.type.shape), node.name)
+
+
+def _fold_concat(folder: _Folder, node: Node) -> None:
+    sources = (folder.source(node), folder.source(node, 1))
+    folder.add(ConcatStep(node.name, sources, node.type.shape), node.name)
+
+
+def _fold_add(folder: _Folder, node: Node) -> None:
+    clip, value = folder.clip_behind(node.name)
+    sources = (folder.source(node), folder.source(node, 1))
+    folder.add(AddStep(node.name, sources, clip, node.type.shape), value)
+
+
+def _fold_multiply(folder: _Folder, node: Node) -> None:
+    clip, value = folder.clip_behind(node.name)
+    sources = (folder.source(node), folder.source(node, 1))
+    folder.add(MultiplyStep(node.name, sources, clip, node.type.shape), value)
 
 
 def _fold_activation(folder: _Folder, node: Node) -> None:
     function = "relu" if node.op == "relu" else str(node.attributes["function"])
     attributes = {key: value for key, value in node.attributes.items() if key != "function"}
-    source = folder.values.get(node.inputs[0], "")
-    folder.add(TableStep(node.name, source, function, attributes, node.type.shape), node.name)
+    folder.add(TableStep(node.name, folder.source(node), function, attributes, node.type.shape), node.name)
 
 
 _FOLDERS: dict[str, Callable[[_Folder, Node], None]] = {
@@ -238,6 +271,11 @@ _FOLDERS: dict[str, Callable[[_Folder, Node], None]] = {
     "average_pool": _fold_average,
     "max_pool": _fold_max_pool,
     "flatten": _fold_flatten,
+    "reshape": _fold_reshape,
+    "take": _fold_take,
+    "concat": _fold_concat,
+    "add": _fold_add,
+    "multiply": _fold_multiply,
     "relu": _fold_activation,
     "activation": _fold_activation,
 }

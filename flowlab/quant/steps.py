@@ -106,8 +106,56 @@ class FlattenStep:
 
 
 @dataclass(frozen=True, eq=False)
+class ReshapeStep:
+    """Another shape with as many elements, in their order."""
+
+    name: str
+    source: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class TakeStep:
+    """Elements of a value by their number in C order (-1: a zero); ``index`` int32, one an element of the result."""
+
+    name: str
+    source: str
+    index: NDArray[np.int32]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ConcatStep:
+    """Two values behind one another along the first axis; both have one scale and one type."""
+
+    name: str
+    sources: tuple[str, str]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class AddStep:
+    """The sum of two values of one scale, then a clip of the real value."""
+
+    name: str
+    sources: tuple[str, str]
+    clip: tuple[float, float]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MultiplyStep:
+    """The product of two values, the second perhaps one number a channel; then a clip of the real value."""
+
+    name: str
+    sources: tuple[str, str]
+    clip: tuple[float, float]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class TableStep:
-    """An activation that is no clip: a table of 256 entries."""
+    """An activation that is no clip: a table of 256 entries; ``identity`` changes the scale of a value."""
 
     name: str
     source: str
@@ -116,25 +164,35 @@ class TableStep:
     shape: tuple[int, ...]
 
 
-Step = InputStep | LayerStep | AverageStep | PoolStep | FlattenStep | TableStep
+TiedStep = PoolStep | FlattenStep | ReshapeStep | TakeStep  # what keeps integers, scale and type of its source
+SumStep = AverageStep | AddStep | MultiplyStep  # whole sums without weights, requantized by one number for all channels
+Step = InputStep | LayerStep | SumStep | TiedStep | ConcatStep | TableStep
 
 
 def value_of(step: Step) -> str:
     """The name of the value that a step makes."""
-    return f"{step.name}.bnorm" if isinstance(step, LayerStep | AverageStep) else step.name
+    return f"{step.name}.bnorm" if isinstance(step, LayerStep | SumStep) else step.name
+
+
+def sources_of(step: Step) -> tuple[str, ...]:
+    """The values that a step reads."""
+    return step.sources if isinstance(step, ConcatStep | AddStep | MultiplyStep) else (step.source,)
 
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """Steps in order; the name of the one output, and which step's value it is."""
+    """Steps in order; the network's outputs by name, and which step's value each is."""
 
     input: str
     input_shape: tuple[int, ...]
     steps: tuple[Step, ...]
-    output_name: str
-    output: str
+    outputs: Mapping[str, str]
 
     @property
-    def last(self) -> Step:
-        """The step that makes the network's output."""
-        return next(step for step in self.steps if value_of(step) == self.output)
+    def output(self) -> str:
+        """The value of the first output, which is the only one of most networks."""
+        return next(iter(self.outputs.values()))
+
+    def maker(self, value: str) -> Step:
+        """The step that makes a value."""
+        return next(step for step in self.steps if value_of(step) == value)

@@ -11,15 +11,23 @@ from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.compiler.verify import verify
 from flowlab.contracts import NumberFormat
 from flowlab.quant.fake_layer import FakeLayer
-from flowlab.quant.fake_network import FakeAverage, FakeQuantized, FakeTable
+from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.fake_parts import FakeSum, FakeTable
 from flowlab.quant.steps import (
+    AddStep,
     AverageStep,
+    ConcatStep,
     FlattenStep,
     InputStep,
     LayerStep,
+    MultiplyStep,
     PoolStep,
+    ReshapeStep,
     Step,
+    SumStep,
     TableStep,
+    TakeStep,
+    sources_of,
     value_of,
 )
 
@@ -45,15 +53,14 @@ def to_graph(
     nodes: list[Node] = []
     for step, part in zip(plan.steps, network.parts, strict=True):
         nodes += _MAKERS[type(step)](network, step, part, bits)
-    value = plan.output
+    outputs = dict(plan.outputs)
     if not output_int:
-        scale = network.output_scale
-        type_ = TensorType("float32", plan.last.shape)
-        nodes.append(Node(f"{plan.last.name}.dequantize", "dequantize", (value,), type_, {"scale": scale}))
-        value = nodes[-1].name
-    graph = Graph(
-        (Input(plan.input, TensorType("float32", plan.input_shape)),), tuple(nodes), {plan.output_name: value}, metadata
-    )
+        for value in dict.fromkeys(plan.outputs.values()):
+            maker, scale = plan.maker(value), float(np.float32(network.scales.scale[value]))
+            type_ = TensorType("float32", maker.shape)
+            nodes.append(Node(f"{maker.name}.dequantize", "dequantize", (value,), type_, {"scale": scale}))
+            outputs |= {name: nodes[-1].name for name, each in plan.outputs.items() if each == value}
+    graph = Graph((Input(plan.input, TensorType("float32", plan.input_shape)),), tuple(nodes), outputs, metadata)
     verify(graph, format)
     return graph
 
@@ -78,7 +85,7 @@ def _input(network: FakeQuantized, step: InputStep, part: object, bits: int) -> 
 
 def _requantize(
     network: FakeQuantized,
-    step: LayerStep | AverageStep,
+    step: LayerStep | SumStep,
     limits: tuple[int, int],
     numbers: Mapping[str, NDArray[np.int32]],
 ) -> Node:
@@ -100,22 +107,36 @@ def _layer(network: FakeQuantized, step: LayerStep, part: FakeLayer, bits: int) 
     return [sums, _requantize(network, step, (part.low, part.high), numbers)]
 
 
-def _average(network: FakeQuantized, step: AverageStep, part: FakeAverage, bits: int) -> list[Node]:
-    scale = network.scales.scale[step.source]
-    sums = Node(step.name, "sum_pool", (step.source,), TensorType("int32", step.shape, scale / step.area))
+def _sum(network: FakeQuantized, step: SumStep, part: FakeSum, bits: int) -> list[Node]:
+    scale, *more = (network.scales.scale[source] for source in sources_of(step))
+    op = {AverageStep: "sum_pool", AddStep: "add", MultiplyStep: "multiply"}[type(step)]
+    if isinstance(step, AverageStep):
+        scale /= step.area
+    elif isinstance(step, MultiplyStep):
+        scale *= more[0]
+    sums = Node(step.name, op, sources_of(step), TensorType("int32", step.shape, scale))
     ones = np.ones(step.shape[0], np.int32)
-    numbers = {"bias": ones * int(part.offset), "multiplier": ones, "shift": ones * part.shift}
+    numbers = {"bias": ones * int(part.offset), "multiplier": ones * part.multiplier, "shift": ones * part.shift}
     numbers = {key: _ints(value) for key, value in numbers.items()}
     return [sums, _requantize(network, step, (part.low, part.high), numbers)]
+
+
+def _same(network: FakeQuantized, step: FlattenStep | ReshapeStep, part: object, bits: int) -> list[Node]:
+    op = "flatten" if isinstance(step, FlattenStep) else "reshape"
+    return [Node(step.name, op, (step.source,), _type(network, step))]
+
+
+def _take(network: FakeQuantized, step: TakeStep, part: object, bits: int) -> list[Node]:
+    return [Node(step.name, "take", (step.source,), _type(network, step), constants={"index": step.index})]
+
+
+def _concat(network: FakeQuantized, step: ConcatStep, part: object, bits: int) -> list[Node]:
+    return [Node(step.name, "concat", step.sources, _type(network, step))]
 
 
 def _pool(network: FakeQuantized, step: PoolStep, part: object, bits: int) -> list[Node]:
     attributes = {"kernel": step.kernel, "stride": step.stride, "padding": step.padding}
     return [Node(step.name, "max_pool", (step.source,), _type(network, step), attributes)]
-
-
-def _flatten(network: FakeQuantized, step: FlattenStep, part: object, bits: int) -> list[Node]:
-    return [Node(step.name, "flatten", (step.source,), _type(network, step))]
 
 
 def _table(network: FakeQuantized, step: TableStep, part: FakeTable, bits: int) -> list[Node]:
@@ -130,8 +151,13 @@ def _table(network: FakeQuantized, step: TableStep, part: FakeTable, bits: int) 
 _MAKERS: dict[type, Callable[..., list[Node]]] = {
     InputStep: _input,
     LayerStep: _layer,
-    AverageStep: _average,
+    AverageStep: _sum,
+    AddStep: _sum,
+    MultiplyStep: _sum,
     PoolStep: _pool,
-    FlattenStep: _flatten,
+    FlattenStep: _same,
+    ReshapeStep: _same,
+    TakeStep: _take,
+    ConcatStep: _concat,
     TableStep: _table,
 }

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-import torch
 from networks import rule_breaker
 from networks.training import quantize_job, trained
 from torch import nn
@@ -35,16 +35,10 @@ def test_the_check_needs_no_training_and_names_what_is_wrong() -> None:
     quantizer = QUANTIZERS[0]
     assert list(quantizer.check(float_graph(rule_breaker.build().eval(), rule_breaker.SHAPE), NPU, NoOptions())) == []
 
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(1, 1, (3, 1), padding=(1, 0))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.flatten(self.conv(x) + x, 1)
-
-    (sentence,) = quantizer.check(float_graph(Residual().eval(), (1, 8, 1)), NPU, NoOptions())
-    assert sentence.startswith("add: ")
+    graph = float_graph(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh()).eval(), (1, 8, 1))
+    other = replace(graph, nodes=(graph.nodes[0], graph.nodes[1].with_attributes(function="cosine")))
+    (sentence,) = quantizer.check(other, NPU, NoOptions())
+    assert sentence.startswith("1: no activation 'cosine'")
 
 
 def test_the_declarations_load_without_torch_and_numpy() -> None:

@@ -4,10 +4,10 @@ import numpy as np
 import torch
 from networks.training import data, quantize_job, trained
 
-from flowlab.quant.calibrate import real_value
 from flowlab.quant.fake_layer import FakeLayer
 from flowlab.quant.fidelity import errors, first_bad_layer
 from flowlab.quant.ptq import post_training, wrap
+from flowlab.quant.real_value import real_value
 from flowlab.quant.steps import LayerStep, value_of
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from torch import nn
 
 from flowlab.errors import QuantizationError
 from flowlab.learn.trace import float_graph
-from flowlab.quant.calibrate import real_value
 from flowlab.quant.fold import fold, problems
+from flowlab.quant.real_value import real_value
 from flowlab.quant.steps import LayerStep, TableStep, value_of
 
 SHAPE = (2, 24, 1)
@@ -70,21 +71,16 @@ def test_a_clip_is_taken_into_its_layer_and_other_activations_are_tables() -> No
     assert [step.clip for step in steps if isinstance(step, LayerStep)][1] == (-1.0, 1.0)
 
 
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2, (3, 1), padding=(1, 0))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.flatten(self.conv(x) + x, 1)
-
-
 def test_what_has_no_integer_form_is_said_by_name() -> None:
-    graph = float_graph(Residual().eval(), SHAPE)
-    (sentence,) = problems(graph)
-    assert sentence.startswith("add: 'add' has no integer form")
-    with pytest.raises(QuantizationError, match="add: 'add' has no integer form"):
-        fold(graph)
+    graph = float_graph(nn.Sequential(nn.Conv2d(2, 2, 1), nn.Tanh()).eval(), SHAPE)
+    other = replace(graph, nodes=(graph.nodes[0], graph.nodes[1].with_attributes(function="cosine")))
+    (sentence,) = problems(other)
+    assert sentence.startswith("1: no activation 'cosine'. Known: ")
+    with pytest.raises(QuantizationError, match="1: no activation 'cosine'"):
+        fold(other)
+    other = replace(graph, nodes=(replace(graph.nodes[0], op="convolve"), graph.nodes[1]))
+    (sentence,) = problems(other)
+    assert sentence.startswith("0: 'convolve' has no integer form")
 
 
 def test_a_leading_batch_norm_that_switches_a_variable_off_is_a_problem() -> None:

@@ -1,0 +1,174 @@
+"""Which values of a network share a scale, and how scales hang together where their ratios are powers of two.
+
+A *group* is one scale: a pool and its source, both sources of an addition, all parts of a concatenation. Where sums are
+requantized by a shift alone, groups of one *family* are powers of two apart, times a constant: the sum of an addition
+is its sources' scale shifted, a global average that of its source over the area, a product the product of both.
+What a family cannot satisfy (a value added to its own average over 3 places) gets a table of the identity in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import log2
+
+from flowlab.quant.activation import NEVER_NEGATIVE
+from flowlab.quant.steps import (
+    AddStep,
+    AverageStep,
+    ConcatStep,
+    InputStep,
+    LayerStep,
+    MultiplyStep,
+    Step,
+    Steps,
+    SumStep,
+    TableStep,
+    TiedStep,
+    sources_of,
+    value_of,
+)
+
+ONE = "*"  # the family of plain powers of two
+SAME = 1e-9  # of two exponents
+
+
+@dataclass
+class _Union:
+    """Sets of names, each with an exponent over its set's root, which matters without its whole part."""
+
+    root: dict[str, str] = field(default_factory=dict)
+    exponent: dict[str, float] = field(default_factory=dict)
+
+    def find(self, name: str) -> tuple[str, float]:
+        """Root, and exponent over it."""
+        total = 0.0
+        while (above := self.root.get(name, name)) != name:
+            total, name = total + self.exponent[name], above
+        return name, total
+
+    def join(self, left: str, right: str, exponent: float = 0.0) -> bool:
+        """Let ``left`` be ``2^exponent`` times ``right``; False where the two are tied otherwise already."""
+        (root, first), (other, second) = self.find(left), self.find(right)
+        difference = second + exponent - first
+        if root == other:
+            return abs(difference - round(difference)) < SAME
+        if root == ONE:
+            root, other, difference = other, root, -difference
+        self.root[root], self.exponent[root] = other, difference
+        return True
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Groups and families of a network's values.
+
+    ``group``: value -> its group; ``family``: group -> (family, exponent of its scale over the family's);
+    ``unsigned``: values whose integers have no sign; ``wide``: those that keep the output's bits.
+    """
+
+    group: dict[str, str]
+    family: dict[str, tuple[str, float]]
+    unsigned: frozenset[str]
+    wide: frozenset[str]
+
+    def members(self, group: str) -> list[str]:
+        """The values of a group, in order."""
+        return [value for value, own in self.group.items() if own == group]
+
+
+def sharing(steps: Steps) -> Sharing:
+    """How the values of a network hang together."""
+    scales, types = _Union(), _Union()
+    for step in steps.steps:
+        for union, left, right in _ties(step):
+            (scales if union == "scale" else types).join(left, right)
+    group = {value_of(step): scales.find(value_of(step))[0] for step in steps.steps}
+    families, _ = _families(steps, group)
+    type_of = {value: types.find(value)[0] for value in group}
+    never = _never_negative(steps)
+    signed = {type_of[value] for value in group if value not in never}
+    wide = {type_of[value] for value in steps.outputs.values()}
+    return Sharing(
+        group,
+        {each: families.find(each) for each in set(group.values())},
+        frozenset(value for value in group if type_of[value] not in signed),
+        frozenset(value for value in group if type_of[value] in wide),
+    )
+
+
+def _ties(step: Step) -> Iterator[tuple[str, str, str]]:
+    name = value_of(step)
+    if isinstance(step, TiedStep | ConcatStep):
+        for source in sources_of(step):
+            yield "scale", name, source
+            yield "type", name, source
+    elif isinstance(step, AddStep):
+        yield "scale", step.sources[1], step.sources[0]
+
+
+def _families(steps: Steps, group: dict[str, str]) -> tuple[_Union, list[SumStep]]:
+    """How groups hang together by shifts, and the steps that cannot."""
+    families, torn = _Union(), []
+    for step in steps.steps:
+        if not isinstance(step, SumStep):
+            continue
+        made, (read, *more) = group[value_of(step)], [group[source] for source in sources_of(step)]
+        exponent = 0.0
+        if isinstance(step, AverageStep):
+            exponent = -log2(step.area)
+        elif isinstance(step, MultiplyStep):
+            factor = more[0]
+            if families.find(read)[0] == ONE and families.find(factor)[0] != ONE:
+                read, factor = factor, read
+            families.join(factor, ONE)
+            root, exponent = families.find(factor)
+            assert root == ONE
+        if not families.join(made, read, exponent):
+            torn.append(step)
+    return families, torn
+
+
+def _never_negative(steps: Steps) -> frozenset[str]:
+    found: set[str] = set()
+    for step in steps.steps:
+        if isinstance(step, LayerStep):
+            never = step.clip[0] == 0
+        elif isinstance(step, SumStep):
+            never = step.clip[0] == 0 or found.issuperset(sources_of(step))
+        elif isinstance(step, TableStep):
+            never = step.function in NEVER_NEGATIVE or (step.function == "identity" and step.source in found)
+        else:
+            never = not isinstance(step, InputStep) and found.issuperset(sources_of(step))
+        if never:
+            found.add(value_of(step))
+    return frozenset(found)
+
+
+def rescaled(steps: Steps) -> Steps:
+    """The same steps, with a table of the identity behind each sum whose scale cannot be its group's."""
+    while True:
+        group = sharing(steps).group
+        _, torn = _families(steps, group)
+        if not torn:
+            return steps
+        steps = _with_table(steps, torn[0])
+
+
+def _with_table(steps: Steps, torn: SumStep) -> Steps:
+    value = value_of(torn)
+    table = TableStep(f"{torn.name}.rescale", value, "identity", {}, torn.shape)
+    done: list[Step] = []
+    for step in steps.steps:
+        done.append(step if step is torn else _reading(step, value, table.name))
+        if step is torn:
+            done.append(table)
+    outputs = {name: table.name if each == value else each for name, each in steps.outputs.items()}
+    return replace(steps, steps=tuple(done), outputs=outputs)
+
+
+def _reading(step: Step, old: str, new: str) -> Step:
+    if isinstance(step, ConcatStep | AddStep | MultiplyStep):
+        first, second = (new if source == old else source for source in step.sources)
+        return replace(step, sources=(first, second))
+    return replace(step, source=new) if step.source == old else step
