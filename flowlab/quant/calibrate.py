@@ -13,7 +13,7 @@ from flowlab.contracts import NumberFormat
 from flowlab.errors import QuantizationError
 from flowlab.quant import observe
 from flowlab.quant.real_value import real_values, samples_of
-from flowlab.quant.sharing import ONE, Sharing, sharing
+from flowlab.quant.sharing import ONE, Sharing, apart, sharing
 from flowlab.quant.steps import (
     AddStep,
     AverageStep,
@@ -40,7 +40,8 @@ class Scales:
     """What calibration decides.
 
     ``scale`` and ``range`` (least and most integer of the type) of every value; for layers their weights' scales and
-    shifts; for averages, sums and products their multiplier and shift; for the input step its numbers.
+    shifts; for averages, sums and products their multiplier and shift; for the input step its numbers. ``steps`` are
+    those that they are for: with the tables between values of very different sizes.
     """
 
     scale: dict[str, float] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Scales:
     layers: dict[str, observe.LayerScales] = field(default_factory=dict)
     sums: dict[str, tuple[int, int]] = field(default_factory=dict)
     inputs: dict[str, observe.InputNumbers] = field(default_factory=dict)
+    steps: Steps | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,12 @@ def calibrate(
     for step in steps.steps:
         observe.check_finite(value_of(step), values[value_of(step)].numpy())
     samples = samples_of(values, [value_of(step) for step in steps.steps])
-    return _Chooser(steps, samples, _Widths(format, weight_bits, bits_of or {}, activation_bits), sharing(steps)).run()
+    steps = apart(steps, {name: observe.range_scale(each, -128, 127) for name, each in samples.items()})
+    for step in steps.steps:
+        if isinstance(step, TableStep) and step.name not in samples:
+            samples[step.name] = samples[step.source]
+    widths = _Widths(format, weight_bits, bits_of or {}, activation_bits)
+    return replace(_Chooser(steps, samples, widths, sharing(steps)).run(), steps=steps)
 
 
 @dataclass

@@ -49,6 +49,7 @@ class FakeQuantized(nn.Module):
                 turn a module's weight into the step's shape.
         """
         super().__init__()
+        steps = scales.steps or steps
         self.plan, self.scales, self.format, self.live = steps, scales, format, live
         self.bits_of = {step.name: (bits_of or {}).get(step.name, bits) for step in steps.steps}
         self.turned = _can_turn(steps)

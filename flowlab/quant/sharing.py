@@ -3,12 +3,13 @@
 A *group* is one scale: a pool and its source, both sources of an addition, all parts of a concatenation. Where sums are
 requantized by a shift alone, groups of one *family* are powers of two apart, times a constant: the sum of an addition
 is its sources' scale shifted, a global average that of its source over the area, a product the product of both.
-What a family cannot satisfy (a value added to its own average over 3 places) gets a table of the identity in between.
+What a family cannot satisfy (a value added to its own average over 3 places) gets a table of the identity in between;
+so does a small value that is added to a large one and read elsewhere too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import log2
 
@@ -31,6 +32,7 @@ from flowlab.quant.steps import (
 
 ONE = "*"  # the family of plain powers of two
 SAME = 1e-9  # of two exponents
+LOST = 8  # times as coarse as it needs, a scale costs 3 of 8 bits
 
 
 @dataclass
@@ -148,22 +150,75 @@ def _never_negative(steps: Steps) -> frozenset[str]:
 def rescaled(steps: Steps) -> Steps:
     """The same steps, with a table of the identity behind each sum whose scale cannot be its group's."""
     while True:
-        group = sharing(steps).group
-        _, torn = _families(steps, group)
+        _, torn = _families(steps, sharing(steps).group)
         if not torn:
             return steps
-        steps = _with_table(steps, torn[0])
+        steps = _with_table(steps, torn[0], list(steps.steps))
 
 
-def _with_table(steps: Steps, torn: SumStep) -> Steps:
-    value = value_of(torn)
-    table = TableStep(f"{torn.name}.rescale", value, "identity", {}, torn.shape)
+def apart(steps: Steps, size: Mapping[str, float]) -> Steps:
+    """The same steps, with a table of the identity where a value would lose bits that others than its partner read.
+
+    Args:
+        size: of every value: the least scale that clips nothing. One that shares a scale `LOST` times as coarse with
+            what it is added to or stands beside is handed to these by a table, and keeps a scale of its own.
+    """
+    while (found := _crowded(steps, size)) is not None:
+        step, source = found
+        steps = _with_table(steps, steps.maker(source), [step])
+        size = {**size, steps.steps[_place(steps, source) + 1].name: size[source]}
+    return steps
+
+
+def _crowded(steps: Steps, size: Mapping[str, float]) -> tuple[Step, str] | None:
+    """A sum or concatenation, and the source of it that should have a scale of its own."""
+    shared = sharing(steps)
+    tied = _Union()
+    for step in steps.steps:
+        if isinstance(step, TiedStep):
+            tied.join(value_of(step), step.source)
+    read: dict[str, set[str]] = {}
+    for step in steps.steps:
+        for source in sources_of(step):
+            if not isinstance(step, TiedStep):
+                read.setdefault(tied.find(source)[0], set()).add(step.name)
+    for value in steps.outputs.values():
+        read.setdefault(tied.find(value)[0], set()).add("")
+    for step in steps.steps:
+        if isinstance(step, AddStep | ConcatStep):
+            for source in step.sources:
+                most = max(size[each] for each in shared.members(shared.group[source]))
+                own = max(size[each] for each in shared.group if tied.find(each)[0] == tied.find(source)[0])
+                others = read[tied.find(source)[0]] - {step.name}
+                if 0 < own * LOST <= most and others and not _is_table(steps.maker(source)):
+                    return step, source
+    return None
+
+
+def _is_table(step: Step) -> bool:
+    return isinstance(step, TableStep) and step.function == "identity"
+
+
+def _place(steps: Steps, value: str) -> int:
+    return next(place for place, step in enumerate(steps.steps) if value_of(step) == value)
+
+
+def _with_table(steps: Steps, maker: Step, readers: list[Step]) -> Steps:
+    """A table of the identity behind a step, for these readers; for all of them, it is the output too."""
+    value = value_of(maker)
+    taken = {step.name for step in steps.steps}
+    name = f"{maker.name}.rescale"
+    while name in taken:
+        name += "_"
+    table = TableStep(name, value, "identity", {}, maker.shape)
     done: list[Step] = []
     for step in steps.steps:
-        done.append(step if step is torn else _reading(step, value, table.name))
-        if step is torn:
+        done.append(_reading(step, value, table.name) if step in readers and step is not maker else step)
+        if step is maker:
             done.append(table)
-    outputs = {name: table.name if each == value else each for name, each in steps.outputs.items()}
+    outputs = dict(steps.outputs)
+    if len(readers) == len(steps.steps):
+        outputs = {key: table.name if each == value else each for key, each in outputs.items()}
     return replace(steps, steps=tuple(done), outputs=outputs)
 
 
