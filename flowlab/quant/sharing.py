@@ -79,14 +79,14 @@ class Sharing:
         return [value for value, own in self.group.items() if own == group]
 
 
-def sharing(steps: Steps) -> Sharing:
-    """How the values of a network hang together."""
+def sharing(steps: Steps, *, free: bool = False) -> Sharing:
+    """How the values of a network hang together; ``free``: where sums have a multiplier and a shift."""
     scales, types = _Union(), _Union()
     for step in steps.steps:
         for union, left, right in _ties(step):
             (scales if union == "scale" else types).join(left, right)
     group = {value_of(step): scales.find(value_of(step))[0] for step in steps.steps}
-    families, _ = _families(steps, group)
+    families, _ = _families(steps, group, free=free)
     type_of = {value: types.find(value)[0] for value in group}
     never = _never_negative(steps)
     signed = {type_of[value] for value in group if value not in never}
@@ -109,11 +109,14 @@ def _ties(step: Step) -> Iterator[tuple[str, str, str]]:
         yield "scale", step.sources[1], step.sources[0]
 
 
-def _families(steps: Steps, group: dict[str, str]) -> tuple[_Union, list[SumStep]]:
-    """How groups hang together by shifts, and the steps that cannot."""
+def _families(steps: Steps, group: dict[str, str], *, free: bool) -> tuple[_Union, list[SumStep]]:
+    """How groups hang together by shifts, and the steps that cannot.
+
+    Additions always do: in units of their sources, no whole number but of a shift is half a step of the result.
+    """
     families, torn = _Union(), []
     for step in steps.steps:
-        if not isinstance(step, SumStep):
+        if not isinstance(step, SumStep) or (free and not isinstance(step, AddStep)):
             continue
         made, (read, *more) = group[value_of(step)], [group[source] for source in sources_of(step)]
         exponent = 0.0
@@ -150,7 +153,7 @@ def _never_negative(steps: Steps) -> frozenset[str]:
 def rescaled(steps: Steps) -> Steps:
     """The same steps, with a table of the identity behind each sum whose scale cannot be its group's."""
     while True:
-        _, torn = _families(steps, sharing(steps).group)
+        _, torn = _families(steps, sharing(steps).group, free=False)
         if not torn:
             return steps
         steps = _with_table(steps, torn[0], list(steps.steps))

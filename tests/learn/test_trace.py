@@ -101,6 +101,14 @@ def hooked() -> nn.Module:
     return module
 
 
+class WithDefaults(nn.Module):
+    """More inputs than one, all of them with a default."""
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, twice: bool = True) -> torch.Tensor:
+        y = x if mask is None else x * mask
+        return y * 2 if twice else y
+
+
 def in_place(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What goes into the ReLU is what comes out of it."""
     before = m.c(x)
@@ -271,6 +279,41 @@ EXPRESSIBLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "a batch norm behind the flattening": (
         nn.Sequential(conv(2, 3, 1), nn.Flatten(), nn.BatchNorm1d(72), nn.ReLU()), SHAPE
     ),
+    "an LSTM": (
+        Net(
+            lambda m, x: m.f(m.l(x.flatten(2).transpose(1, 2))[0][:, -1]),
+            l=nn.LSTM(2, 5, batch_first=True), f=nn.Linear(5, 2),
+        ),
+        SHAPE,
+    ),
+    "a deep LSTM in both directions": (
+        Net(
+            lambda m, x: torch.cat(
+                [(r := m.l(x.flatten(2)))[0].flatten(1), r[1][0][-1], r[1][1].permute(1, 0, 2).flatten(1)], 1
+            ),
+            l=nn.LSTM(4, 3, num_layers=2, batch_first=True, bidirectional=True),
+        ),
+        (6, 4, 1),
+    ),
+    "a GRU": (
+        Net(
+            lambda m, x: m.l(x.flatten(2), torch.zeros(1, x.shape[0], 5))[1].squeeze(0) - m.k(x.flatten(2))[1][0],
+            l=nn.GRU(4, 5, batch_first=True), k=nn.GRU(4, 5, batch_first=True, bias=False),
+        ),
+        (6, 4, 1),
+    ),
+    "recurrent networks": (
+        Net(
+            lambda m, x: m.a(x.flatten(2))[0] + m.b(x.flatten(2))[0],
+            a=nn.RNN(4, 5, batch_first=True), b=nn.RNN(4, 5, nonlinearity="relu", batch_first=True),
+        ),
+        (6, 4, 1),
+    ),
+    "the larger and the smaller": (
+        Net(lambda m, x: torch.maximum(x, x.flip(2)) * 2 - torch.minimum(x, -x) + torch.maximum(x, torch.tensor(0.5))),
+        SHAPE,
+    ),
+    "inputs with a default": (WithDefaults(), SHAPE),
     "a vector": (nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3)), (6,)),
     "one number": (Net(lambda m, x: m.f(x.flatten(1)).squeeze(1), f=nn.Linear(48, 1)), SHAPE),
 }  # fmt: skip
@@ -361,8 +404,19 @@ def test_the_module_is_not_changed() -> None:
 
 
 REFUSED: dict[str, tuple[nn.Module, str]] = {
-    "LSTM": (Net(lambda m, x: m.l(x.flatten(1))[0], l=nn.LSTM(48, 4)), r"'l' \(LSTM\): is recurrent.*nn.Conv1d"),
-    "GRU": (Net(lambda m, x: m.l(x.flatten(2))[0][:, -1], l=nn.GRU(24, 4, batch_first=True)), "'l'.*is recurrent"),
+    "an LSTM whose batch is second": (Net(lambda m, x: m.l(x.flatten(2))[0], l=nn.LSTM(24, 4)), "use batch_first=True"),
+    "an LSTM over too much": (
+        Net(lambda m, x: m.l(x.repeat(1, 200, 1, 1).flatten(2))[0], l=nn.LSTM(24, 4, batch_first=True)),
+        "is unrolled over 400 places, and 256 are the most",
+    ),
+    "an LSTM with a state of its own": (
+        Net(lambda m, x: m.l(x.flatten(2), torch.ones(1, 2, 4))[0], l=nn.GRU(24, 4, batch_first=True)),
+        "begin with zeros",
+    ),
+    "a projected LSTM": (
+        Net(lambda m, x: m.l(x.flatten(2))[0], l=nn.LSTM(24, 4, batch_first=True, proj_size=2)), "use proj_size=0"
+    ),
+    "a cell": (Net(lambda m, x: m.l(x.flatten(1)), l=nn.GRUCell(48, 4)), "one place of a recurrent layer"),
     "layer norm": (nn.Sequential(nn.LayerNorm([24, 1])), r"'0' \(LayerNorm\): normalises.*use nn.BatchNorm1d"),
     "group norm": (nn.Sequential(nn.GroupNorm(1, 2)), "nn.BatchNorm2d"),
     "attention": (Net(lambda m, x: x @ x.transpose(2, 3)), r"'matmul' \(matmul\).*attention"),
@@ -399,6 +453,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
 
 
 @pytest.mark.filterwarnings("ignore:The use of `x.T`")
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_the_graph_cannot_say_is_refused_by_name(name: str) -> None:
     module, message = REFUSED[name]

@@ -120,6 +120,33 @@ def clipped(call: Call, view: View, low: Any, high: Any) -> View:
     return applied(call, view, "hardtanh", low=least, high=most)
 
 
+def maximum(call: Call) -> View:
+    """The larger of two values: ``b + relu(a - b)``; or of a value and a number."""
+    return _extreme(call, 1.0)
+
+
+def minimum(call: Call) -> View:
+    """The smaller of two values: ``b - relu(b - a)``; or of a value and a number."""
+    return _extreme(call, -1.0)
+
+
+def _extreme(call: Call, sign: float) -> View:
+    left, right = call.argument(0, "input"), call.argument(1, "other")
+    if isinstance(left, View) and isinstance(right, View):
+        first, second = (
+            per_channel(call, each, sign * way, 0.0, f".{way:g}") for each, way in ((left, 1), (right, -1))
+        )
+        above = applied(call, added(call, first, second, ".difference"), "relu", ".relu")
+        return added(call, right, above if sign > 0 else per_channel(call, above, sign, 0.0, ".below"))
+    view, limit = (left, right) if isinstance(left, View) else (right, left)
+    plain = isinstance(limit, Tensor) and limit.numel() == 1
+    call.require(plain or isinstance(limit, (int, float)), "compares with a constant of several numbers: use one")
+    number = float(limit)
+    return (
+        clipped(call, call.as_view(view), number, None) if sign > 0 else clipped(call, call.as_view(view), None, number)
+    )
+
+
 def elu(call: Call) -> View:
     """An ELU of any alpha."""
     return applied(call, call.view(), "elu", alpha=float(call.option("alpha", 1, 1.0)))

@@ -51,6 +51,13 @@ class View:
 
 
 @dataclass(frozen=True)
+class States:
+    """Values that torch stacks before the batch, (value, batch, ...), as the last states of a recurrent layer."""
+
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
 class Absent:
     """Something that torch gives and the graph has not; an error where it is read."""
 
@@ -275,6 +282,9 @@ def _map_views(value: Any, change: Callable[[View], Any]) -> Any:
     """The same lists, tuples, dicts and slices with every `View` changed."""
     if isinstance(value, View):
         return change(value)
+    if isinstance(value, States):
+        found = [change(each) for each in value.views]
+        return torch.stack(found) if all(isinstance(each, Tensor) for each in found) else found
     if not _has_views(value):
         return value
     if isinstance(value, dict):
@@ -295,7 +305,7 @@ def _has_views(value: object) -> bool:
         return any(_has_views(each) for each in value)
     if isinstance(value, slice):
         return _has_views((value.start, value.stop, value.step))
-    return isinstance(value, (View, Absent))
+    return isinstance(value, (View, States, Absent))
 
 
 def _is_plain(value: object) -> bool:

@@ -62,7 +62,7 @@ def _seen(call: Call, views: list[View], result: Tensor, total: int, hint: str) 
     return joined(call, views, np.asarray(first - 1), hint)
 
 
-def joined(call: Call, views: list[View], index: IntArray, hint: str) -> View:
+def joined(call: Call, views: list[View], index: IntArray, hint: str, suffix: str = "") -> View:
     """A view of elements of several views, numbered one behind the other; concatenated where they are of two values."""
     starts = np.cumsum([0, *(view.index.size for view in views)])
     read = [place for place in range(len(views)) if ((index >= starts[place]) & (index < starts[place + 1])).any()]
@@ -78,11 +78,18 @@ def joined(call: Call, views: list[View], index: IntArray, hint: str) -> View:
     total = sum(each.index.size for each in parts)
     in_order = index.size == total and bool((index.reshape(-1) == np.arange(total)).all())
     shapes = [canonical(each.shape) for each in parts]
-    value = concatenated(call, parts, shapes if in_order and len({shape[1:] for shape in shapes}) == 1 else None)
+    alike = in_order and len({shape[1:] for shape in shapes}) == 1
+    value = concatenated(call, parts, shapes if alike else None, suffix)
     return View(value, index, hint)
 
 
-def concatenated(call: Call, parts: list[View], shapes: list[tuple[int, ...]] | None) -> str:
+def gathered(call: Call, views: list[View], shape: tuple[int, ...], suffix: str) -> View:
+    """Several values of one size behind one another, in this shape."""
+    index = np.arange(sum(view.index.size for view in views), dtype=np.int64).reshape(shape)
+    return joined(call, views, index, f"{call.name}{suffix}", suffix)
+
+
+def concatenated(call: Call, parts: list[View], shapes: list[tuple[int, ...]] | None, suffix: str = "") -> str:
     """One value of several, along the first axis in their shapes, or flat where there are none; a chain of pairs."""
     builder = call.builder
     flat = [(each.index.size,) for each in parts]
@@ -91,7 +98,6 @@ def concatenated(call: Call, parts: list[View], shapes: list[tuple[int, ...]] | 
     for place, value in enumerate(values[1:], 1):
         other = builder.types[value].shape
         shape = (shape[0] + other[0], *shape[1:])
-        chain = builder.emit(
-            call, "concat", (chain, value), shape, suffix="" if place == len(values) - 1 else f".{place}"
-        )
+        last = suffix if place == len(values) - 1 else f"{suffix}.{place}"
+        chain = builder.emit(call, "concat", (chain, value), shape, suffix=last)
     return chain

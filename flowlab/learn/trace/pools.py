@@ -248,7 +248,7 @@ def total(call: Call) -> View:
 def largest(call: Call) -> Any:
     """The largest over any dimensions but the batch; ``torch.max`` gives the places too, which the graph has not."""
     if isinstance(call.argument(1, "other"), View):
-        call.refuse("is the larger of two values: use nn.ReLU on their difference")
+        call.refuse("is the larger of two values: use torch.maximum")
     view, rows, _ = _reduced(call, "takes the largest")
     result = call.node.meta["result"]
     if isinstance(result, Tensor):

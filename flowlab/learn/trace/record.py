@@ -6,6 +6,7 @@ The module runs on zeros while it is traced, so sizes are plain numbers and list
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +31,7 @@ def record(module: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
         GraphError: where forward cannot be traced, has several inputs, or does not take the shape.
     """
     tracer = _Tracer(torch.zeros(BATCH, *shape))
-    root = copy.deepcopy(module).eval()
+    root = _of_one_input(copy.deepcopy(module).eval())
     try:
         traced = fx.GraphModule(root, tracer.trace(root))
     except GraphError:
@@ -48,6 +49,24 @@ def record(module: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
             _show_change(node, changed)
     traced.graph.eliminate_dead_code()
     return traced
+
+
+def _of_one_input(module: nn.Module) -> nn.Module:
+    """The module with a forward of one input where all others have a default; changed in place."""
+    try:
+        first, *others = inspect.signature(module.forward).parameters.values()
+    except (ValueError, TypeError):
+        return module
+    named = [each for each in others if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    if len(others) == 0 or first.kind == first.VAR_POSITIONAL or any(each.default is each.empty for each in named):
+        return module
+    kind = type(module)
+
+    def forward(self: Any, x: Tensor) -> Any:
+        return kind.forward(self, x)
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    return module
 
 
 def _line(error: Exception) -> str:

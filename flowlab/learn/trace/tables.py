@@ -9,20 +9,23 @@ from torch import Tensor, fx, nn
 
 from flowlab.errors import GraphError
 from flowlab.learn.trace import activations, arithmetic, layers, pools
-from flowlab.learn.trace.builder import Absent, Call, Taker, View
+from flowlab.learn.trace.builder import Absent, Call, States, Taker, View
 from flowlab.learn.trace.movement import move
 from flowlab.learn.trace.record import RESULT
+from flowlab.learn.trace.recurrent import recurrent
 
 KNOWN = (
     "Known: convolutions over one and two dimensions (transposed ones too), nn.Linear, nn.BatchNorm1d/2d, activations, "
-    "pools, nn.Upsample, nn.Dropout, changes of shape, cat, and +, -, * and / by constants"
+    "pools, nn.Upsample, nn.LSTM/GRU/RNN, nn.Dropout, changes of shape, cat, and +, -, * and / by constants"
 )
 
 
 def _item(call: Call) -> Any:
     """One of several values, or a slice of one."""
     container, place = call.argument(0, "a"), call.argument(1, "b")
-    if not isinstance(container, (View, Tensor)):
+    if isinstance(container, States) and isinstance(place, int):
+        return container.views[place]
+    if not isinstance(container, (View, States, Tensor)):
         value = container[place]
         if isinstance(value, Absent):
             call.refuse(value.why)
@@ -45,7 +48,7 @@ def _cannot(why: str) -> Taker:
     return take
 
 
-RECURRENT = "is recurrent and has no integer form here yet: use convolutions over the length, nn.Conv1d or nn.Conv2d"
+CELLS = "is one place of a recurrent layer: use nn.LSTM, nn.GRU or nn.RNN with batch_first=True"
 NORMALISES = "normalises by the window's own values, which integers cannot: use nn.BatchNorm1d or nn.BatchNorm2d"
 ATTENDS = "multiplies values of the network with one another: attention has no integer form here, use convolutions"
 PLACES = "gives places instead of values: leave it out, and take the class from the outputs"
@@ -104,7 +107,8 @@ MODULES: dict[type, Taker] = {
         (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity),
         activations.same,
     ),
-    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), _cannot(RECURRENT)),
+    **dict.fromkeys((nn.LSTM, nn.GRU, nn.RNN), recurrent),
+    **dict.fromkeys((nn.LSTMCell, nn.GRUCell, nn.RNNCell), _cannot(CELLS)),
     **dict.fromkeys(
         (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.LocalResponseNorm), _cannot(NORMALISES)
     ),
@@ -188,6 +192,8 @@ NAMES: dict[str, Taker] = {  # of functions of torch and torch.nn.functional, an
     "square": arithmetic.square,
     "pow": arithmetic.power,
     "lerp": arithmetic.lerp,
+    "maximum": activations.maximum,
+    "minimum": activations.minimum,
     "getitem": _item,
     "getattr": _attribute,
     **dict.fromkeys(
