@@ -32,6 +32,21 @@ def integers(node: Node, attribute: str, count: int) -> tuple[int, ...]:
     raise GraphError(f"node '{node.name}': attribute '{attribute}' is {value!r}; {count} integers are needed")
 
 
+def dilation_of(node: Node) -> tuple[int, int]:
+    """How far apart a convolution's kernel reads, (h, w); (1, 1) where the node says nothing. Raises as `integers`."""
+    if "dilation" not in node.attributes:
+        return 1, 1
+    down, across = integers(node, "dilation", 2)
+    if min(down, across) < 1:
+        raise GraphError(f"node '{node.name}': dilation ({down}, {across}) is at least 1")
+    return down, across
+
+
+def reach(kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
+    """The rows and columns that a kernel spans."""
+    return (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1
+
+
 def integer(node: Node, attribute: str, default: int | None = None) -> int:
     """An attribute that is an integer.
 
@@ -76,7 +91,9 @@ def _conv(node: Node, shape: Shape) -> Shape:
         raise GraphError(
             f"node '{node.name}': a weight of shape {weight} with {groups} groups does not read {channels} channels"
         )
-    return (weight[0], *_slide(node, (height, width), (weight[2], weight[3])))
+    if min(weight) < 1:
+        raise GraphError(f"node '{node.name}': a weight of shape {weight} has no numbers")
+    return (weight[0], *_slide(node, (height, width), reach((weight[2], weight[3]), dilation_of(node))))
 
 
 def _linear(node: Node, shape: Shape) -> Shape:
@@ -112,6 +129,33 @@ def _flatten(node: Node, shape: Shape) -> Shape:
     return (math.prod(shape),)
 
 
+def _reshape(node: Node, shape: Shape) -> Shape:
+    if math.prod(node.type.shape) != math.prod(shape):
+        raise GraphError(f"node '{node.name}': {shape} cannot become {node.type.shape}: other counts of numbers")
+    return node.type.shape
+
+
+def _take(node: Node, shape: Shape) -> Shape:
+    index = node.constants["index"]
+    if index.shape != (math.prod(node.type.shape),) or index.dtype.name != "int32":
+        raise GraphError(
+            f"node '{node.name}': index is {index.dtype.name}{index.shape}; "
+            f"{math.prod(node.type.shape)} of int32 are needed, one for each number of {node.type.shape}"
+        )
+    least, most = int(index.min(initial=-1)), int(index.max(initial=-1))
+    if least < -1 or most >= math.prod(shape):
+        raise GraphError(
+            f"node '{node.name}': index {least if least < -1 else most} is not in -1 .. {math.prod(shape) - 1}"
+        )
+    return node.type.shape
+
+
+def _concat(node: Node, left: Shape, right: Shape) -> Shape:
+    if left[1:] != right[1:]:
+        raise GraphError(f"node '{node.name}': concat joins first axes; {left} and {right} differ in another one")
+    return (left[0] + right[0], *left[1:])
+
+
 def _keep(node: Node, shape: Shape) -> Shape:
     return shape
 
@@ -119,6 +163,14 @@ def _keep(node: Node, shape: Shape) -> Shape:
 def _add(node: Node, left: Shape, right: Shape) -> Shape:
     if left != right:
         raise GraphError(f"node '{node.name}': add reads two equal shapes, found {left} and {right}")
+    return left
+
+
+def _multiply(node: Node, left: Shape, right: Shape) -> Shape:
+    if right not in (left, (left[0], *(1,) * (len(left) - 1))):
+        raise GraphError(
+            f"node '{node.name}': multiply reads two equal shapes, or one factor a channel; found {left} and {right}"
+        )
     return left
 
 
@@ -136,5 +188,9 @@ _SHAPES: dict[str, Callable[..., Shape]] = {
     "table": _keep,
     "batch_norm": _keep,
     "add": _add,
+    "multiply": _multiply,
+    "concat": _concat,
+    "take": _take,
+    "reshape": _reshape,
     "dequantize": _keep,
 }

@@ -17,13 +17,15 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from flowlab.compiler.infer import integer, integers
+from flowlab.compiler.infer import dilation_of, integer, integers, reach
 from flowlab.compiler.intervals import LIMITS
 from flowlab.compiler.ir import Graph, Node, TensorType
 from flowlab.compiler.number_format import scale_down
 from flowlab.errors import GraphError, unknown_name
 
 Array = NDArray[Any]
+
+_MOVES = ("max_pool", "flatten", "reshape", "take", "concat")  # they read integers, whatever those mean
 
 
 def run(
@@ -65,6 +67,11 @@ def outputs(graph: Graph, features: NDArray[np.float32], batch: int = 256) -> di
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
+def apply(node: Node, *inputs: Array) -> Array:
+    """What one operation makes of its inputs: floats, or integers in 64 bits less what `_offset` says."""
+    return _RUN[node.op](node, *inputs)
+
+
 def _entry(features: Array, shape: tuple[int, ...], name: str) -> Array:
     found = features.shape[1:]
     if len(found) != len(shape) or found[1:] != shape[1:] or found[0] > shape[0]:
@@ -84,7 +91,7 @@ def _offset(node: Node, type_: TensorType) -> int:
     """What is taken off an operation's integers: the zero point, except where the bytes themselves are read."""
     if node.op == "table":
         return LIMITS[type_.dtype][0]  # entries[x - least(dtype)]
-    return 0 if node.op in ("max_pool", "flatten") else type_.zero_point
+    return 0 if node.op in _MOVES else type_.zero_point
 
 
 def _wide(array: Array, offset: int) -> Array:
@@ -117,7 +124,9 @@ def _windows(node: Node, x: Array, kernel: tuple[int, ...]) -> Array:
 def _conv(node: Node, x: Array) -> Array:
     y: Array
     weight = _weights(node, x)
-    windows = _windows(node, _padded(node, x, 0), weight.shape[2:])
+    dilation = dilation_of(node)
+    windows = _windows(node, _padded(node, x, 0), reach((weight.shape[2], weight.shape[3]), dilation))
+    windows = windows[..., :: dilation[0], :: dilation[1]]
     groups = integer(node, "groups")
     if groups == x.shape[1] and groups == weight.shape[0]:
         y = np.einsum("nchwij,cij->nchw", windows, weight[:, 0])
@@ -184,6 +193,20 @@ def _flatten(node: Node, x: Array) -> Array:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
+def _reshape(node: Node, x: Array) -> Array:
+    return x.reshape(len(x), *node.type.shape)
+
+
+def _take(node: Node, x: Array) -> Array:
+    index: Array = node.constants["index"]
+    taken = np.where(index < 0, node.type.zero_point, x.reshape(len(x), -1)[:, index])
+    return taken.reshape(len(x), *node.type.shape)
+
+
+def _concat(node: Node, left: Array, right: Array) -> Array:
+    return np.concatenate([left, right], axis=1)
+
+
 def _relu(node: Node, x: Array) -> Array:
     return np.maximum(x, 0)
 
@@ -204,6 +227,10 @@ def batch_norm_line(node: Node, dtype: Any) -> tuple[Array, Array]:
 
 def _add(node: Node, left: Array, right: Array) -> Array:
     return left + right
+
+
+def _multiply(node: Node, left: Array, right: Array) -> Array:
+    return left * right
 
 
 def _table(node: Node, x: Array) -> Array:
@@ -267,10 +294,14 @@ _RUN: Mapping[str, Callable[..., Array]] = {
     "quantize": _quantize,
     "max_pool": _max_pool,
     "flatten": _flatten,
+    "reshape": _reshape,
+    "take": _take,
+    "concat": _concat,
     "relu": _relu,
     "activation": _activation,
     "table": _table,
     "batch_norm": _batch_norm,
     "add": _add,
+    "multiply": _multiply,
     "dequantize": _dequantize,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,21 @@ def _added(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Interval
     return low + low2, high + high2
 
 
+def _multiplied(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Interval:
+    import numpy as np
+
+    left, right = _centred(graph, node, ranges), _centred(graph, node, ranges, 1)
+    corners = np.stack([one * other for one in left for other in right])
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _joined(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Interval:
+    import numpy as np
+
+    (low, high), (low2, high2) = (ranges[name] for name in node.inputs)
+    return np.concatenate([low, low2]), np.concatenate([high, high2])
+
+
 def _kept(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Interval:
     return ranges[node.inputs[0]]
 
@@ -88,6 +104,19 @@ def _flattened(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Inte
     low, high = ranges[node.inputs[0]]
     times = node.type.shape[0] // low.shape[0]
     return low.repeat(times), high.repeat(times)
+
+
+def _moved(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Interval:
+    """Of each channel of a take or reshape: the ranges of the channels that it reads, and the zero of an index -1."""
+    import numpy as np
+
+    low, high = ranges[node.inputs[0]]
+    shape = graph.type_of(node.inputs[0]).shape
+    index = np.arange(math.prod(shape)) if node.op == "reshape" else node.constants["index"].astype(np.int64)
+    channel = (index // math.prod(shape[1:])).reshape(node.type.shape[0], -1)  # -1 stays -1
+    zero = np.int64(node.type.zero_point)
+    low, high = (np.where(channel < 0, zero, end[channel]) for end in (low, high))
+    return low.min(axis=1), high.max(axis=1)
 
 
 def _looked_up(graph: Graph, node: Node, ranges: Mapping[str, Interval]) -> Interval:
@@ -100,9 +129,13 @@ _RANGES: dict[str, Callable[[Graph, Node, Mapping[str, Interval]], Interval]] = 
     "linear": _weighted,
     "sum_pool": _summed,
     "add": _added,
+    "multiply": _multiplied,
     "requantize": _clipped,
     "quantize": _clipped,
     "max_pool": _kept,
     "flatten": _flattened,
+    "reshape": _moved,
+    "take": _moved,
+    "concat": _joined,
     "table": _looked_up,
 }

@@ -20,9 +20,9 @@ class Op:
 
 
 _ROWS = (
-    Op("conv", 1, ("weight", "bias?"), ("stride", "padding", "groups", "weight_bits?"),
+    Op("conv", 1, ("weight", "bias?"), ("stride", "padding", "groups", "dilation?", "weight_bits?"),
        "2-D convolution, cross-correlation as in ONNX. weight (out, in/groups, kernel_h, kernel_w); stride (h, w); "
-       "padding (top, left, bottom, right) with zeros. Float: + bias. Integer input: weight int8, no bias, int32 out."),
+       "padding (top, left, bottom, right) with zeros; dilation (h, w), left out where it is (1, 1). Float: + bias. Integer input: weight int8, no bias, int32 out."),
     Op("linear", 1, ("weight", "bias?"), ("weight_bits?",),
        "weight (out, in) times a (feature,) vector. Float: + bias. Integer input: weight int8, no bias, int32 out."),
     Op("sum_pool", 1, (), (), "integers only: the sum over height and width, int32, shape (channel, 1, 1)."),
@@ -42,12 +42,21 @@ _ROWS = (
     Op("max_pool", 1, (), ("kernel", "stride", "padding"),
        "the largest of each window; padding never wins. kernel, stride (h, w), padding (top, left, bottom, right)."),
     Op("flatten", 1, (), (), "(channel, height, width) -> (feature,), C order."),
+    Op("reshape", 1, (), (), "the same numbers under the shape of the node's type, C order; nothing moves."),
+    Op("take", 1, ("index",), (),
+       "each element of the result, in C order, is the element of the input, in C order, that index (int32, flat) names, "
+       "or 0 where it is -1; the shape is that of the node's type. Slices, permutations, repeats, zeros between or "
+       "around, edges repeated."),
+    Op("concat", 2, (), (), "the first value, then the second, along the first axis. Integers: both of one type."),
     Op("relu", 1, (), (), "float only: max(x, 0)."),
     Op("activation", 1, (), ("function",), "float only: 'sigmoid', 'tanh', 'silu', 'gelu', 'relu6', ... by name."),
     Op("table", 1, ("entries",), (),
        "int8 or uint8 -> int8 or uint8: entries[x - least(dtype)], 256 entries; runs on the CPU."),
     Op("batch_norm", 1, ("weight", "bias", "mean", "variance"), ("epsilon",), "float only, inference form."),
-    Op("add", 2, (), (), "elementwise. Integers: both inputs of one scale, int32 out."),
+    Op("add", 2, (), (), "elementwise. Integers: int8 or uint8 each, both of one scale, int32 out."),
+    Op("multiply", 2, (), (),
+       "elementwise; the second input may be (channel, 1, 1): one factor a channel. Integers: int8 or uint8 each, int32 "
+       "out, whose scale is the product of the scales."),
     Op("dequantize", 1, (), ("scale",), "integers -> float32: one float32 multiply by scale."),
 )
 

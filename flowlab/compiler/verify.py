@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from flowlab.compiler.infer import infer_shape, integer
+from flowlab.compiler.infer import dilation_of, infer_shape, integer
 from flowlab.compiler.intervals import INT32, LIMITS, intervals_of
 from flowlab.compiler.ir import DTYPES, Graph, Node, TensorType
 from flowlab.compiler.ops import OPS
@@ -114,6 +114,8 @@ def _check_names(node: Node, kind: str, found: Mapping[str, object], known: tupl
 
 def _check_shape(node: Node, inputs: tuple[TensorType, ...]) -> None:
     shape = infer_shape(node, inputs)
+    if "dilation" in node.attributes and dilation_of(node) == (1, 1):
+        raise _error(node, "attribute 'dilation' is (1, 1), which is not written: one graph has one text")
     if shape != node.type.shape:
         raise _error(node, f"says shape {node.type.shape}, and makes {shape}")
     channels = integer(node, "channels", shape[0])
@@ -158,7 +160,7 @@ def _per_channel(node: Node, key: str) -> None:
 
 
 def _sum_law(node: Node, *inputs: TensorType) -> None:
-    """conv, linear, add: float, or bytes into an int32 accumulator."""
+    """conv, linear, add, multiply: float, or bytes into an int32 accumulator."""
     if inputs[0].dtype == "float32":
         _float_law(node, *inputs)
         if "bias" in node.constants:
@@ -176,7 +178,11 @@ def _sum_law(node: Node, *inputs: TensorType) -> None:
         found = int(abs(node.constants["weight"].astype("int64")).max(initial=0))
         if bits not in (2, 4, 8) or found > most:
             raise _error(node, f"a weight of {found} does not fit {bits} bits (2, 4 or 8; +-{most})")
-    if len({(read.scale, read.zero_point) for read in inputs}) > 1:
+    if node.op == "multiply":
+        scale = inputs[0].scale * inputs[1].scale
+        if node.type.scale != scale:
+            raise _error(node, f"has scale {node.type.scale!r}; the product of the scales is {scale!r}")
+    elif len({(read.scale, read.zero_point) for read in inputs}) > 1:
         raise _error(node, f"adds integers of different scales: {', '.join(repr(read.scale) for read in inputs)}")
 
 
@@ -226,11 +232,12 @@ def _quantize_law(node: Node, read: TensorType) -> None:
     _whole_numbers(node, "shift", 0, 31)
 
 
-def _same_law(node: Node, read: TensorType) -> None:
-    if node.op == "max_pool":
-        _need(node, "the input", read.dtype, ("float32", "int8", "uint8"))
-    if (read.dtype, read.scale, read.zero_point) != (node.type.dtype, node.type.scale, node.type.zero_point):
-        raise _error(node, f"changes the type from {read} to {node.type}; it keeps dtype, scale and zero point")
+def _same_law(node: Node, *inputs: TensorType) -> None:
+    for read in inputs:
+        if node.op != "flatten":
+            _need(node, "the input", read.dtype, ("float32", "int8", "uint8"))
+        if (read.dtype, read.scale, read.zero_point) != (node.type.dtype, node.type.scale, node.type.zero_point):
+            raise _error(node, f"changes the type from {read} to {node.type}; it keeps dtype, scale and zero point")
 
 
 def _table_law(node: Node, read: TensorType) -> None:
@@ -259,12 +266,16 @@ _DTYPE_LAWS: dict[str, Callable[..., None]] = {
     "conv": _sum_law,
     "linear": _sum_law,
     "add": _sum_law,
+    "multiply": _sum_law,
     "sum_pool": _sum_pool_law,
     "average_pool": _float_law,
     "requantize": _requantize_law,
     "quantize": _quantize_law,
     "max_pool": _same_law,
     "flatten": _same_law,
+    "reshape": _same_law,
+    "take": _same_law,
+    "concat": _same_law,
     "relu": _float_law,
     "activation": _float_law,
     "table": _table_law,

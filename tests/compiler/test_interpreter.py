@@ -194,3 +194,77 @@ def test_a_layers_checksum_is_of_its_own_bytes_without_padding() -> None:
     assert layer_crcs(graph, values)["q"].tolist() == [zlib.crc32(b"\xfe"), zlib.crc32(b"\x05")]
     padded = {"q": np.concatenate([values["q"], np.full((2, 3), 77, np.int8)], axis=1)}
     assert layer_crcs(graph, padded)["q"].tolist() == [zlib.crc32(b"\xfe"), zlib.crc32(b"\x05")]
+
+
+def test_a_dilated_kernel_skips_rows_and_columns() -> None:
+    graph = parse_graph(
+        """
+        graph 1
+        input %input: int8[1, 5, 3]
+        %c: int32[2, 3, 2] scale 0.0 = conv(%input) dilation=(3, 2) groups=1 padding=(1, 1, 0, 0) stride=(1, 1)
+          weight: int8[2, 1, 2, 2] = 1 2 3 4 -1 -2 -3 -5
+        output "output" = %c
+        """
+    )
+    verify(graph)
+    x = np.arange(15).reshape(1, 1, 5, 3).astype(np.int8) + np.int8(1)
+    padded = np.pad(x[0, 0].astype(int), ((1, 0), (1, 0)))
+    expected = [
+        [[w[0] * padded[r, c] + w[1] * padded[r, c + 2] + w[2] * padded[r + 3, c] + w[3] * padded[r + 3, c + 2]
+          for c in range(2)] for r in range(3)]
+        for w in ((1, 2, 3, 4), (-1, -2, -3, -5))
+    ]  # fmt: skip
+    assert interpreter.outputs(graph, x)["output"][0].tolist() == expected
+
+
+def test_a_product_is_of_two_values_or_of_one_factor_a_channel() -> None:
+    graph = parse_graph(
+        """
+        graph 1
+        input %input: int8[2, 2, 1] scale 0.5
+        %first: int8[2, 1, 1] scale 0.5 = take(%input)
+          index: int32[2] = 0 2
+        %gate: uint8[2, 1, 1] scale 0.25 = table(%first)
+          entries: uint8[256] = 7*256
+        %square: int32[2, 2, 1] scale 0.25 = multiply(%input, %input)
+        %gated: int32[2, 2, 1] scale 0.125 = multiply(%input, %gate)
+        output "gated" = %gated
+        output "square" = %square
+        """
+    )
+    verify(graph)
+    found = interpreter.outputs(graph, np.array([[[[-128], [2]], [[3], [127]]]], np.int8))
+    assert found["square"].ravel().tolist() == [16384, 4, 9, 16129]
+    assert found["gated"].ravel().tolist() == [-896, 14, 21, 889]
+
+
+def test_values_are_moved_joined_and_given_another_shape() -> None:
+    graph = parse_graph(
+        """
+        graph 1
+        input %input: float32[2, 2, 1]
+        %turned: float32[1, 2, 3] = take(%input)
+          index: int32[6] = 3 -1 0 0 1 2
+        %long: float32[2, 3, 1] = reshape(%turned)
+        %both: float32[4, 3, 1] = concat(%long, %long)
+        output "output" = %both
+        """
+    )
+    verify(graph)
+    found = interpreter.outputs(graph, np.array([[[[1], [2]], [[3], [4]]]], np.float32))["output"]
+    assert found.ravel().tolist() == [4, 0, 1, 1, 2, 3] * 2
+    assert found.dtype == np.float32
+
+
+def test_a_place_that_takes_nothing_means_zero() -> None:
+    graph = parse_graph(
+        """
+        graph 1
+        input %input: uint8[2] scale 0.5 zero_point 9
+        %t: uint8[3] scale 0.5 zero_point 9 = take(%input)
+          index: int32[3] = 1 -1 0
+        output "output" = %t
+        """
+    )
+    verify(graph)
+    assert interpreter.outputs(graph, np.array([[1, 2]], np.uint8))["output"].tolist() == [[2, 9, 1]]

@@ -53,3 +53,30 @@ def test_zero_padding_takes_part_in_a_bound() -> None:
     found = intervals_of(lifted)
     assert [int(bound[0]) for bound in found["c"]] == [-300, 300]
     assert [int(bound[0]) for bound in found["s"]] == [400, 800]
+
+
+def test_products_and_moves_have_the_bounds_of_what_they_read() -> None:
+    graph = parse_graph(
+        """
+        graph 1
+        input %input: float32[2, 2, 1]
+        %q: int8[2, 2, 1] scale 0.5 = quantize(%input) high=3 low=-8
+          bias: float32[2] = 0.0*2
+          multiplier: int32[2] = 1 1
+          shift: int32[2] = 0 0
+        %u: uint8[2, 2, 1] scale 0.5 = table(%q)
+          entries: uint8[256] = 5 9*255
+        %m: int32[2, 2, 1] scale 0.25 = multiply(%q, %u)
+        %t: uint8[2, 1, 1] scale 0.5 = take(%u)
+          index: int32[2] = 3 -1
+        %r: uint8[1, 2, 1] scale 0.5 = reshape(%t)
+        %j: uint8[3, 2, 1] scale 0.5 = concat(%u, %r)
+        output "m" = %m
+        output "j" = %j
+        """
+    )
+    found = {name: [bound.tolist() for bound in ends] for name, ends in intervals_of(graph).items()}
+    assert found["m"] == [[-72, -72], [27, 27]]
+    assert found["t"] == [[5, 0], [9, 0]]
+    assert found["r"] == [[0], [9]]
+    assert found["j"] == [[5, 5, 0], [9, 9, 9]]

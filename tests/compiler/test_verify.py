@@ -103,3 +103,50 @@ def test_a_graph_is_held_against_a_number_format() -> None:
         verify(parse_graph(GOOD), narrow)
     with pytest.raises(GraphError, match="number format 'four' has no 8-bit weights"):
         verify(parse_graph(GOOD), NumberFormat("four", {4: Requantize(8, (0, 31), 16)}))
+
+
+MORE = """\
+graph 1
+input %input: int8[2, 4, 1] scale 0.5
+%c: int32[2, 2, 1] scale 0.0 = conv(%input) dilation=(2, 1) groups=1 padding=(0, 0, 0, 0) stride=(1, 1)
+  weight: int8[2, 2, 2, 1] = 1*8
+%taken: int8[2, 1, 1] scale 0.5 = take(%input)
+  index: int32[2] = 7 -1
+%m: int32[2, 4, 1] scale 0.25 = multiply(%input, %taken)
+%wide: int8[1, 2, 1] scale 0.5 = reshape(%taken)
+%both: int8[4, 4, 1] scale 0.5 = concat(%input, %input)
+output "both" = %both
+output "c" = %c
+output "m" = %m
+output "wide" = %wide
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("dilation=(2, 1)", "dilation=(4, 1)"), "a kernel of (5, 1) does not fit into (4, 1)"),
+        (("dilation=(2, 1)", "dilation=(0, 1)"), "dilation (0, 1) is at least 1"),
+        (("dilation=(2, 1)", "dilation=(2, 1, 1)"), "attribute 'dilation' is (2, 1, 1); 2 integers are needed"),
+        (("[2, 2, 1] scale 0.0 = conv(%input) dilation=(2, 1)", "[2, 3, 1] scale 0.0 = conv(%input) dilation=(1, 1)"),
+         "attribute 'dilation' is (1, 1), which is not written"),
+        (("index: int32[2] = 7 -1", "index: int32[2] = 8 -1"), "index 8 is not in -1 .. 7"),
+        (("index: int32[2] = 7 -1", "index: int32[2] = 7 -2"), "index -2 is not in -1 .. 7"),
+        (("index: int32[2] = 7 -1", "index: int32[3] = 7 -1 0"), "index is int32(3,); 2 of int32 are needed"),
+        (("index: int32[2] = 7 -1", "index: int64[2] = 7 -1"), "index is int64(2,); 2 of int32 are needed"),
+        (("multiply(%input, %taken)", "multiply(%input, %wide)"), "no earlier line makes"),
+        (("multiply(%input, %taken)", "multiply(%taken, %input)"), "or one factor a channel; found (2, 1, 1) and"),
+        (("%m: int32[2, 4, 1] scale 0.25", "%m: int32[2, 4, 1] scale 0.5"), "the product of the scales is 0.25"),
+        (("%wide: int8[1, 2, 1] scale 0.5", "%wide: int8[1, 3, 1] scale 0.5"), "(2, 1, 1) cannot become (1, 3, 1)"),
+        (("%wide: int8[1, 2, 1] scale 0.5", "%wide: int8[1, 2, 1] scale 1.0"), "keeps dtype, scale and zero point"),
+        (("concat(%input, %input)", "concat(%input, %taken)"), "(2, 4, 1) and (2, 1, 1) differ in another one"),
+        (("%both: int8[4, 4, 1] scale 0.5 = concat(%input, %input)",
+          "%both: int32[4, 4, 1] scale 0.25 = concat(%m, %m)"), "the input is int32"),
+    ],
+)  # fmt: skip
+def test_a_broken_law_of_moves_and_products_is_named(change: tuple[str, str], message: str) -> None:
+    verify(parse_graph(MORE))
+    assert change[0] in MORE
+    with pytest.raises(GraphError) as error:
+        verify(parse_graph(MORE.replace(*change)))
+    assert message in str(error.value)
