@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from flowlab.compiler import exact_float
+from flowlab.compiler.infer import dilation_of
 from flowlab.compiler.ir import Graph, Node, TensorType
 from flowlab.errors import GraphError
 
@@ -143,7 +145,7 @@ def _conv_attributes(node: Node) -> dict[str, Any]:
         "strides": list(_ints(node, "stride")),
         "pads": list(_ints(node, "padding")),
         "group": int(str(node.attributes["groups"])),
-        "dilations": [1, 1],
+        "dilations": list(dilation_of(node)),
     }
 
 
@@ -211,17 +213,22 @@ def _write_sum_pool(writer: _Writer, node: Node) -> None:
 
 
 def _write_add(writer: _Writer, node: Node) -> None:
+    _write_pair(writer, node, "Add", sum)
+
+
+def _write_multiply(writer: _Writer, node: Node) -> None:
+    _write_pair(writer, node, "Mul", prod)
+
+
+def _write_pair(writer: _Writer, node: Node, op_type: str, largest: Callable[[list[int]], int]) -> None:
+    """A sum or a product of two values, ``largest`` of whose magnitudes it can be."""
     if not _is_integer(node.type):
-        writer.op("Add", list(node.inputs), node.name)
+        writer.op(op_type, list(node.inputs), node.name)
         return
-    bound = np.full(
-        node.type.shape[0],
-        sum(exact_float.largest_magnitude(writer.graph.type_of(value)) for value in node.inputs),
-        np.int64,
-    )
-    form = writer.form_of(node, bound, 1)
+    most = largest([exact_float.largest_magnitude(writer.graph.type_of(value)) for value in node.inputs])
+    form = writer.form_of(node, np.full(node.type.shape[0], most, np.int64), 1)
     target = f"{node.name}/single" if form.double else node.name
-    writer.op("Add", list(node.inputs), target)
+    writer.op(op_type, list(node.inputs), target)
     if form.double:
         writer.op("Cast", [target], node.name, to=TensorProto.DOUBLE)
 
@@ -321,6 +328,31 @@ def _write_flatten(writer: _Writer, node: Node) -> None:
     writer.op("Flatten", [node.inputs[0]], node.name, axis=1)
 
 
+def _write_reshape(writer: _Writer, node: Node) -> None:
+    shape = writer.constant(f"{node.name}.shape", np.array([0, *node.type.shape], np.int64))  # 0: as many windows
+    writer.op("Reshape", [node.inputs[0], shape], node.name)
+
+
+def _write_take(writer: _Writer, node: Node) -> None:
+    """Flat, with a zero behind the last element where one is taken; gathered; in its shape."""
+    name, index = node.name, node.constants["index"].astype(np.int64)
+    count, flat = prod(writer.input_type(node).shape), len(node.type.shape) == 1
+    value = writer.op("Flatten", [node.inputs[0]], f"{name}/flat", axis=1)
+    if (index < 0).any():
+        pads = writer.constant(f"{name}.pads", np.array([0, 0, 0, 1], np.int64))
+        zero = writer.constant(f"{name}.zero", np.array(node.type.zero_point, np.float32))
+        value = writer.op("Pad", [value, pads, zero], f"{name}/padded")
+    places = writer.constant(f"{name}.index", np.where(index < 0, count, index))
+    value = writer.op("Gather", [value, places], name if flat else f"{name}/taken", axis=1)
+    if not flat:
+        shape = writer.constant(f"{name}.shape", np.array([0, *node.type.shape], np.int64))
+        writer.op("Reshape", [value, shape], name)
+
+
+def _write_concat(writer: _Writer, node: Node) -> None:
+    writer.op("Concat", list(node.inputs), node.name, axis=1)
+
+
 # --- float only -----------------------------------------------------------------------------------
 
 
@@ -396,6 +428,10 @@ _WRITERS: dict[str, Callable[[_Writer, Node], None]] = {
     "quantize": _write_quantize,
     "max_pool": _write_max_pool,
     "flatten": _write_flatten,
+    "reshape": _write_reshape,
+    "take": _write_take,
+    "concat": _write_concat,
+    "multiply": _write_multiply,
     "relu": _write_relu,
     "activation": _write_activation,
     "table": _write_table,

@@ -16,6 +16,7 @@ from flowlab.compiler.exact_float import LIMIT, magnitude_sums, parts_needed, sp
 from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Graph, Input, Node, TensorType
+from flowlab.compiler.text import parse_graph
 from flowlab.compiler.verify import verify
 from flowlab.errors import GraphError
 
@@ -274,3 +275,55 @@ def test_an_accumulator_that_nobody_requantizes_is_refused() -> None:
     graph = layer(weight, np.zeros(4, np.int32), np.ones(4, np.int32), np.full(4, 3, np.int32), "uint8")
     with pytest.raises(GraphError, match="fc: an accumulator needs"):
         export_onnx(Graph(graph.inputs, graph.nodes[:1], {"output": "fc"}))
+
+
+MOVES = """\
+graph 1
+input %input: float32[2, 3, 2]
+%q: int8[2, 3, 2] scale 0.5 = quantize(%input) high=127 low=-128
+  bias: float32[2] = 0.0*2
+  multiplier: int32[2] = 8 8
+  shift: int32[2] = 3 3
+%u: uint8[2, 3, 2] scale 0.25 = table(%q)
+  entries: uint8[256] = 255*100 3 40 90*54 200*50 17*50
+%m: int32[2, 3, 2] scale 0.125 = multiply(%q, %u)
+%m.bnorm: int8[2, 3, 2] scale 16.0 = requantize(%m) bias_before_multiply=true high=127 low=-128 rounding="floor"
+  bias: int32[2] = 64 64
+  multiplier: int32[2] = 1 255
+  shift: int32[2] = 7 15
+%gate: uint8[2, 1, 1] scale 0.25 = take(%u)
+  index: int32[2] = 11 0
+%g: int32[2, 3, 2] scale 4.0 = multiply(%m.bnorm, %gate)
+%g.bnorm: int8[2, 3, 2] scale 16.0 = requantize(%g) bias_before_multiply=true high=127 low=-128 rounding="floor"
+  bias: int32[2] = 2 2
+  multiplier: int32[2] = 1 1
+  shift: int32[2] = 2 2
+%both: int8[4, 3, 2] scale 16.0 = concat(%m.bnorm, %g.bnorm)
+%turned: int8[2, 5, 1] scale 16.0 = take(%both)
+  index: int32[10] = 23 -1 0 0 5 6 -1 11 12 22
+%wide: int8[1, 10, 1] scale 16.0 = reshape(%turned)
+%c: int32[2, 4, 2] scale 0.0 = conv(%wide) dilation=(3, 1) groups=1 padding=(0, 1, 0, 0) stride=(2, 1) weight_bits=8
+  weight: int8[2, 1, 2, 1] = 3 -127 127 5
+%c.bnorm: int8[2, 4, 2] scale 32.0 = requantize(%c) bias_before_multiply=true high=127 low=-128 rounding="floor"
+  bias: int32[2] = 9 -9
+  multiplier: int32[2] = 3 1
+  shift: int32[2] = 9 5
+%flat: int8[3] scale 32.0 = take(%c.bnorm)
+  index: int32[3] = 15 -1 2
+output "flat" = %flat
+output "turned" = %turned
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_products_moves_and_dilated_convolutions_are_exact(level: str) -> None:
+    graph = parse_graph(MOVES)
+    verify(graph)
+    features = np.random.default_rng(0).normal(0, 90, (50, 2, 3, 2)).astype(np.float32)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = LEVELS[level]
+    session = ort.InferenceSession(export_onnx(graph), options, providers=["CPUExecutionProvider"])
+    found = session.run(["flat", "turned"], {"input": features})
+    expected = interpreter.outputs(graph, features)
+    assert np.array_equal(found[0], expected["flat"]) and np.array_equal(found[1], expected["turned"])
+    assert [len(np.unique(expected[name])) > most for name, most in (("flat", 5), ("turned", 50))] == [True, True]

@@ -1,4 +1,4 @@
-"""Measure a quantized network against its float one: class, error, equality with the interpreter."""
+"""Measure a quantized network against its float one: class, error, equality with interpreter and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import torch
 from quant.ugly_networks import data, parts
 from torch import nn
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.contracts import NumberFormat, Quantized, QuantizeJob
 from flowlab.learn.trace import trace_module
@@ -115,6 +117,13 @@ def measure(
 
 
 def same_integers(graph: Graph, features: np.ndarray, found: list[np.ndarray]) -> bool:
-    """Whether the interpreter gives what the converted module gives."""
+    """Whether interpreter and ONNX Runtime give what the converted module gives."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(export_onnx(graph), options, providers=["CPUExecutionProvider"])
+    runtime = session.run(list(graph.outputs), {"input": features})
     written = interpreter.outputs(graph, features)
-    return all(np.array_equal(written[name], value) for name, value in zip(graph.outputs, found, strict=True))
+    return all(
+        np.array_equal(written[name], value) and np.array_equal(np.asarray(other), value)
+        for name, value, other in zip(graph.outputs, found, runtime, strict=True)
+    )
