@@ -86,13 +86,14 @@ def run(job: StageJob) -> StageResult:
     from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
     from flowlab.compiler.pipeline import apply_passes
     from flowlab.compiler.place import place
+    from flowlab.compiler.unbuilt import unbuilt
 
     asked: InspectOptions = job.options
     model = cast(Model, job.plugins["model"])
     quantizer = cast(Quantizer, job.plugins["quantizer"])
     target = cast(Target, job.plugins["target"])
     graph = _untrained(job, model)
-    problems = tuple(quantizer.check(graph, asked.format, job.plugin_options["quantizer"]))
+    problems = (*quantizer.check(graph, asked.format, job.plugin_options["quantizer"]), *unbuilt(graph))
     if problems:
         raise QuantizationError(
             f"{model.name} cannot be quantized by {quantizer.name} for {target.name}, and nothing was trained:\n"

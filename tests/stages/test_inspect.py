@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from flowlab.contracts import Model, NoOptions, StageJob
@@ -114,3 +115,29 @@ def test_the_gate_is_the_same_whatever_the_weights(tmp_path: Path) -> None:
         return inspect.run(job).files["gate"]["gate.json"].read_bytes()
 
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([nn.ZeroPad2d((0, 0, 2, 2)), nn.Conv2d(1, 8, (5, 1)), nn.Flatten()], "'0' moves numbers"),
+        ([nn.Conv2d(1, 8, (3, 1), dilation=2), nn.Flatten()], "'0' has a dilation"),
+        ([nn.Conv2d(1, 8, (5, 1)), nn.GLU(1), nn.Flatten()], "'1' multiplies two values"),
+    ],
+)
+def test_what_no_program_can_run_is_said_before_training(tmp_path: Path, layers: list[nn.Module], message: str) -> None:
+    with pytest.raises(QuantizationError, match=f"nothing was trained:\n(.*\n)*.*{message}"):
+        inspect.run(job_of(tmp_path, *layers))
+
+
+def test_several_outputs_are_refused_before_training(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 8, (5, 1)), nn.Conv2d(1, 8, (5, 1))
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.a(x), self.b(x)
+
+    with pytest.raises(QuantizationError, match="the outputs output0, output1, and a run trains one"):
+        inspect.run(job_of(tmp_path, Two()))
