@@ -175,6 +175,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
+def _accuracy(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.accuracy import accuracy
+    from flowlab.engine.which_run import which_run
+
+    found = accuracy(which_run(arguments.run, arguments.store, ARTIFACTS))
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from flowlab.engine.listings import LISTINGS
     from flowlab.plugins import load
@@ -442,6 +450,11 @@ def _asking(commands: Commands) -> None:
     both.add_argument("first", metavar="RUN", help=A_RUN)
     both.add_argument("second", metavar="RUN", help="the other one")
     _with_store(both)
+
+    text = "say where a run's accuracy went, step by step and layer by layer, and what to change"
+    accuracy = _command(commands, "accuracy", _accuracy, text, json=True)
+    accuracy.add_argument("run", metavar="RUN", help=A_RUN)
+    _with_store(accuracy)
 
 
 def _installed(commands: Commands) -> None:
