@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from flowlab.contracts import NumberFormat
 from flowlab.errors import QuantizationError
-from flowlab.quant.calibrate import calibrate, real_values
+from flowlab.quant.calibrate import calibrate
 from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.real_value import real_values
 from flowlab.quant.steps import LayerStep, Steps
 
 WINDOWS = 256  # of the calibration windows; more change no choice that was tried
