@@ -16,6 +16,7 @@ from flowlab.quant.fold import fold
 from flowlab.quant.to_graph import to_graph
 
 LARGE_ERROR = 0.5  # of the outputs' size, beyond which a quantized network is another network
+FULL_BITS, RIGHT_ERROR = 8, 0.12  # with so many bits everywhere, what is farther off is not right
 
 
 def wrap(job: QuantizeJob) -> FakeQuantized:
@@ -73,7 +74,8 @@ def post_training(job: QuantizeJob, quantizer: str) -> Quantized:
         QuantizationError: as `wrap`.
     """
     network = wrap(job)
-    found = first_bad_layer(network, job.calibration, LARGE_ERROR)
+    limit = RIGHT_ERROR if min(job.weight_bits, job.activation_bits) >= FULL_BITS else LARGE_ERROR
+    found = first_bad_layer(network, job.calibration, limit)
     return with_warnings(convert(job, network, quantizer), *([found] if found else []))
 
 

@@ -348,6 +348,13 @@ def test_a_second_use_of_a_layer_has_a_name_of_its_own() -> None:
     assert len({node.name for node in graph.nodes}) == 4
 
 
+def test_a_layer_that_reads_the_same_value_twice_is_computed_once() -> None:
+    graph = float_graph(
+        Net(lambda m, x: m.c(m.n(x)) + m.d(m.n(x)), n=nn.BatchNorm2d(2), c=conv(2, 3, 1), d=conv(2, 3, 1)), SHAPE
+    )
+    assert [node.op for node in graph.nodes] == ["batch_norm", "conv", "conv", "add"]
+
+
 def test_a_layer_called_input_does_not_hide_the_input() -> None:
     module = nn.Sequential()
     module.add_module("input", conv(2, 3, 1))
@@ -422,7 +429,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "attention": (Net(lambda m, x: x @ x.transpose(2, 3)), r"'matmul' \(matmul\).*attention"),
     "softmax inside": (Net(lambda m, x: m.c(x.softmax(1)), c=conv(2, 1, 1)), "only at the network's end"),
     "a place": (Net(lambda m, x: x.flatten(1).argmax(1)), "take the class from the outputs"),
-    "places of maxima": (Net(lambda m, x: x.flatten(2).max(2)[1] * 1.0), "gives places instead of values"),
+    "places of maxima": (Net(lambda m, x: x.flatten(2).max(2)[1] * 1.0), "reads the places of the largest|gives int64"),
     "mean over all": (Net(lambda m, x: x.mean()), "averages over the dimensions None: leave out the batch"),
     "approximate gelu": (nn.Sequential(nn.GELU("tanh")), "approximate='none'"),
     "indices": (Net(lambda m, x: m.p(x)[0], p=nn.MaxPool2d((2, 1), return_indices=True)), "return_indices=False"),
@@ -440,6 +447,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "another attribute": (Net(lambda m, x: x.T), r"'getattr_1' \(getattr\).*keep the batch"),
     "an imaginary part": (Net(lambda m, x: x.real.imag), "does not take an input|reads"),
     "another dtype": (Net(lambda m, x: x.double() + 1), r"'double' \(\.double\(\)\): gives float64"),
+    "an embedding": (Net(lambda m, x: m.e(x.long()), e=nn.Embedding(4, 2)), r"'long' \(\.long\(\)\): gives int64"),
     "another padding": (nn.Sequential(nn.ConstantPad2d(1, 3.0)), "pads with 3.0: pad with zeros"),
     "writing": (Net(lambda m, x: written(x)), r"'mul\[\.\.\.\] = ' writes into a value: build it with torch.cat"),
     "writing into a view": (Net(lambda m, x: written_view(x)), "in another shape"),

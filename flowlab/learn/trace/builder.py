@@ -166,6 +166,7 @@ class Builder:
     left_out: set[fx.Node] = field(default_factory=set)
     result: Any = None
     named: set[str] = field(default_factory=lambda: {INPUT})  # layers' paths that are taken
+    given: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # what a layer made of a value
     moved: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
     def add(self, node: fx.Node) -> None:
@@ -180,10 +181,20 @@ class Builder:
         elif node.op == "get_attr" or not _has_views((args, kwargs)) or _is_plain(node.meta[RESULT]):
             self.env[node] = node.meta[RESULT]
         else:
-            call = self._call(node, tuple(args), kwargs)
-            self.env[node] = self.taker(call)
-            if call.layer is not None:
-                self.named.add(str(node.target))
+            self._take(node, self._call(node, tuple(args), kwargs))
+
+    def _take(self, node: fx.Node, call: Call) -> None:
+        """Take a call; a layer that reads the same value once more gives the same."""
+        key = (str(node.target), *map(id, call.args))
+        again = call.layer is not None and not call.kwargs and all(isinstance(each, View) for each in call.args)
+        if again and key in self.given:
+            self.env[node] = self.given[key]
+            return
+        self.env[node] = self.taker(call)
+        if call.layer is not None:
+            self.named.add(str(node.target))
+        if again:
+            self.given[key] = self.env[node]
 
     def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         if node.op == "call_module":

@@ -221,7 +221,13 @@ def take(call: Call) -> Any:
     """
     taker = _taker(call.layer, call.node)
     result = call.node.meta[RESULT]
-    if isinstance(result, Tensor) and result.dtype == torch.int64:
+    if isinstance(result, Tensor) and call.node.target in (
+        torch.argmax,
+        torch.argmin,
+        torch.argsort,
+        "argmax",
+        "argmin",
+    ):
         call.refuse(PLACES)
     if isinstance(result, Tensor) and result.dtype != torch.float32:
         call.refuse(f"gives {str(result.dtype).removeprefix('torch.')}: stay with float32")
