@@ -199,7 +199,8 @@ class QuantizeJob:
     ``fit(module)`` is the one training loop: trains the module in place on the training split, keeps its best
     epoch by validation (ties to the later), and returns the history; it owns checkpoints and random states.
     ``output_int`` False ends the graph in one float32 multiply by the output's scale.
-    ``format`` has no widths for a quantizer that asks for none.
+    ``format`` has no widths for a quantizer that asks for none. ``bits_of`` are weight bits of single layers, by node:
+    only a quantizer that says ``mixed`` is given any.
     """
 
     model: torch.nn.Module
@@ -213,6 +214,7 @@ class QuantizeJob:
     scratch: Path
     seed: int
     progress: Progress
+    bits_of: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,7 @@ class Quantizer(Plugin):
 
     kind = "quantizer"
     trains: bool = False  # QAT: asks for job.fit
+    mixed: bool = False  # it takes job.bits_of: another width for each layer's weights
     format: str = "npu"  # which of the target's formats it asks for; "" for none: the result is a float graph
 
     def check(self, graph: Graph, format: NumberFormat, options: Any) -> Sequence[str]:

@@ -124,8 +124,8 @@ def test_a_wrong_word_is_named_with_its_place(
     [
         (
             "training_epochs: 1",
-            "auto_quantization: True",
-            "training.auto_quantization, line 11: mixed precision by search is",
+            "partial_quantization: True",
+            "training.partial_quantization, line 11: partial quantization is",
         ),
         (
             "  variables: 1",

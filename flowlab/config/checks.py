@@ -54,6 +54,7 @@ def check(config: Config, catalogue: Any, problems: Problems) -> None:
         (lambda: _dataset(config, catalogue), ("dataset",)),
         (lambda: _problem(config, catalogue), ("common", "training")),
         (lambda: _options(config, catalogue, problems), ()),
+        (lambda: _budget(config), ("training",)),
         (lambda: _gates(config, catalogue), ("common", "training", "testing", "compilation")),
     )
     for one, sections in checks:
@@ -101,6 +102,18 @@ def _enabled(config: Config) -> None:
             "enable",
             "a run without a model is not possible. Leave the key out: what was trained before is taken from the "
             "store, at no cost; 'training_epochs: 0' exports an untrained model",
+        )
+
+
+def _budget(config: Config) -> None:
+    """Mixed precision has one budget."""
+    training = config.training
+    if training.auto_quantization_mean_bits is not None and training.auto_quantization_weight_bytes is not None:
+        raise _fail(
+            config,
+            "training",
+            "auto_quantization_weight_bytes",
+            "found together with 'auto_quantization_mean_bits'. Leave one of the two out",
         )
 
 

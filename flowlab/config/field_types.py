@@ -212,6 +212,7 @@ NotNegative = Annotated[
 Positive = Annotated[float, _POSITIVE]
 OptionalPositive = Annotated[float | None, _POSITIVE]
 OptionalFraction = Annotated[float | None, Check("a fraction between 0 and 1, as in 0.01", _between(_number, 0, 1))]
+OptionalMeanBits = Annotated[float | None, Check("a number between 2 and 8", _between(_number, 2, 8))]
 OptionalNumber = Annotated[float | None, _NUMBER]
 LogBase = Annotated[float | Literal["e"] | None, Check("'e' or a number above 0", _log_base)]
 Fractions = Annotated[

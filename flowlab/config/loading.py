@@ -79,7 +79,9 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
         presets=resolved.presets,
     )
     check(config, catalogue, problems)
-    return config.with_warnings(*_without_effect(config), *_stride(config), *_activation_bits(config, catalogue))
+    return config.with_warnings(
+        *_without_effect(config), *_stride(config), *_activation_bits(config, catalogue), *_mixed(config)
+    )
 
 
 def _without_effect(config: Config) -> list[str]:
@@ -106,6 +108,19 @@ def _stride(config: Config) -> list[str]:
             f"{section.frame_size * (section.stride_size - 1):g} samples out between two frames. "
             f"For a hop of {section.stride_size:g} samples write {section.stride_size / section.frame_size:g}"
         ]
+    return []
+
+
+def _mixed(config: Config) -> list[str]:
+    """What the choice of bits by layer takes the place of, and what is given for it and not read."""
+    training, given = config.training, config.given.get("training", {})
+    if training.auto_quantization and training.quantization != 0 and "quantization_weight_bitwidth" in given:
+        return [
+            f"weight bits {training.quantization_weight_bitwidth} -> chosen for each layer: 'auto_quantization' is on"
+        ]
+    budgets = [key for key in ("auto_quantization_mean_bits", "auto_quantization_weight_bytes") if key in given]
+    if budgets and not training.auto_quantization:
+        return [f"training.{budgets[0]} changes nothing without 'auto_quantization: true'"]
     return []
 
 

@@ -17,6 +17,8 @@ OWN = {
     "training.quantizer": "a quantizer by name, with its options",
     "training.quantization_epochs": "epochs of quantization-aware training",
     "training.quantization_calibration_count": "windows of the training split that choose the scales",
+    "training.auto_quantization_mean_bits": "budget of `auto_quantization`: bits of a weight, on average",
+    "training.auto_quantization_weight_bytes": "budget of `auto_quantization`: bytes of all weights",
     "testing.max_accuracy_drop": "a gate: float minus simulated",
     "compilation.max_flash_bytes": "a gate",
     "compilation.max_ram_bytes": "a gate",

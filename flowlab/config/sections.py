@@ -157,6 +157,8 @@ class Training(Section):
     quantization_weight_bitwidth: f.Bits = 8
     quantization_activation_bitwidth: f.Bits = 8
     auto_quantization: f.Flag = False
+    auto_quantization_mean_bits: f.OptionalMeanBits = None  # ours: the budget, in bits of a weight
+    auto_quantization_weight_bytes: f.OptionalBytes = None  # ours: the budget, in bytes of all weights
     autoquant_tolerance_classification: f.NotNegative = 0.05
     autoquant_tolerance_regression: f.NotNegative = 0.05
     autoquant_tolerance_forecasting: f.NotNegative = 2.0

@@ -151,7 +151,6 @@ NOT_BUILT: Mapping[str, Mapping[str, str]] = {
         "pretrained_checkpoint_path": "training from a checkpoint",
         "load_saved_model": "a model that was trained elsewhere",
         "training_device": "training on a GPU",
-        "auto_quantization": "mixed precision by search",
         "partial_quantization": "partial quantization",
         "dual_op": "networks with two outputs",
         "run_quant_train_only": "quantization without float training",

@@ -78,6 +78,11 @@ class Mixed:
         """Of a weight."""
         return sum(one.weights * one.bits for one in self.layers) / sum(one.weights for one in self.layers)
 
+    def sentence(self) -> str:
+        """For people: it is no secret that other widths than the config's were taken."""
+        named = ", ".join(f"{one.layer} {one.bits}" for one in self.layers)
+        return f"weight bits were chosen for each layer: {named}; {self.mean_bits:.2f} on average"
+
     def to_json(self) -> dict[str, Any]:
         """For records: the table of choices."""
         return {

@@ -49,8 +49,10 @@ def wrap(job: QuantizeJob) -> FakeQuantized:
     steps = fold(job.graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
-        scales = calibrate(steps, job.calibration, job.format, job.weight_bits, job.activation_bits)
-        return FakeQuantized(steps, scales, job.format, job.weight_bits)
+        scales = calibrate(
+            steps, job.calibration, job.format, job.weight_bits, job.activation_bits, bits_of=job.bits_of
+        )
+        return FakeQuantized(steps, scales, job.format, job.weight_bits, bits_of=job.bits_of)
 
 
 def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantized:

@@ -18,6 +18,7 @@ class IntegerQuantizer(Quantizer):
     """Obeys the number format that it is given; a plugin names it, and says which of a target's formats it asks for."""
 
     libraries = ("torch", "numpy")
+    mixed = True
     code = ("flowlab.quant", "flowlab.compiler.ir", "flowlab.compiler.verify")
 
     def check(self, graph: Graph, format: NumberFormat, options: Any) -> Sequence[str]:

@@ -80,6 +80,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "regions": [{**row, **_bars(row)} for row in regions],
         "overview": tables.overview(facts),
         "widths": tables.widths(facts),
+        "mixed": tables.mixed_rows(facts),
         "features": tables.feature_rows(facts),
         "verdict": verdict(facts),
         "agreement": tables.agreement(facts),

@@ -16,6 +16,7 @@ FEW = (0.01, 0.001)  # false alarms that may be, for which thresholds are shown
 SPLITS = ("train", "val", "test")
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 SECTIONS = ("common", "dataset", "data_processing_feature_extraction", "training", "testing", "compilation")
+MIXED_BITS = ("2", "4", "8")  # columns of the table of bits by layer
 METHODS = {
     "amongst_files": "each whole recording drawn into one split",
     "within_files": "each recording cut into consecutive stretches",
@@ -334,6 +335,21 @@ def widths(facts: ReportFacts) -> list[tuple[str, str]]:
     if config.get("calibration_count") is not None:
         rows.append(("calibration", f"{number(config['calibration_count'])} windows of the training split"))
     return rows
+
+
+def mixed_rows(facts: ReportFacts) -> list[tuple[str, ...]]:
+    """Layer, weights, bits, and what 2, 4 and 8 bits cost the outputs; none where one width serves all layers."""
+    mixed = facts.metrics_quantize.get("mixed")
+    rows = mixed.get("layers", ()) if isinstance(mixed, Mapping) else ()
+    return [
+        (
+            str(row["layer"]),
+            number(row["weights"]),
+            str(row["bits"]),
+            *(f"{cost:.5f}" if (cost := row["sensitivity"].get(bits)) is not None else "" for bits in MIXED_BITS),
+        )
+        for row in rows
+    ]
 
 
 def feature_rows(facts: ReportFacts) -> list[tuple[str, str]]:

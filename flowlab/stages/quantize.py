@@ -21,6 +21,7 @@ class QuantizeOptions:
 
     ``activation_bits`` is what is done, ``requested_activation_bits`` what was asked for; where nothing is quantized,
     bits are 32 and nothing is calibrated, whatever was asked for. ``test``: measure on the test split at the end.
+    ``mixed``: weight bits are chosen for each layer, within the one of the three budgets behind it that is not None.
     """
 
     problem: str
@@ -39,6 +40,10 @@ class QuantizeOptions:
     threads: int
     output_int: bool
     test: bool
+    mixed: bool = False
+    mean_bits: float | None = None
+    weight_bytes: int | None = None
+    tolerance: float | None = None
 
 
 def options(config: Any, catalogue: Any) -> QuantizeOptions:
@@ -70,7 +75,22 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
         threads=training.threads,
         output_int=config.output_int and not floats,
         test=config.testing.enable,
+        **({} if floats else _budget(training, quantizer, config)),
     )
+
+
+def _budget(training: Any, quantizer: Any, config: Any) -> dict[str, Any]:
+    """Of mixed precision, where it is asked for; `OptionError` for a quantizer that has one width for all layers."""
+    if not training.auto_quantization:
+        return {}
+    if not quantizer.mixed:
+        raise OptionError(
+            f"{config.where('training', 'auto_quantization')}: the quantizer '{quantizer.name}' has one width for all "
+            "layers. Leave the key out"
+        )
+    mean, size = training.auto_quantization_mean_bits, training.auto_quantization_weight_bytes
+    tolerance = training.autoquant_tolerance_classification if mean is None and size is None else None
+    return {"mixed": True, "mean_bits": mean, "weight_bytes": size, "tolerance": tolerance}
 
 
 def trained_method(asked: QuantizeOptions, *, trains: bool) -> str:
@@ -153,14 +173,20 @@ def run(job: StageJob) -> StageResult:
     data = FitData(train.features, train.labels, val.features, val.labels)
     with seeded(asked.seed, asked.threads):
         model = _float_model(job, spec)
-        quantized = _quantize(job, model, data)
+        job_of, mixed = _job(job, model, data)
+        quantized = _quantizer(job).quantize(job_of, job.plugin_options["quantizer"])
         metrics, outputs, warnings = _measure(job, model, quantized, data, test=test, classes=len(spec["classes"]))
     graph = quantized.graph
     onnx_metadata = {"classes": json.dumps(spec["classes"])}
-    account = _account(job, len(train.features), onnx_metadata)
+    account = _account(job, len(train.features), onnx_metadata, mixed)
     int8, differences, said = _int8(job, graph, onnx_metadata, test.features, outputs)
-    warnings = (*warnings, *said)
-    metrics |= {"quantization": account.summary(), "int8": differences, "warnings": list(warnings)}
+    warnings = (*warnings, *said, *([mixed.sentence()] if mixed else []))
+    metrics |= {
+        "quantization": account.summary(),
+        "int8": differences,
+        "mixed": mixed.to_json() if mixed else None,
+        "warnings": list(warnings),
+    }
     files = {
         "graph": ("graph.txt", print_graph(graph).encode()),
         "quantized_onnx": ("best_model.onnx", export_onnx(graph, onnx_metadata)),
@@ -178,7 +204,7 @@ def run(job: StageJob) -> StageResult:
         files={"int8_onnx": {}, **{role: {name: job.out / role / name} for role, (name, _) in files.items()}},
         metrics={
             "quantized": metrics["test"],
-            **{key: metrics[key] for key in ("val", "best_epoch", "quantization", "int8")},
+            **{key: metrics[key] for key in ("val", "best_epoch", "quantization", "int8", "mixed")},
         },
         warnings=warnings,
     )
@@ -198,8 +224,15 @@ def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
     return load_state(module, job.input("float_model"))
 
 
-def _quantize(job: StageJob, model: Any, data: Any) -> Any:
-    """Ask the quantizer."""
+def _quantizer(job: StageJob) -> Quantizer:
+    quantizer = job.plugins["quantizer"]
+    if not isinstance(quantizer, Quantizer):
+        raise OptionError(f"'{quantizer.name}' is a {quantizer.kind}, and training.quantizer names a quantizer")
+    return quantizer
+
+
+def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
+    """What the quantizer is asked for, and the table of bits by layer where they were chosen."""
     from copy import deepcopy
 
     from flowlab.contracts import QuantizeJob
@@ -208,9 +241,6 @@ def _quantize(job: StageJob, model: Any, data: Any) -> Any:
     from flowlab.quant.reservoir import reservoir
 
     asked: QuantizeOptions = job.options
-    quantizer = job.plugins["quantizer"]
-    if not isinstance(quantizer, Quantizer):
-        raise OptionError(f"'{quantizer.name}' is a {quantizer.kind}, and training.quantizer names a quantizer")
     settings = FitSettings(
         problem=asked.problem,
         epochs=asked.epochs,
@@ -225,24 +255,34 @@ def _quantize(job: StageJob, model: Any, data: Any) -> Any:
     )
     chosen = reservoir(len(data.train_features), asked.calibration_count, asked.seed)
     shape = data.train_features.shape[1:]
-    return quantizer.quantize(
-        QuantizeJob(
-            model=deepcopy(model),
-            graph=float_graph(model, (shape[0], shape[1], shape[2])),
-            format=asked.format,
-            weight_bits=asked.weight_bits,
-            activation_bits=asked.activation_bits,
-            calibration=data.train_features[chosen],
-            fit=lambda module: fit(
-                module, data, settings, checkpoint=job.scratch / "quantized.checkpoint", progress=job.progress
-            ),
-            output_int=asked.output_int,
-            scratch=job.scratch,
-            seed=asked.seed,
-            progress=job.progress,
+    made = QuantizeJob(
+        model=deepcopy(model),
+        graph=float_graph(model, (shape[0], shape[1], shape[2])),
+        format=asked.format,
+        weight_bits=asked.weight_bits,
+        activation_bits=asked.activation_bits,
+        calibration=data.train_features[chosen],
+        fit=lambda module: fit(
+            module, data, settings, checkpoint=job.scratch / "quantized.checkpoint", progress=job.progress
         ),
-        job.plugin_options["quantizer"],
+        output_int=asked.output_int,
+        scratch=job.scratch,
+        seed=asked.seed,
+        progress=job.progress,
     )
+    return _mixed(made, asked) if asked.mixed else (made, None)
+
+
+def _mixed(job: Any, asked: QuantizeOptions) -> tuple[Any, Any]:
+    """The same job with bits for each layer, and the table of them."""
+    from dataclasses import replace
+
+    from flowlab.quant.fold import fold
+    from flowlab.quant.mixed import Budget, choose_bits
+
+    budget = Budget(asked.mean_bits, asked.weight_bytes, asked.tolerance)
+    found = choose_bits(fold(job.graph), job.calibration, job.format, budget, activation_bits=job.activation_bits)
+    return replace(job, weight_bits=max(job.format.by_weight_bits), bits_of=found.bits_of), found
 
 
 def _measure(
@@ -311,7 +351,7 @@ def _int8(
     return model, found.to_json(), (warning,) if found.max_steps > 1 else ()
 
 
-def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str]) -> Any:
+def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str], mixed: Any = None) -> Any:
     from flowlab.quant.quantization_config import Account
 
     asked: QuantizeOptions = job.options
@@ -323,7 +363,7 @@ def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str]) -> A
         number_format=asked.format.name,
         requested_weight_bits=asked.weight_bits,
         requested_activation_bits=asked.requested_activation_bits,
-        weight_bits=asked.weight_bits,
+        weight_bits=max(mixed.bits_of.values()) if mixed else asked.weight_bits,
         activation_bits=asked.activation_bits,
         calibration_count=min(asked.calibration_count, windows),
         calibration_seed=asked.seed,

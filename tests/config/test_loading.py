@@ -289,7 +289,7 @@ def test_what_is_not_built_yet_is_said_so(loaded: Loaded, catalogue: Catalogue) 
         with pytest.raises(NotBuiltYet, match=message):
             loaded(part)
     for part, message in [
-        ("training:\n  auto_quantization: True\n", "mixed precision by search is not built yet"),
+        ("training:\n  partial_quantization: True\n", "partial quantization is not built yet"),
         ("training:\n  training_device: cuda\n", "training on a GPU is not built yet"),
     ]:
         config = loaded(part)  # such a file loads
@@ -355,6 +355,30 @@ def test_narrow_activations_are_what_they_are_without_an_accelerator(
     config = loaded(f"training:\n  quantization: {mode}\n  quantization_activation_bitwidth: 2\n")
     assert config.warnings == ()
     assert config.effective_activation_bits(catalogue) == 2
+
+
+def test_bits_by_layer_are_said_to_take_the_place_of_the_width(loaded: Loaded) -> None:
+    text = "training:\n  quantization: 2\n  quantization_weight_bitwidth: 4\n"
+    (warning,) = loaded(text + "  auto_quantization: true\n").warnings
+    assert warning == "weight bits 4 -> chosen for each layer: 'auto_quantization' is on"
+    assert loaded(text).warnings == ()
+
+
+def test_a_budget_without_a_search_is_said_to_change_nothing(loaded: Loaded) -> None:
+    (warning,) = loaded("training:\n  auto_quantization_mean_bits: 2.5\n").warnings
+    assert warning == "training.auto_quantization_mean_bits changes nothing without 'auto_quantization: true'"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("auto_quantization_mean_bits: 1.5", "a number between 2 and 8"),
+        ("auto_quantization_mean_bits: 3\n  auto_quantization_weight_bytes: 900", "Leave one of the two out"),
+    ],
+)
+def test_a_budget_of_bits_is_one_that_can_be_kept(loaded: Loaded, given: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        loaded(f"training:\n  auto_quantization: true\n  {given}\n")
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])

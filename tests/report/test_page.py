@@ -145,6 +145,15 @@ def test_agreement_names_what_ran_and_what_did_not_with_the_reason(facts: Report
     assert "layer features.7.bnorm , vector 17" in shown
 
 
+def test_bits_chosen_by_layer_are_a_table(facts: ReportFacts, changed: Changed) -> None:
+    row = {"layer": "conv1", "weights": 40, "bits": 8, "sensitivity": {"2": 4.32896, "4": 0.06389, "8": 0.00067}}
+    mixed = {"mean_bits": 3.94, "weight_bytes": 1784.0, "layers": [row]}
+    shown = text(render(changed(metrics_quantize={**facts.metrics_quantize, "mixed": mixed})))
+    assert "3.94 bits of a weight on average" in shown
+    assert "conv1 40 8 4.32896 0.06389 0.00067" in " ".join(shown.split())
+    assert "bits of a weight on average" not in text(render(facts))
+
+
 def test_requested_and_effective_widths_are_shown(facts: ReportFacts) -> None:
     assert "activations 8 bits (asked for: 4)" in text(render(facts))
 

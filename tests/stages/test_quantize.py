@@ -189,3 +189,22 @@ class Ruinous(Quantizer):
 def test_chance_level_is_said_loudly(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
     result = quantized(inputs, tmp_path, trains=False, quantizer=Ruinous())
     assert any("THE QUANTIZED NETWORK IS AT CHANCE LEVEL" in text for text in result.warnings)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_bits_are_chosen_for_each_layer_within_the_budget(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, trains: bool
+) -> None:
+    result = quantized(inputs, tmp_path, trains, mixed=True, mean_bits=3.0)
+    table = result.metrics["mixed"]
+    graph = parse_graph(next(iter(result.files["graph"].values())).read_text())
+    bits = {node.name: node.attributes["weight_bits"] for node in graph.nodes if "weight" in node.constants}
+    assert bits == {row["layer"]: row["bits"] for row in table["layers"]}
+    assert len(set(bits.values())) > 1
+    assert table["mean_bits"] <= 3
+    assert any(one.startswith("weight bits were chosen for each layer: ") for one in result.warnings)
+    assert result.metrics["quantization"]["weight_bits"] == max(bits.values())
+
+
+def test_nothing_is_chosen_unless_it_is_asked_for(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
+    assert quantized(inputs, tmp_path, False).metrics["mixed"] is None
