@@ -201,6 +201,14 @@ EXPRESSIBLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
         ),
         (2, 5, 4),
     ),
+    "a causal series": (
+        Net(
+            lambda m, x: m.d(F.pad(m.c(F.pad(x.flatten(2), (4, 0))), (1, 2)).relu()),
+            c=nn.Conv1d(2, 3, 3, dilation=2), d=nn.Conv1d(3, 2, 3, padding=1, stride=2),
+        ),
+        SHAPE,
+    ),
+    "padded channels": (Net(lambda m, x: m.c(F.pad(x, (0, 0, 1, 1, 1, 0))), c=conv(3, 2, (3, 1))), SHAPE),
     "a transposed series": (Net(lambda m, x: m.c(x.flatten(2)), c=nn.ConvTranspose1d(2, 3, 4, 2, 1)), SHAPE),
     "unequal averages": (nn.Sequential(nn.AdaptiveAvgPool2d((5, 3))), (2, 7, 4)),
     "averages beyond the end": (nn.Sequential(nn.AvgPool2d((5, 2), ceil_mode=True)), (2, 12, 3)),
@@ -396,6 +404,12 @@ def test_a_softmax_at_the_end_is_left_out_and_said() -> None:
     (warning,) = traced.warnings
     assert "'log_softmax' (log_softmax) is left out" in warning
     assert [node.op for node in traced.graph.nodes] == ["conv", "flatten"]
+
+
+def test_zeros_in_front_of_a_convolution_are_its_padding() -> None:
+    module = Net(lambda m, x: m.c(F.pad(x, (0, 0, 4, 1))), c=conv(2, 3, (3, 1), padding=(1, 0)))
+    (node,) = float_graph(module, SHAPE).nodes
+    assert (node.op, node.attributes["padding"]) == ("conv", (5, 0, 2, 0))
 
 
 def test_what_moves_back_to_where_it_was_costs_nothing() -> None:

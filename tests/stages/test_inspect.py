@@ -120,7 +120,7 @@ def test_the_gate_is_the_same_whatever_the_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([nn.ZeroPad2d((0, 0, 2, 2)), nn.Conv2d(1, 8, (5, 1)), nn.Flatten()], "'0' moves numbers"),
+        ([nn.Upsample(scale_factor=(2, 1)), nn.Conv2d(1, 8, (5, 1)), nn.Flatten()], "'0' moves numbers"),
         ([nn.Conv2d(1, 8, (3, 1), dilation=2), nn.Flatten()], "'0' has a dilation"),
         ([nn.Conv2d(1, 8, (5, 1)), nn.GLU(1), nn.Flatten()], "'1' multiplies two values"),
     ],

@@ -144,7 +144,23 @@ def _conv(call: Call, kernel: Kernel) -> View:
         around = (left, right, top, bottom) if dims == 2 else (top, bottom)
         view = reindex(view, lambda x: F.pad(x, around, mode=kernel.mode), f"{call.name}.pad")
         sides = (0, 0, 0, 0)
-    return _emit(call, view, kernel, as_planes if dims == 1 else None, kernel.step, sides)
+    view, zeros = _without_zeros(call, view)
+    padding = tuple(own + more for own, more in zip(sides, zeros, strict=True))
+    return _emit(call, view, kernel, as_planes if dims == 1 else None, kernel.step, padding)
+
+
+def _without_zeros(call: Call, view: View) -> tuple[View, tuple[int, ...]]:
+    """A value that is only padded with zeros as the value itself, and (top, left, bottom, right)."""
+    shape = call.builder.types[view.value].shape
+    index = view.index.reshape(canonical(view.shape))
+    places = np.argwhere(index >= 0)
+    if len(shape) != index.ndim or index.shape[0] != shape[0] or len(places) == 0 or (index >= 0).all():
+        return view, (0, 0, 0, 0)
+    (_, top, left), (_, bottom, right) = places.min(axis=0), places.max(axis=0)
+    inner = View(view.value, index[:, top : bottom + 1, left : right + 1], view.hint)
+    if not call.builder.is_whole(inner) or inner.shape != shape:
+        return view, (0, 0, 0, 0)
+    return inner, (int(top), int(left), int(index.shape[1] - 1 - bottom), int(index.shape[2] - 1 - right))
 
 
 def _emit(
