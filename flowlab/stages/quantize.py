@@ -173,8 +173,7 @@ def run(job: StageJob) -> StageResult:
     data = FitData(train.features, train.labels, val.features, val.labels)
     with seeded(asked.seed, asked.threads):
         model = _float_model(job, spec)
-        job_of, mixed = _job(job, model, data)
-        quantized = _quantizer(job).quantize(job_of, job.plugin_options["quantizer"])
+        quantized, mixed = quantize(job, model, data)
         metrics, outputs, warnings = _measure(job, model, quantized, data, test=test, classes=len(spec["classes"]))
     graph = quantized.graph
     onnx_metadata = {"classes": json.dumps(spec["classes"])}
@@ -222,6 +221,12 @@ def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
     outputs = PROBLEMS[job.options.problem].outputs(tuple(spec["classes"]))
     module = model.build((channels, height, width), outputs, job.plugin_options["model"])
     return load_state(module, job.input("float_model"))
+
+
+def quantize(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
+    """What the quantizer makes of a float network, and the table of bits by layer where they were chosen, else None."""
+    asked, mixed = _job(job, model, data)
+    return _quantizer(job).quantize(asked, job.plugin_options["quantizer"]), mixed
 
 
 def _quantizer(job: StageJob) -> Quantizer:
