@@ -11,6 +11,7 @@ WIDER = {2: 4, 4: 8}  # the next width of weights
 MANY = 0.01  # of a result's values cut off: its range was chosen too narrow
 LONGER = 3  # times the epochs: what two-bit weights gained most from
 MORE_WINDOWS = 4  # times the calibration windows
+MOST_BITS, MORE_BITS, MORE_BYTES = 8.0, 0.5, 1.25  # of a budget of mixed widths: its end, and the next larger one
 DEVIATIONS = 2.0  # of the difference of paired counts, below which a loss is no more than chance
 WEIGHTS, RESULTS = ("weights", "trained"), ("input", "result")
 
@@ -101,17 +102,31 @@ def _part(loss: Loss, kinds: tuple[str, ...], what: str) -> str:
 
 
 def _weights(loss: Loss) -> Remedy:
-    bits = loss.number("weight_bits")
-    said = _part(loss, WEIGHTS, f"{bits}-bit weights")
+    bits, mixed = loss.number("weight_bits"), loss.options.get("mixed") is True
+    said = _part(loss, WEIGHTS, "weights of mixed widths" if mixed else f"{bits}-bit weights")
     if loss.method == "PTQ":
         if loss.named:
             return Remedy(None, f"{said}; '{loss.quantizer}' does not train. Name a quantizer that does")
         return Remedy("training.quantization_method=QAT", f"{said}, and no training has made up for it yet")
+    if mixed:
+        return _larger_budget(loss, said)
     if bits in WIDER:
         return Remedy(
             f"training.quantization_weight_bitwidth={WIDER[bits]}",
             f"{said}, after {loss.number('epochs')} epochs of training on",
         )
+    return _longer(loss, said)
+
+
+def _larger_budget(loss: Loss, said: str) -> Remedy:
+    """More bits for the weights that share them."""
+    mean, size, tolerance = (loss.options.get(key) for key in ("mean_bits", "weight_bytes", "tolerance"))
+    if isinstance(mean, int | float) and mean < MOST_BITS:
+        return Remedy(f"training.auto_quantization_mean_bits={min(MOST_BITS, mean + MORE_BITS):g}", said)
+    if isinstance(size, int):
+        return Remedy(f"training.auto_quantization_weight_bytes={round(size * MORE_BYTES)}", said)
+    if isinstance(tolerance, int | float) and tolerance > 0:
+        return Remedy(f"training.autoquant_tolerance_classification={tolerance / 2:g}", said)
     return _longer(loss, said)
 
 

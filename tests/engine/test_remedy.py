@@ -38,6 +38,14 @@ TRAINED = (("trained", "", 0.04), ("result", "conv1", 0.001))
         (loss(*TRAINED), "training.quantization_weight_bitwidth=4"),
         (loss(*TRAINED, options={"weight_bits": 4}), "training.quantization_weight_bitwidth=8"),
         (loss(*TRAINED, options={"weight_bits": 8}), "training.quantization_epochs=30"),
+        (loss(*TRAINED, options={"mixed": True, "mean_bits": 2.5}), "training.auto_quantization_mean_bits=3"),
+        (loss(*TRAINED, options={"mixed": True, "mean_bits": 7.8}), "training.auto_quantization_mean_bits=8"),
+        (loss(*TRAINED, options={"mixed": True, "mean_bits": 8.0}), "training.quantization_epochs=30"),
+        (loss(*TRAINED, options={"mixed": True, "weight_bytes": 800}), "training.auto_quantization_weight_bytes=1000"),
+        (
+            loss(*TRAINED, options={"mixed": True, "tolerance": 0.05}),
+            "training.autoquant_tolerance_classification=0.025",
+        ),
         (loss(*RESULTS, options={"activation_bits": 4}), "training.quantization_activation_bitwidth=8"),
         (loss(*RESULTS, saturated={"conv2": 0.05}), "training.quantization_calibration_count=256"),
         (
