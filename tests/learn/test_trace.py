@@ -412,6 +412,13 @@ def test_zeros_in_front_of_a_convolution_are_its_padding() -> None:
     assert (node.op, node.attributes["padding"]) == ("conv", (5, 0, 2, 0))
 
 
+def test_the_last_state_alone_needs_no_other_states_beside_it() -> None:
+    module = Net(lambda m, x: m.l(x.flatten(2))[0][:, -1], l=nn.LSTM(4, 3, batch_first=True))
+    graph = float_graph(module, (5, 4, 1))
+    assert "concat" not in {node.op for node in graph.nodes}
+    assert len(graph.nodes) < 80
+
+
 def test_what_moves_back_to_where_it_was_costs_nothing() -> None:
     module = Net(lambda m, x: m.c(x.permute(0, 2, 1, 3).flip(1).flip(1).transpose(1, 2)), c=conv(2, 3, 1))
     assert [node.op for node in float_graph(module, SHAPE).nodes] == ["conv"]

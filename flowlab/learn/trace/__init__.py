@@ -57,6 +57,7 @@ def trace_module(module: nn.Module, shape: tuple[int, ...], output: str = "outpu
     for node in traced.graph.nodes:
         builder.add(node)
     outputs, structure = builder.outputs(output)
+    builder.drop_unread(outputs)
     graph = Graph((Input(INPUT, graph_type(shape)),), tuple(builder.nodes), outputs)
     compare(module, builder, graph)
     return Traced(graph, builder.modules, builder.views, structure, tuple(builder.warnings))

@@ -166,6 +166,7 @@ class Builder:
     left_out: set[fx.Node] = field(default_factory=set)
     result: Any = None
     named: set[str] = field(default_factory=lambda: {INPUT})  # layers' paths that are taken
+    joined: dict[str, tuple[str, str]] = field(default_factory=dict)  # concatenations and their parts
     given: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # what a layer made of a value
     moved: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
@@ -218,6 +219,7 @@ class Builder:
     def read(self, view: View, shape: tuple[int, ...] | None = None) -> str:
         """The graph's value that holds a view's elements in this shape (default: the graph's for the view's)."""
         shape = canonical(view.shape) if shape is None else shape
+        view = self._behind_concat(view)
         found = self.types[view.value].shape
         if self.is_whole(view) and found == shape:
             return view.value
@@ -231,6 +233,19 @@ class Builder:
                 op = "flatten" if len(shape) == 1 and len(found) == MOST_RANK else "reshape"
             self.moved[key] = self.append(view.hint, op, (view.value,), shape, constants=constants)
         return self.moved[key]
+
+    def _behind_concat(self, view: View) -> View:
+        """A view of one part of a concatenation as a view of that part, so that the others may be left out."""
+        while view.value in self.joined and view.index.size and int(view.index.min()) >= 0:
+            first, second = self.joined[view.value]
+            size = prod(self.types[first].shape)
+            if int(view.index.max()) < size:
+                view = View(first, view.index, view.hint)
+            elif int(view.index.min()) >= size:
+                view = View(second, view.index - size, view.hint)
+            else:
+                break
+        return view
 
     def append(
         self,
@@ -247,6 +262,8 @@ class Builder:
             name += "_"
         self.types[name] = TensorType("float32", shape)
         self.nodes.append(Node(name, op, inputs, self.types[name], attributes or {}, constants or {}))
+        if op == "concat":
+            self.joined[name] = (inputs[0], inputs[1])
         return name
 
     def emit(
@@ -265,6 +282,16 @@ class Builder:
         if call.layer is not None:
             self.modules[name] = str(call.node.target)
         return name
+
+    def drop_unread(self, outputs: Mapping[str, str]) -> None:
+        """Forget the nodes that no output depends on."""
+        needed = set(outputs.values())
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+        self.nodes = [node for node in self.nodes if node.name in needed]
+        self.modules = {name: path for name, path in self.modules.items() if name in needed}
+        self.views = {name: view for name, view in self.views.items() if name in needed}
 
     def outputs(self, name: str) -> tuple[dict[str, str], str]:
         """The graph's outputs by name, and what they are in: ``tensor``, ``tuple``, ``list`` or ``dict``."""
