@@ -43,8 +43,8 @@ def test_every_rounding_moves_a_value_by_half_a_step_at_most(name: str) -> None:
             continue
         low, high = ((node.attributes[key] - node.type.zero_point) * node.type.scale for key in ("low", "high"))
         far = np.abs(np.clip(real, low, high) - known[node.name])
-        slack = 1.0 if node.op == "quantize" else 0.5  # its product is floored before it is shifted
-        assert far.max() <= (slack + 1e-6) * node.type.scale, node.name
+        slack = 1e-3 if node.op == "quantize" else 1e-6  # its sum and product are float32
+        assert far.max() <= (0.5 + slack) * node.type.scale, node.name
         checked += int(far.max() > 0.25 * node.type.scale)
     assert checked, "no value was rounded: the test shows nothing"
 
