@@ -23,6 +23,7 @@ from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigErro
 ARTIFACTS = Path("artifacts")
 PREFECT_HOME = ARTIFACTS / ".prefect"
 SHOWN = 3  # files that a hint names
+PRESETS = ("feature_extraction", "compile", "example", "bench")  # kinds of presets
 A_RUN = (
     "a run's name, or how it begins; a dataset's name, or 'latest', for its newest completed run ('latest~1': the one "
     "before); a run's folder"
@@ -232,7 +233,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
             for one in catalogue.of_kind(kind)
         ]
         _print_table(kind.replace("_", " "), rows)
-    for kind in ("feature_extraction", "compile", "example"):
+    for kind in PRESETS:
         _print_table(f"{kind.replace('_', ' ')} preset", [(name, "", "") for name in catalogue.preset_names(kind)])
     for package, reason in sorted(catalogue.broken.items()):
         _say(f"broken: {package}: {reason}", file=sys.stderr)
@@ -243,6 +244,14 @@ def _overhead(arguments: argparse.Namespace) -> int:
     from flowlab.engine.bench import overhead
 
     return _say_all(overhead(arguments.configs, arguments.set))
+
+
+def _quantization(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.bench_quantization import Asked, quantization
+    from flowlab.plugins import load
+
+    asked = Asked(arguments.quick, None if arguments.csv is None else Path(arguments.csv), arguments.seeds)
+    return _say_all(quantization(asked, load(), lambda text: _say(text, flush=True)))
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -293,7 +302,7 @@ def _plugins_json(catalogue: Catalogue) -> dict[str, Any]:
             for kind in KINDS
             for one in catalogue.of_kind(kind)
         ],
-        "presets": {kind: list(catalogue.preset_names(kind)) for kind in ("feature_extraction", "compile", "example")},
+        "presets": {kind: list(catalogue.preset_names(kind)) for kind in PRESETS},
         "broken": dict(catalogue.broken),
     }
 
@@ -481,6 +490,11 @@ def _measuring(commands: Commands) -> None:
     overhead = _command(bench, "overhead", _overhead, "the time of a run in which everything is cached")
     overhead.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     overhead.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    text = "accuracy, training time and files of every quantization, beside float and other quantizers"
+    quantization = _command(bench, "quantization", _quantization, text)
+    quantization.add_argument("--quick", action="store_true", help="one seed, one network, few epochs: minutes")
+    quantization.add_argument("--csv", metavar="FOLDER", help="write accuracy.csv, speed.csv and files.csv there")
+    quantization.add_argument("--seeds", type=int, default=3, metavar="N", help="networks of each kind (default: 3)")
 
 
 def _command(

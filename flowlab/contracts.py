@@ -126,15 +126,16 @@ class FeatureExtractor(Plugin):
 
 @dataclass(frozen=True)
 class Preset:
-    """Values under a name: a feature preset, a compile preset, or a whole example config.
+    """Values under a name: a feature preset, a compile preset, a whole example config, or what a benchmark measures.
 
-    ``kind`` is ``feature_extraction``, ``compile`` or ``example``; ``values`` are config keys with their values
-    (for ``feature_extraction`` keys of that section; for ``example`` sections with keys).
+    ``kind`` is ``feature_extraction``, ``compile``, ``example`` or ``bench``; ``values`` are config keys with their
+    values (for ``feature_extraction`` keys of that section; for ``example`` sections with keys; what those of
+    ``bench`` are says the benchmark of its name).
     ``when`` restricts it: ``{"target_device": (...), "task_type": (...)}``; empty means always.
     ``not_built`` is that of `Plugin`: why the name is refused.
     """
 
-    kind: Literal["feature_extraction", "compile", "example"]
+    kind: Literal["feature_extraction", "compile", "example", "bench"]
     name: str
     values: Mapping[str, Any]
     summary: str = ""

@@ -156,7 +156,7 @@ class Catalogue:
         """The preset of this kind and name that holds here, or None.
 
         Args:
-            kind: ``feature_extraction``, ``compile`` or ``example``.
+            kind: ``feature_extraction``, ``compile``, ``example`` or ``bench``.
             name: bare, or ``distribution:name``.
             when: what is known of the config, such as ``target_device="..."``; a preset that is restricted by a key
                 which is not given, or to other values, does not hold. Among several the most restricted one wins.

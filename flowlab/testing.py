@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-PRESET_KINDS = ("feature_extraction", "compile", "example")
+PRESET_KINDS = ("feature_extraction", "compile", "example", "bench")
 SECTIONS = ("common", "dataset", "data_processing_feature_extraction", "training", "testing", "compilation")
 KINDS = (Reader, Dataset, FeatureExtractor, Model, Quantizer, Core, Target)
 

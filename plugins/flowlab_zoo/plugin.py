@@ -27,7 +27,8 @@ def flowlab_datasets() -> Sequence[Dataset]:
 
 @hookimpl
 def flowlab_presets() -> Sequence[Preset]:
-    """Example configs."""
+    """Example configs, and what benchmarks measure."""
+    from flowlab_zoo.bench import QUANTIZATION
     from flowlab_zoo.examples import DEMO
 
-    return (DEMO,)
+    return (DEMO, QUANTIZATION)

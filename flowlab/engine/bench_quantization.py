@@ -1,0 +1,517 @@
+"""What quantization costs in accuracy and in time, on the sets and networks that a preset of kind ``bench`` names.
+
+Accuracy is that of the exported file in ONNX Runtime on the test windows, beside float, and beside float trained on for
+as many epochs. Times are CPU seconds on one thread, in rounds in which everything takes its turn, as ratios whose
+medians are printed; a training epoch is divided by one of the user's module in plain eager float32.
+
+The preset's values: ``config`` (sections of a config), ``sets`` (dataset, its seed, frame, models), ``rows`` (label,
+training keys, points that may be lost by set), and ``quick_rows``, ``quick_epochs``, ``speed_rows``, ``file_rows``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from flowlab.contracts import Dataset, Model, NumberFormat, Preset, Quantized, QuantizeJob, Quantizer, StageJob
+from flowlab.engine.bench_tables import Drop, File, Found, Ratio, writable, write
+from flowlab.errors import ConfigError, DataError, FlowlabError, PluginError
+
+if TYPE_CHECKING:
+    from flowlab.plugins import Catalogue
+
+ROUNDS = 7
+SEEDS, MOST_SEEDS = 3, 10
+BATCHES = (64, 256)  # of a training epoch
+FED = (1, 64)  # windows that a file is fed at once
+HELD_OUT = 10  # one training window of so many chooses the best epoch
+QUICK_ROUNDS = 3
+FED_S = 0.2  # of feeding, in each round
+SECOND = "one second"  # what an export is compared with
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """``quick``: one seed, one network a set, fewer rows and epochs. ``csv``: the folder of the tables, or None."""
+
+    quick: bool = False
+    csv: Path | None = None
+    seeds: int = SEEDS
+
+
+def quantization(asked: Asked, catalogue: Catalogue, say: Say) -> list[str]:
+    """Measure; ``say`` gets a line whenever something is done. Returns the tables as lines.
+
+    Raises:
+        ConfigError: for a number of seeds that makes no sense, or a folder that cannot be written.
+        PluginError: where no installed package brings the preset.
+    """
+    if not 1 <= asked.seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds {asked.seeds}: give 1 to {MOST_SEEDS}")
+    if asked.csv is not None:
+        writable(asked.csv)
+    preset = _preset(catalogue)
+    plan = _Plan(preset.values, asked, catalogue, say)
+    with tempfile.TemporaryDirectory() as scratch:
+        found = Found()
+        for one in preset.values["sets"]:
+            found = found.joined(_one_set(plan, one, Path(scratch)))
+    if asked.csv is not None:
+        write(asked.csv, found)
+    return found.lines(plan.seeds)
+
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+def _preset(catalogue: Catalogue) -> Preset:
+    """The first that is brought: bundled ones come first."""
+    for one in catalogue.presets("bench"):
+        assert isinstance(one.item, Preset)
+        return one.item
+    raise PluginError("no installed package brings a preset of kind 'bench', which says what to measure")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    values: Mapping[str, Any]
+    asked: Asked
+    catalogue: Catalogue
+    say: Say
+
+    @property
+    def seeds(self) -> range:
+        return range(1 if self.asked.quick else self.asked.seeds)
+
+    @property
+    def rounds(self) -> int:
+        return QUICK_ROUNDS if self.asked.quick else ROUNDS
+
+    def rows(self, only: str = "") -> list[Mapping[str, Any]]:
+        """The rows of accuracy, or those that the list of this name has."""
+        names = self.values[only] if only else (self.values["quick_rows"] if self.asked.quick else None)
+        return [row for row in self.values["rows"] if names is None or row["label"] in names]
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A set as arrays: features float32 (window, channel, length, 1), targets int64."""
+
+    values: Mapping[str, Any]
+    classes: tuple[str, ...]
+    train: tuple[Any, Any]
+    test: tuple[Any, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.values["dataset"])
+
+
+def _one_set(plan: _Plan, values: Mapping[str, Any], scratch: Path) -> Found:
+    found = Found()
+    try:
+        data = _arrays(plan.catalogue, values)
+    except DataError as error:
+        plan.say(f"{values['dataset']}: not run: {error}")
+        return Found(notes=(f"not run: {values['dataset']}: {error}",))
+    models = values["models"][:1] if plan.asked.quick else values["models"]
+    for model in models:
+        for seed in plan.seeds:
+            bench = _Bench(plan, data, model, seed, scratch)
+            found = found.joined(Found(drops=tuple(bench.drops())))
+            if seed == plan.seeds[0]:
+                found = found.joined(bench.peers())
+                if values is plan.values["sets"][0]:
+                    found = found.joined(Found(ratios=tuple(bench.ratios())))
+                found = found.joined(Found(files=tuple(bench.files())))
+    return found
+
+
+def _arrays(catalogue: Catalogue, values: Mapping[str, Any]) -> _Set:
+    import numpy as np
+
+    dataset = catalogue.get("dataset", values["dataset"])
+    assert isinstance(dataset, Dataset)
+    recordings = list(dataset.recordings(values["seed"], catalogue.options(dataset, {})))
+    classes = tuple(sorted({one.label for one in recordings}))
+
+    def split(name: str) -> tuple[Any, Any]:
+        ones = [one for one in recordings if one.split == name]
+        features = np.stack([one.samples.T[:, :, None] for one in ones])
+        return features, np.array([classes.index(one.label) for one in ones], np.int64)
+
+    return _Set(values, classes, split("train"), split("test"))
+
+
+class _Bench:
+    """One network on one set, trained once in float."""
+
+    def __init__(self, plan: _Plan, data: _Set, model: str, seed: int, scratch: Path) -> None:
+        from flowlab.learn.determinism import seeded
+        from flowlab.learn.plain import Recipe, train_plain
+
+        self.plan, self.data, self.model, self.seed, self.scratch = plan, data, model, seed, scratch
+        plugin = plan.catalogue.get("model", model)
+        assert isinstance(plugin, Model)
+        options = plan.catalogue.options(plugin, {})
+        shape = data.train[0].shape[1:]
+        with seeded(seed, 1):
+            self.module = plugin.build(shape, len(data.classes), options)
+        train_plain(self.module, *data.train, Recipe(seed=seed, turned=True))
+        self.float_accuracy = _accuracy(_predicted(self.module, data.test[0]), data.test[1])
+        plan.say(f"{data.name} {model} seed {seed}: float {self.float_accuracy:.2f} %")
+
+    def config(self, row: Mapping[str, Any], **more: Any) -> Any:
+        """The config of a row, as a user writes it."""
+        from flowlab.config import load_mapping
+
+        sections = {name: dict(keys) for name, keys in self.plan.values["config"].items()}
+        sections.setdefault("dataset", {})["dataset_name"] = self.data.name
+        sections["data_processing_feature_extraction"]["frame_size"] = self.data.values["frame"]
+        keys = {"model_name": self.model, "seed": self.seed, **row["training"], **more}
+        if self.plan.asked.quick:
+            keys["quantization_epochs"] = self.plan.values["quick_epochs"]
+        sections["training"].update(keys)
+        return load_mapping(sections, self.plan.catalogue, source="bench quantization")
+
+    def quantized(
+        self, row: Mapping[str, Any], data: Any, watch: Watch | None = None, **more: Any
+    ) -> tuple[Quantized, float]:
+        """What the quantizer of a row makes of the float network, by way of the stage; and its CPU seconds."""
+        from flowlab.learn.determinism import seeded
+        from flowlab.stages import quantize
+
+        config = self.config(row, **more)
+        plugins = quantize.plugins(config, self.plan.catalogue)
+        options = quantize.options(config, self.plan.catalogue)
+        watch = watch or Watch()
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            job = StageJob(
+                inputs={},
+                options=options,
+                plugins={**{kind: one for kind, (one, _) in plugins.items()}, "quantizer": watch.over(plugins)},
+                plugin_options={kind: given for kind, (_, given) in plugins.items()},
+                out=Path(folder),
+                scratch=Path(folder),
+                progress=watch.progress,
+            )
+            with seeded(self.seed, 1):
+                return quantize.quantize(job, self.module, data)[0], watch.seconds
+
+    def drops(self) -> Iterator[Drop]:
+        """Every row's accuracy, and the control's."""
+        from flowlab.compiler.export_onnx import export_onnx
+
+        epochs = set()
+        for row in self.plan.rows():
+            bar = row["bars"].get(self.data.name)
+            try:
+                quantized, seconds = self.quantized(row, _fit_data(self.data))
+            except FlowlabError as error:
+                yield self._drop(row["label"], None, bar, 0.0, f"refused: {error}")
+                continue
+            outputs = _run(export_onnx(quantized.graph, {}), self.data.test[0])
+            epochs.add(len(quantized.history.get("epochs", ())))
+            yield self._drop(row["label"], _accuracy(outputs, self.data.test[1]), bar, seconds)
+        yield self._control(max(epochs, default=0))
+
+    def _control(self, epochs: int) -> Drop:
+        """Float trained on for as many epochs as the longest quantization, at a tenth of the rate."""
+        from copy import deepcopy
+
+        from flowlab.learn.plain import Recipe, train_plain
+
+        module = deepcopy(self.module)
+        recipe = Recipe(epochs=epochs, learning_rate=Recipe.learning_rate / 10, seed=self.seed, turned=True)
+        seconds = sum(train_plain(module, *self.data.train, recipe))
+        reached = _accuracy(_predicted(module, self.data.test[0]), self.data.test[1])
+        return self._drop(f"control: float, {epochs} epochs more", reached, None, seconds)
+
+    def _drop(self, row: str, accuracy: float | None, bar: float | None, seconds: float, note: str = "") -> Drop:
+        drop = None if accuracy is None else self.float_accuracy - accuracy
+        said = note or f"{accuracy:.2f} %"
+        self.plan.say(f"{self.data.name} {self.model} seed {self.seed}: {row} {said} ({seconds:.1f} s)")
+        return Drop(self.data.name, self.model, row, self.seed, self.float_accuracy, accuracy, drop, bar, seconds, note)
+
+    def peers(self) -> Found:
+        """Other quantizers that are installed, on the same float network; and those that are not."""
+        from flowlab.quant.peers import PEERS
+
+        drops, notes = [], []
+        for peer in PEERS:
+            missing = peer.missing()
+            if missing:
+                notes.append(f"not run: {peer.name} ({missing})")
+                continue
+            start = time.process_time()
+            try:
+                outputs = peer.outputs(self.module, self.float_onnx(), _fit_data(self.data), self.data.test[0])
+            except Exception as error:  # noqa: BLE001 - another project's code: whatever it raises is its result
+                notes.append(f"failed: {peer.name} on {self.data.name}, {self.model}: {str(error).splitlines()[0]}")
+                continue
+            seconds = time.process_time() - start
+            drops.append(self._drop(peer.name, _accuracy(outputs, self.data.test[1]), None, seconds))
+        return Found(drops=tuple(drops), notes=tuple(notes))
+
+    def ratios(self) -> Iterator[Ratio]:
+        """Epochs of training, calibration and export against the user's module in plain eager float32."""
+        plain, float_loop, label = "plain eager float epoch", "float epoch of flowlab's loop", "float evaluation pass"
+        rows = self.plan.rows("speed_rows")
+        trained = [row for row in rows if row["training"]["quantization_method"] == "QAT"]
+        after = [row for row in rows if row["training"]["quantization_method"] == "PTQ"]
+        for batch in BATCHES:
+            rounds = []
+            for _ in range(self.plan.rounds):
+                taken = {plain: self._plain_epoch(batch), float_loop: self._loop_epoch(batch)}
+                taken |= {f"{row['label']} epoch": self._epoch(row, batch) for row in trained}
+                rounds.append(taken)
+            yield from self._over(rounds, plain, batch)
+        self.plan.say(f"{self.data.name} {self.model}: training timed")
+        rounds = []
+        for _ in range(self.plan.rounds):
+            taken = {label: _timed(lambda: _predicted(self.module, self.data.train[0], BATCHES[0]))}
+            for row in after:
+                quantized, taken[f"{row['label']}, all of it"] = self.quantized(row, _fit_data(self.data))
+            rounds.append(taken)
+        yield from self._over(rounds, label, BATCHES[0])
+        rounds = [
+            {SECOND: 1.0, "export of the ONNX": _timed(partial(_exported, quantized.graph))}
+            for _ in range(self.plan.rounds)
+        ]
+        yield from self._over(rounds, SECOND, 1)
+
+    def _over(self, rounds: Sequence[Mapping[str, float]], unit: str, batch: int) -> Iterator[Ratio]:
+        below = median(taken[unit] for taken in rounds)
+        for what in rounds[0]:
+            if what != unit:
+                ratios = [taken[what] / taken[unit] for taken in rounds]
+                yield Ratio(
+                    self.data.name, self.model, what, unit, batch, median(ratios), min(ratios), max(ratios), below
+                )
+
+    def _plain_epoch(self, batch: int) -> float:
+        from copy import deepcopy
+
+        from flowlab.learn.plain import Recipe, train_plain
+
+        recipe = Recipe(epochs=1, batch_size=batch, learning_rate=Recipe.learning_rate / 10, seed=self.seed)
+        return train_plain(deepcopy(self.module), *_timing_data(self.data)[:2], recipe)[0]
+
+    def _loop_epoch(self, batch: int) -> float:
+        from copy import deepcopy
+
+        from flowlab.learn.loop import FitData, FitSettings, fit
+
+        watch = Watch(first_epoch=True)
+        settings = FitSettings(1, batch, 0.01, warmup_epochs=0, weight_decay=1e-3, seed=self.seed)
+        data = FitData(*_timing_data(self.data))
+        watch.run(deepcopy(self.module), lambda module: fit(module, data, settings, progress=watch.progress))
+        return watch.epoch_s
+
+    def _epoch(self, row: Mapping[str, Any], batch: int) -> float:
+        from flowlab.learn.loop import FitData
+
+        watch = Watch(first_epoch=True)
+        try:
+            self.quantized(row, FitData(*_timing_data(self.data)), watch, batch_size=batch)
+        except _EnoughError:
+            return watch.epoch_s
+        raise FlowlabError(f"{row['label']}: the quantizer trained no epoch, so there is none to time")
+
+    def float_onnx(self) -> bytes:
+        """The float network as flowlab ships it."""
+        from flowlab.compiler.export_onnx import export_onnx
+
+        row = {"training": {"quantization": 0}}
+        quantized, _ = self.quantized(row, _fit_data(self.data))
+        return export_onnx(quantized.graph, {})
+
+    def format_of(self, row: Mapping[str, Any]) -> str:
+        """Which of a target's formats the row's quantizer asks for."""
+        from flowlab.stages import quantize
+
+        plugin = quantize.plugins(self.config(row), self.plan.catalogue)["quantizer"][0]
+        return plugin.format if isinstance(plugin, Quantizer) else ""
+
+    def files(self) -> Iterator[File]:
+        """Bytes and speed of the files of some rows."""
+        from flowlab.compiler.export_onnx import export_onnx
+        from flowlab.compiler.export_qdq import export_qdq
+
+        made = [("float", self.float_onnx(), 0)]
+        for row in self.plan.rows("file_rows"):
+            graph = self.quantized(row, _fit_data(self.data))[0].graph
+            made.append((f"{row['label']}: best_model.onnx", export_onnx(graph, {}), _packed(graph)))
+            if self.format_of(row) == "cpu":
+                made.append((f"{row['label']}: best_model_int8.onnx", export_qdq(graph), _packed(graph)))
+        speeds = {
+            fed: _speeds([model for _, model, _ in made], self.data.test[0], fed, self.plan.rounds) for fed in FED
+        }
+        for at, (what, model, packed) in enumerate(made):
+            yield File(self.data.name, self.model, what, len(model), packed, *(speeds[fed][at] for fed in FED))
+
+
+class _EnoughError(Exception):
+    """The first epoch is over: it was all that is timed."""
+
+
+class Watch:
+    """Looks on while a quantizer works, and stops it behind the first epoch where that is all that is asked."""
+
+    def __init__(self, first_epoch: bool = False) -> None:
+        self.first_epoch, self.seconds, self.epoch_s, self._start = first_epoch, 0.0, 0.0, 0.0
+
+    def over(self, plugins: Mapping[str, tuple[Any, Any]]) -> Quantizer:
+        """The quantizer with this watch over it."""
+        return _Watched(plugins["quantizer"][0], self)
+
+    def run(self, module: Any, fit: Callable[[Any], Any]) -> None:
+        """Train a module until this watch has seen enough."""
+        try:
+            self.fit(fit)(module)
+        except _EnoughError:
+            return
+
+    def fit(self, fit: Callable[..., Any]) -> Callable[..., Any]:
+        """A training that tells this watch when its first epoch begins."""
+
+        def watched(module: Any, *args: Any, **kwargs: Any) -> Any:
+            begin = getattr(module, "begin_epoch", None)
+
+            def begun(epoch: int, epochs: int) -> None:
+                if callable(begin):
+                    begin(epoch, epochs)
+                self._start = time.process_time()
+
+            if self.first_epoch:
+                module.begin_epoch = begun
+            return fit(module, *args, **kwargs)
+
+        return watched
+
+    def progress(self, what: str, done: float) -> None:
+        """Behind each epoch."""
+        if self.first_epoch and self._start:
+            self.epoch_s = time.process_time() - self._start
+            raise _EnoughError
+
+
+class _Watched(Quantizer):
+    """A quantizer that is timed."""
+
+    def __init__(self, inner: Quantizer, watch: Watch) -> None:
+        self.inner, self.watch = inner, watch
+        self.name, self.format, self.trains = inner.name, inner.format, inner.trains
+
+    def check(self, graph: Any, format: NumberFormat, options: Any) -> Sequence[str]:
+        """The inner one's."""
+        return self.inner.check(graph, format, options)
+
+    def quantize(self, job: QuantizeJob, options: Any) -> Quantized:
+        """The inner one's, timed."""
+        start = time.process_time()
+        try:
+            return self.inner.quantize(replace(job, fit=self.watch.fit(job.fit)), options)
+        finally:
+            self.watch.seconds = time.process_time() - start
+
+
+# --- arrays and files -----------------------------------------------------------------------------
+
+
+def _fit_data(data: _Set) -> Any:
+    """Training windows in two parts: what is trained on, and what chooses the best epoch."""
+    import numpy as np
+
+    from flowlab.learn.loop import FitData
+
+    features, targets = data.train
+    order = np.random.default_rng(123).permutation(len(targets))
+    held, kept = np.split(order, [len(order) // HELD_OUT])
+    return FitData(features[kept], targets[kept], features[held], targets[held])
+
+
+def _timing_data(data: _Set) -> tuple[Any, Any, Any, Any]:
+    """All windows to train on; next to nothing to validate on, which plain training does not do."""
+    features, targets = data.train
+    return features, targets, features[:8], targets[:8]
+
+
+def _predicted(module: Any, features: Any, batch: int = 1024) -> Any:
+    from flowlab.learn.loop import predict
+
+    return predict(module, features, batch)
+
+
+def _accuracy(outputs: Any, targets: Any) -> float:
+    return float((outputs.argmax(axis=1) == targets).mean() * 100)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _exported(graph: Any) -> bytes:
+    from flowlab.compiler.export_onnx import export_onnx
+
+    return export_onnx(graph, {})
+
+
+def _packed(graph: Any) -> int:
+    """Bytes of a graph's weights at their bits."""
+    bits = sum(
+        node.constants["weight"].size * node.attributes.get("weight_bits", 8)
+        for node in graph.nodes
+        if "weight" in node.constants
+    )
+    return -(-int(bits) // 8)
+
+
+def _session(model: bytes) -> Any:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+
+
+def _run(model: bytes, features: Any, batch: int = 256) -> Any:
+    import numpy as np
+
+    session = _session(model)
+    name = session.get_inputs()[0].name
+    parts = [session.run(None, {name: features[at : at + batch]})[0] for at in range(0, len(features), batch)]
+    return np.concatenate(parts)
+
+
+def _speeds(models: Sequence[bytes], features: Any, batch: int, rounds: int) -> list[float]:
+    """How many times as fast as the first each is: the median over rounds in which they take turns."""
+    sessions = [_session(model) for model in models]
+    windows = features[:batch]
+    ratios: list[list[float]] = [[] for _ in models]
+    for at in range(rounds + 1):
+        taken = [_per_call(session, windows) for session in sessions]
+        if at:  # the first round warms up
+            for one, seconds in zip(ratios, taken, strict=True):
+                one.append(taken[0] / seconds)
+    return [median(one) for one in ratios]
+
+
+def _per_call(session: Any, windows: Any) -> float:
+    feed, calls, start = {session.get_inputs()[0].name: windows}, 0, time.process_time()
+    while time.process_time() - start < FED_S:
+        for _ in range(16):
+            session.run(None, feed)
+        calls += 16
+    return (time.process_time() - start) / calls

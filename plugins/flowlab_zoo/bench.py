@@ -1,0 +1,63 @@
+"""What `flowlab bench quantization` measures: sets, networks, and quantizations as a config's training keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flowlab.contracts import Preset
+
+NPU, CPU = 2, 1  # values of the key `quantization`
+
+
+def _row(label: str, mode: int, method: str, bits: tuple[int, int], bars: tuple[float, float], **more: Any) -> Any:
+    """One quantization; ``bars`` are the points that it may lose on either set."""
+    weights, activations = bits
+    keys = {
+        "quantization": mode,
+        "quantization_method": method,
+        "quantization_weight_bitwidth": weights,
+        "quantization_activation_bitwidth": activations,
+    }
+    return {"label": label, "training": {**keys, **more}, "bars": dict(zip(("synfft", "digits64"), bars, strict=True))}
+
+
+QUANTIZATION = Preset(
+    kind="bench",
+    name="spectra_and_digits",
+    summary="two sets, two networks, QAT and PTQ at 8, 4 and 2 bits against float",
+    values={
+        "config": {
+            "common": {"task_type": "generic_timeseries_classification", "target_device": "F28P55"},
+            "data_processing_feature_extraction": {"variables": 1},
+            "training": {
+                "training_epochs": 50,
+                "batch_size": 64,
+                "learning_rate": 0.1,
+                "optimizer": "sgd",
+                "weight_decay": 1e-3,
+                "quantization_epochs": 50,
+            },
+            "testing": {"enable": True},
+            "compilation": {"enable": True},
+        },
+        "sets": [
+            {"dataset": "synfft", "seed": 20240611, "frame": 256, "models": ["CLS_4k_NPU", "CLS_13k_NPU"]},
+            {"dataset": "digits64", "seed": 7, "frame": 64, "models": ["CLS_4k_NPU", "CLS_13k_NPU"]},
+        ],
+        "rows": [
+            _row("QAT 8/8", NPU, "QAT", (8, 8), (0.1, 0.4)),
+            _row("PTQ 8/8", NPU, "PTQ", (8, 8), (0.1, 0.4)),
+            _row("QAT 4/8", NPU, "QAT", (4, 8), (0.3, 0.5)),
+            _row("PTQ 4/8", NPU, "PTQ", (4, 8), (0.5, 0.7)),
+            _row("QAT 2/8", NPU, "QAT", (2, 8), (1.5, 1.5)),
+            _row("PTQ 2/8", NPU, "PTQ", (2, 8), (6.0, 6.0)),
+            _row("generic QAT 8/8", CPU, "QAT", (8, 8), (0.1, 0.4)),
+            _row("generic PTQ 8/8", CPU, "PTQ", (8, 8), (0.1, 0.4)),
+            _row("generic QAT 4/4", CPU, "QAT", (4, 4), (2.5, 2.5)),
+        ],
+        "quick_rows": ["QAT 8/8", "PTQ 8/8", "QAT 4/8", "PTQ 4/8", "QAT 2/8", "generic PTQ 8/8"],
+        "quick_epochs": 10,
+        "speed_rows": ["QAT 8/8", "QAT 4/8", "QAT 2/8", "PTQ 8/8", "PTQ 4/8"],
+        "file_rows": ["PTQ 8/8", "generic PTQ 8/8", "PTQ 4/8"],
+    },
+)
