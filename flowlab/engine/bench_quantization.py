@@ -243,9 +243,9 @@ class _Bench:
 
     def peers(self) -> Found:
         """Other quantizers that are installed, on the same float network; and those that are not."""
-        from flowlab.quant.peers import PEERS
+        from flowlab.quant.peers import NOT_BUILT, PEERS
 
-        drops, notes = [], []
+        drops, notes = [], [f"not run: {name} (flowlab has no way to run it yet)" for name in NOT_BUILT]
         for peer in PEERS:
             missing = peer.missing()
             if missing:

@@ -73,3 +73,4 @@ def onnxruntime_static(module: Any, model: bytes, data: Any, test: NDArray[np.fl
 
 
 PEERS = (Peer("ONNX Runtime static 8/8", ("onnxruntime.quantization",), onnxruntime_static),)
+NOT_BUILT = ("Brevitas", "torchao")  # known, and nothing here runs them yet
