@@ -152,6 +152,8 @@ class Model(Plugin):
     kind = "model"
     problems: tuple[str, ...] = ("classification",)
     defaults: Mapping[str, Any] = {}  # training keys that this model sets: learning_rate, batch_size, ...
+    trained: bool = False  # its weights come trained: surgery changes what it computes only where that is forced
+    lite: bool = False  # it has nothing that an accelerator lacks, so there is nothing for surgery to replace
     larger: str = ""  # the next larger model of its family, which a report proposes where quantization cost accuracy
 
     @abstractmethod

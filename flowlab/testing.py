@@ -161,6 +161,11 @@ def check_model(model: Model, shape: tuple[int, int, int], outputs: int, options
         output = module(torch.zeros(3, *shape))
     assert output.shape == (3, outputs), f"{who} gives {tuple(output.shape)}, not (batch, {outputs})"
     check_graph(module, shape, who)
+    if model.lite:
+        from flowlab.quant.lite import lite_for
+
+        replaced = [str(one) for one in lite_for(module, shape).replaced]
+        assert not replaced, f"{who} says that it is lite, and surgery finds {'; '.join(replaced)}"
 
 
 def check_graph(module: Any, shape: tuple[int, int, int], who: str = "model") -> None:

@@ -135,6 +135,11 @@ def _one_of(*choices: str | int) -> Convert:
     return check
 
 
+def _surgery(value: Any) -> str | int:
+    """A name; YAML 1.1 reads ``off`` as False."""
+    return "off" if value is False else _one_of("auto", "off", "force")(value)
+
+
 def _columns(value: Any) -> tuple[Any, ...]:
     items = _listed(value)
     if all(isinstance(one, str) for one in items):
@@ -243,6 +248,9 @@ Optimizer = Annotated[str, Check("one of " + ", ".join(_OPTIMIZERS), _one_of(*_O
 Scheduler = Annotated[str, Check("one of " + ", ".join(_SCHEDULERS), _one_of(*_SCHEDULERS), _SCHEDULERS)]
 Quantization = Annotated[Literal[0, 1, 2], Check("0 (float), 1 (generic) or 2 (the target's own)", _one_of(0, 1, 2))]
 Method = Annotated[Literal["QAT", "PTQ"], Check("'QAT' or 'PTQ'", _one_of("QAT", "PTQ"), ("QAT", "PTQ"))]
+Surgery = Annotated[
+    Literal["auto", "off", "force"], Check("'auto', 'off' or 'force'", _surgery, ("auto", "off", "force"))
+]
 Bits = Annotated[Literal[8, 4, 2], Check("8, 4 or 2", _one_of(8, 4, 2))]
 Device = Annotated[Literal["cpu", "cuda"], Check("'cpu' or 'cuda'", _one_of("cpu", "cuda"), ("cpu", "cuda"))]
 Goal = Annotated[

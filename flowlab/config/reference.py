@@ -17,6 +17,11 @@ OWN = {
     "training.quantizer": "a quantizer by name, with its options",
     "training.quantization_epochs": "epochs of quantization-aware training",
     "training.quantization_calibration_count": "windows of the training split that choose the scales",
+    "training.surgery": (
+        "what the accelerator lacks is replaced before float training (GELU, SiLU, Hardswish by ReLU, large kernels by "
+        "stacks of small ones, squeeze-and-excite by nothing); 'auto' leaves models alone that come trained, 'force' "
+        "does not"
+    ),
     "training.auto_quantization_mean_bits": "budget of `auto_quantization`: bits of a weight, on average",
     "training.auto_quantization_weight_bytes": "budget of `auto_quantization`: bytes of all weights",
     "testing.max_accuracy_drop": "a gate: float minus simulated",

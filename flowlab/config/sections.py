@@ -186,6 +186,7 @@ class Training(Section):
     quantizer: f.OptionalText = None  # ours: a quantizer by name, instead of `quantization`
     quantization_epochs: f.OptionalEpochs = None  # ours: None is max(10, training_epochs // 5)
     quantization_calibration_count: f.Count = 512  # ours: windows of the training split
+    surgery: f.Surgery = "auto"  # ours: auto spares trained weights and devices without an accelerator, force none
 
 
 @dataclass(frozen=True, kw_only=True)

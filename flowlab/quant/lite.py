@@ -60,6 +60,11 @@ def lite(
     )
 
 
+def lite_for(model: nn.Module, shape: tuple[int, ...]) -> Operated:
+    """The default surgery of a network whose input has this shape, without the batch."""
+    return lite(model, example=torch.zeros(1, *shape))
+
+
 def small_kernels(layer: nn.Conv2d) -> nn.Module:
     """A stack of convolutions with kernels that are small enough; the layer itself where it is, or is dilated."""
     height, width = _pair(layer.kernel_size)

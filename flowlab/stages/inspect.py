@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult, Target
 from flowlab.errors import QuantizationError
 from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, accelerator_off, chosen_format
+from flowlab.stages.network import build, surgery
 from flowlab.stages.train import chosen_problem
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class InspectOptions:
     activation_bits: int
     format: NumberFormat
     accelerator_off: str = ""
+    surgery: bool = False
 
 
 def options(config: Any, catalogue: Any) -> InspectOptions:
@@ -40,6 +42,7 @@ def options(config: Any, catalogue: Any) -> InspectOptions:
         activation_bits=FLOAT_BITS if form == NO_FORMAT else config.effective_activation_bits(catalogue),
         format=form,
         accelerator_off=accelerator_off(config, catalogue),
+        surgery=surgery(config, catalogue),
     )
 
 
@@ -65,9 +68,13 @@ STAGE = Stage(
     code=(
         "flowlab.stages.inspect",
         "flowlab.stages.choice",
+        "flowlab.stages.network",
         "flowlab.stages.train",
         "flowlab.compiler",
         "flowlab.learn",
+        "flowlab.quant.lite",
+        "flowlab.quant.surgery",
+        "flowlab.quant.squeeze_excite",
     ),
     libraries=("torch", "numpy"),
     torch=True,
@@ -92,7 +99,7 @@ def run(job: StageJob) -> StageResult:
     model = cast(Model, job.plugins["model"])
     quantizer = cast(Quantizer, job.plugins["quantizer"])
     target = cast(Target, job.plugins["target"])
-    graph = _untrained(job, model)
+    graph = _untrained(job)
     problems = (*quantizer.check(graph, asked.format, job.plugin_options["quantizer"]), *unbuilt(graph))
     if problems:
         raise QuantizationError(
@@ -120,7 +127,7 @@ def run(job: StageJob) -> StageResult:
     )
 
 
-def _untrained(job: StageJob, model: Model) -> Graph:
+def _untrained(job: StageJob) -> Graph:
     """The float graph of the model as it is built, with the width of weights that is asked for."""
     from flowlab.compiler.rewrite import replace_nodes
     from flowlab.learn.determinism import seeded
@@ -131,7 +138,7 @@ def _untrained(job: StageJob, model: Model) -> Graph:
     channels, height, width = spec["shape"]
     outputs = PROBLEMS[job.options.problem].outputs(tuple(spec["classes"]))
     with seeded(0, 1):
-        module = model.build((channels, height, width), outputs, job.plugin_options["model"])
+        module, _ = build(job, (channels, height, width), outputs)
         graph = float_graph(module, (channels, height, width))
     bits: int = job.options.weight_bits
     return replace_nodes(

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult
+from flowlab.contracts import NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult
 from flowlab.errors import OptionError
 from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, chosen_format
+from flowlab.stages.network import build, surgery
 from flowlab.stages.train import chosen_problem
 
 RATE = 0.1  # of the float rate: the weights are nearly right already
@@ -40,6 +41,7 @@ class QuantizeOptions:
     threads: int
     output_int: bool
     test: bool
+    surgery: bool = False
     mixed: bool = False
     mean_bits: float | None = None
     weight_bytes: int | None = None
@@ -75,6 +77,7 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
         threads=training.threads,
         output_int=config.output_int and not floats,
         test=config.testing.enable,
+        surgery=surgery(config, catalogue),
         **({} if floats else _budget(training, quantizer, config)),
     )
 
@@ -129,6 +132,7 @@ STAGE = Stage(
     code=(
         "flowlab.stages.quantize",
         "flowlab.stages.choice",
+        "flowlab.stages.network",
         "flowlab.stages.train",
         "flowlab.learn",
         "flowlab.quant",
@@ -214,12 +218,9 @@ def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
     from flowlab.learn.problems import PROBLEMS
     from flowlab.learn.state_dict import load_state
 
-    model = job.plugins["model"]
-    if not isinstance(model, Model):
-        raise OptionError(f"'{model.name}' is a {model.kind}, and training.model_name names a model")
     channels, height, width = spec["shape"]
     outputs = PROBLEMS[job.options.problem].outputs(tuple(spec["classes"]))
-    module = model.build((channels, height, width), outputs, job.plugin_options["model"])
+    module, _ = build(job, (channels, height, width), outputs)
     return load_state(module, job.input("float_model"))
 
 

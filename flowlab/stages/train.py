@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flowlab.contracts import Model, Plugin, Stage, StageJob, StageResult
 from flowlab.errors import NotBuiltYet, OptionError
+from flowlab.stages.network import build, surgery
+
+MOST_SHOWN = 8  # replacements in one sentence
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What of the config decides a float training. ``test``: measure on the test split at the end."""
+    """What of the config decides a float training.
+
+    ``test``: measure on the test split at the end; ``surgery``: replace what the accelerator lacks before.
+    """
 
     problem: str
     epochs: int
@@ -25,6 +31,7 @@ class TrainOptions:
     seed: int
     threads: int
     test: bool
+    surgery: bool = False
 
 
 def options(config: Any, catalogue: Any) -> TrainOptions:
@@ -45,6 +52,7 @@ def options(config: Any, catalogue: Any) -> TrainOptions:
         seed=training.seed,
         threads=training.threads,
         test=config.testing.enable,
+        surgery=surgery(config, catalogue),
     )
 
 
@@ -76,7 +84,12 @@ STAGE = Stage(
     plugins=plugins,
     code=(
         "flowlab.stages.train",
+        "flowlab.stages.network",
+        "flowlab.stages.choice",
         "flowlab.learn",
+        "flowlab.quant.lite",
+        "flowlab.quant.surgery",
+        "flowlab.quant.squeeze_excite",
         "flowlab.signal.features_file",
         "flowlab.compiler.ir",
         "flowlab.compiler.exact_float",
@@ -109,15 +122,13 @@ def run(job: StageJob) -> StageResult:
     channels, height, width = spec["shape"]
     shape, classes = (channels, height, width), tuple(spec["classes"])
     problem = PROBLEMS[asked.problem]
-    model = job.plugins["model"]
-    if not isinstance(model, Model):
-        raise OptionError(f"'{model.name}' is a {model.kind}, and training.model_name names a model")
     with seeded(asked.seed, asked.threads):
-        module = model.build(shape, problem.outputs(classes), job.plugin_options["model"])
+        module, replaced = build(job, shape, problem.outputs(classes))
         float_graph(module, shape)
     train = features_file.read(job.input("features_train"))
     _refuse_few(asked, len(train.labels))
     val = features_file.read(job.input("features_val"))
+    before = _before_surgery(job, shape, val) if replaced else {}
     history = fit(
         module,
         FitData(train.features, train.labels, val.features, val.labels),
@@ -135,15 +146,18 @@ def run(job: StageJob) -> StageResult:
         checkpoint=job.scratch / "float.checkpoint",
         progress=job.progress,
     )
+    after = {problem.metric: history["best_value"]}
+    warnings = [*_operated(job, replaced, before, after), *history["warnings"]]
     metrics: dict[str, Any] = {
         "history": history["epochs"],
         "best_epoch": history["best_epoch"],
-        "val": {problem.metric: history["best_value"]},
+        "val": after,
         **_test(job, module, classes),
         "classes": list(classes),
         "parameters": count_parameters(module),
         "seed": asked.seed,
-        "warnings": list(history["warnings"]),
+        "surgery": {"replaced": list(replaced), "before": before or None},
+        "warnings": warnings,
     }
     files = {
         "best_model.pt": dump(module.state_dict()),
@@ -157,8 +171,39 @@ def run(job: StageJob) -> StageResult:
     return StageResult(
         files={role: {name: job.out / name} for role, name in roles.items()},
         metrics=small,
-        warnings=tuple(history["warnings"]),
+        warnings=tuple(warnings),
     )
+
+
+def _before_surgery(job: StageJob, shape: tuple[int, int, int], val: Any) -> dict[str, float]:
+    """What a model that comes trained reaches on the validation split as it comes; nothing of an untrained one."""
+    from flowlab.learn.determinism import seeded
+    from flowlab.learn.loop import predict
+    from flowlab.learn.problems import PROBLEMS
+
+    model = cast(Model, job.plugins["model"])
+    if not model.trained:
+        return {}
+    problem = PROBLEMS[job.options.problem]
+    with seeded(job.options.seed, job.options.threads):
+        spec = json.loads(job.input("feature_spec").read_text())
+        module = model.build(shape, problem.outputs(tuple(spec["classes"])), job.plugin_options["model"])
+        return {problem.metric: problem.measure(predict(module, val.features), val.labels)[problem.metric]}
+
+
+def _operated(
+    job: StageJob, replaced: tuple[str, ...], before: Mapping[str, float], after: Mapping[str, float]
+) -> list[str]:
+    """A sentence that says what is no longer as the model built it."""
+    if not replaced:
+        return []
+    shown = "; ".join(replaced[:MOST_SHOWN]) + (
+        f"; and {len(replaced) - MOST_SHOWN} more" * (len(replaced) > MOST_SHOWN)
+    )
+    reached = [
+        f" Validation {name}: {value:.4f} as the model came, {after[name]:.4f} now." for name, value in before.items()
+    ]
+    return [f"surgery replaced what the accelerator lacks: {shown}. training.surgery: off keeps it.{''.join(reached)}"]
 
 
 def _refuse_few(asked: TrainOptions, windows: int) -> None:

@@ -27,6 +27,7 @@ class TableModel(Model):
     libraries = ("torch",)
     code = ("flowlab_zoo.models", "flowlab.learn.layers")
     defaults = DEFAULTS
+    lite = True  # convolutions with ReLU, maximum pools and averages
 
     def __init__(self, name: str, table: Table, summary: str, larger: str = "") -> None:
         """``table`` makes the rows when a network is built."""

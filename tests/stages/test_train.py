@@ -32,8 +32,10 @@ class Small(Model):
         return build_network(self.rows, shape, outputs)
 
 
-class Averaging(Small):
-    rows = (Conv(4, (3, 1)), AveragePool((5, 1)))  # of 16 values: parts that are not equal
+class Layered(Small):
+    def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:
+        module = super().build(shape, outputs, options)
+        return torch.nn.Sequential(torch.nn.LayerNorm(shape), module)
 
 
 def job(
@@ -138,8 +140,8 @@ def test_a_network_that_learned_nothing_is_warned_of(tmp_path: Path) -> None:
 
 
 def test_what_the_graph_cannot_say_is_refused_before_training(tmp_path: Path) -> None:
-    given = job(tmp_path, model=Averaging())
-    with pytest.raises(GraphError, match="average1"):
+    given = job(tmp_path, model=Layered())
+    with pytest.raises(GraphError, match=r"'0' \(LayerNorm\)"):
         run(given)
     assert not list(given.scratch.iterdir())
 
@@ -148,6 +150,7 @@ def config(**training: Any) -> Any:
     values = {
         "model_name": "small", "training_epochs": 3, "batch_size": 16, "learning_rate": 0.05, "optimizer": "sgd",
         "weight_decay": 1e-4, "lr_scheduler": "cosineannealinglr", "seed": 0, "threads": 1, "training_device": "cpu",
+        "surgery": "off",
     }  # fmt: skip
     return SimpleNamespace(training=SimpleNamespace(**{**values, **training}), testing=SimpleNamespace(enable=True))
 
