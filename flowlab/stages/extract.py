@@ -27,7 +27,7 @@ NOT_BUILT = ("gain_variations", "nn_for_feature_extraction")
 class ExtractOptions:
     """Where windows start, and under which name the values came.
 
-    ``own_chain``: the config itself lists the transforms, so what the extractor notes of them is a warning.
+    ``own_chain``: no preset lists the transforms, so what the extractor notes of its options is a warning.
     """
 
     windows: WindowOptions
@@ -42,8 +42,9 @@ def options(config: Any, catalogue: Any) -> ExtractOptions:
         if getattr(section, key):
             where = config.where("data_processing_feature_extraction", key)
             raise NotBuiltYet(f"{where}: '{key}' is not built yet. Leave the key out")
-    own_chain = "feat_ext_transform" in config.given.get("data_processing_feature_extraction", {})
-    return ExtractOptions(_windows(section), config.presets.get("feature_extraction"), own_chain)
+    preset = config.presets.get("feature_extraction")
+    own_chain = preset is None or "feat_ext_transform" in config.given.get("data_processing_feature_extraction", {})
+    return ExtractOptions(_windows(section), preset, own_chain)
 
 
 def _windows(section: Any) -> WindowOptions:
