@@ -77,7 +77,8 @@ def _task(config: Config) -> None:
     task = config.common.task_type
     if task in TASKS:
         return
-    suggestion = did_you_mean(task, (*TASKS, *LATER_TASKS))
+    part_of_one = any(task.lower() in one for one in TASKS)
+    suggestion = did_you_mean(task, TASKS if part_of_one else (*TASKS, *LATER_TASKS))
     raise _fail(config, "common", "task_type", f"no task '{task}'.{suggestion} Known: {_known()}")
 
 
