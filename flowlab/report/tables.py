@@ -351,6 +351,8 @@ def feature_rows(facts: ReportFacts) -> list[tuple[str, str]]:
 
 def plain(value: Any) -> str:
     """A config value as a person writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(one) for one in value) or "none"
     return str(value)

@@ -306,6 +306,13 @@ def test_sections_of_the_overview_stand_in_the_order_of_a_config(facts: ReportFa
     assert places == sorted(places)
 
 
+def test_lists_and_switches_of_the_features_are_written_as_a_person_would(facts: ReportFacts, changed: Changed) -> None:
+    features = {"dc_remove": False, "feat_ext_transform": ["RAW_FE", "CONCAT"], "frame_size": 256, "stride_size": 0.5}
+    overview = {**facts.notes["overview"], "data_processing_feature_extraction": features}
+    shown = text(render(changed(notes={"warnings": [], "overview": overview})))
+    assert "dc_remove false feat_ext_transform RAW_FE, CONCAT frame_size 256 stride_size 0.5" in shown
+
+
 def test_what_was_mended_or_left_out_when_reading_is_said_with_the_data(facts: ReportFacts, changed: Changed) -> None:
     said = {**facts.splits, "warnings": ["two recordings were left out"]}
     assert "two recordings were left out" in render(changed(splits=said))
