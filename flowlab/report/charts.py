@@ -60,13 +60,14 @@ def curve(
         lines: values that are not finite are left out; a chart without any point says so.
         marks: points (x, y, text) that stand out.
         splits: where a vertical line parts what comes before from what comes after.
-        log: by decades, where all values are above 0.
+        log: by decades, where all values are above 0, and none so near to it that there is no decade.
     """
     points = [point for line in lines for point in _finite(line.points)]
     if not points:
         return Markup("<p class='quiet'>{}: no epoch was trained.</p>").format(title)
     ys = [y for _, y in points]
-    upright = axes.decades(min(ys), max(ys)) if log and min(ys) > 0 else axes.round_steps(min(ys), max(ys))
+    decades = log and min(ys) >= axes.SMALLEST and max(ys) <= axes.LARGEST
+    upright = axes.decades(min(ys), max(ys)) if decades else axes.round_steps(min(ys), max(ys))
     across = axes.whole_numbers(min(x for x, _ in points), max(x for x, _ in points))
     parts = [_open(WIDTH, HEIGHT, title), axes.frame(BOX, across, upright, "epoch")]
     for x in splits:
