@@ -23,10 +23,12 @@ from flowlab.errors import EXIT_CODES, FAILED, INTERRUPTED, UNUSABLE, ConfigErro
 ARTIFACTS = Path("artifacts")
 PREFECT_HOME = ARTIFACTS / ".prefect"
 SHOWN = 3  # files that a hint names
+CONFIG_ENDS = (".yaml", ".yml")
 A_RUN = (
     "a run's name, or how it begins; a dataset's name, or 'latest', for its newest completed run ('latest~1': the one "
     "before); a run's folder"
 )
+REQUIRE = "fail unless this execution of the program ran here"
 LISTED = {
     "targets": "list the devices: accelerator, core, memory, quantizers",
     "models": "list the networks, and what they are for",
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _open_streams()
-    arguments = _arguments(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        arguments = _arguments(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
         code = command(arguments)
         sys.stdout.flush()  # here, where a full disk or a closed pipe is an error with a name
         return code
@@ -333,10 +335,23 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
     from flowlab.config import load as load_config
     from flowlab.plugins import load as load_plugins
 
+    _refuse_spaces(arguments.set, arguments.configs)
     if not arguments.configs:
         raise ConfigError(_no_config(arguments))
     catalogue = load_plugins()
     return load_config([Path(name) for name in arguments.configs], arguments.set, catalogue), catalogue
+
+
+def _refuse_spaces(sets: Sequence[str], words: Sequence[str]) -> None:
+    """``--set key = value`` is four words, and the last two would be taken for files. The value may be a secret."""
+    open_ended = [one for one in sets if "=" not in one or one.endswith("=")]
+    lost = [one for one in words if one.startswith("=") or (open_ended and not one.endswith(CONFIG_ENDS))]
+    if lost and sets and not any(Path(one).exists() for one in lost):
+        key = (open_ended or sets)[-1].partition("=")[0].strip() or "section.key"
+        raise ConfigError(
+            f"--set {key}: what stands behind it is neither a part of the setting nor a config. "
+            f"Write no space around the =, as in --set {key}=VALUE"
+        )
 
 
 def _no_config(arguments: argparse.Namespace) -> str:
@@ -359,6 +374,7 @@ def _demo_config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
 
 
 def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> Asked:
+    from flowlab.engine.gates import check_required
     from flowlab.engine.session import Asked
 
     asked = Asked(
@@ -367,6 +383,7 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         require=tuple(getattr(arguments, "require", ())),
         artifacts=ARTIFACTS,
     )
+    check_required(asked.require, config, catalogue)
     if getattr(arguments, "strict", False):
         complaints = [*config.warnings, *(f"{name}: {reason}" for name, reason in sorted(catalogue.broken.items()))]
         if complaints:
@@ -378,6 +395,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The words, with configs also behind options (``why STAGE --run RUN config.yaml``), which argparse refuses."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if rest and "configs" not in arguments:
+        _refuse_spaces(getattr(arguments, "set", ()), rest)
     if rest and ("configs" not in arguments or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -385,8 +404,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """Adds to a help text what only the installed packages know; they are loaded for it, and for nothing else."""
+
+    def format_help(self) -> str:
+        for action in self._actions:
+            if action.dest == "require":
+                from flowlab.engine.gates import executions_of
+                from flowlab.plugins import load
+
+                known = ", ".join(executions_of(one.item for one in load().of_kind("target")))
+                action.help = f"{REQUIRE}; as the device has them: {known.replace('%', '%%')}"
+        return super().format_help()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="flowlab",
         description="From recordings to a checked NPU program: one YAML file in, a report out.",
         epilog="\n".join(["exit codes:", *(f"  {code:<4}{meaning}" for code, meaning in EXIT_CODES)]),
@@ -504,7 +537,7 @@ def _with_run_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="fail unless this execution of the program ran here",
+        help=REQUIRE,
     )
 
 

@@ -519,3 +519,40 @@ def test_a_closed_standard_output_is_no_error() -> None:
         ["bash", "-c", f'"{sys.executable}" -m flowlab.cli plugins >&-'], capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "demo"])
+@pytest.mark.parametrize(
+    "words", [("training.seed", "=", "5"), ("training.seed=", "5"), ("training.seed", "=5"), ("training.seed", "5")]
+)
+def test_a_setting_with_spaces_around_its_equals_sign_is_not_taken_for_files(
+    command: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [] if command == "demo" else ["mine.yaml"]
+    assert cli.main([command, *configs, "--set", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("flowlab: --set training.seed: what stands behind it is neither")
+    assert said.endswith("Write no space around the =, as in --set training.seed=VALUE\n")
+
+
+def test_a_setting_that_resets_its_key_is_not_taken_for_one_with_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "no_such.yaml", "--set", "training.seed="]) == 2
+    assert capsys.readouterr().err == "flowlab: no_such.yaml: cannot be read as a config: no file of this name\n"
+
+
+def test_an_execution_that_the_device_does_not_have_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--engine", "local", "--require", "torch", "--require", "simulater"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "--require: no execution named 'simulater'. Did you mean 'simulator'? Known: ONNX Runtime, " in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_run_names_the_executions_that_can_be_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ONNX Runtime, interpreter, torch, host C, simulator, emulated core" in said

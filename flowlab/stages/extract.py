@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,14 +77,33 @@ def _check(config: Any, extractor: Any, chosen: Any) -> None:
     section = config.data_processing_feature_extraction
     windows = _windows(section)
     columns = windows.variables if isinstance(windows.variables, int) else len(windows.variables)
-    try:
+    with _placed(config):
         windowing.check(windows)
         extractor.shape((columns, windows.length), chosen)
-    except (OptionError, NotBuiltYet) as error:
+
+
+def check(config: Any, made: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse columns that the recordings do not have, as soon as it is known which they have."""
+    from flowlab.signal import windowing
+
+    columns = made.get("ingest", {}).get("columns")
+    if columns is not None:
+        with _placed(config):
+            windowing.choose(columns, config.data_processing_feature_extraction.variables)
+
+
+@contextmanager
+def _placed(config: Any) -> Iterator[None]:
+    """Say an error with the place of the key that it begins with, else with that of what chooses the chain."""
+    try:
+        yield
+    except (OptionError, DataError, NotBuiltYet) as error:
+        section = "data_processing_feature_extraction"
         key, colon, text = str(error).partition(": ")
-        if not colon or not hasattr(section, key):
-            raise
-        raise type(error)(f"{config.where('data_processing_feature_extraction', key)}: {text}") from None
+        if not colon or not hasattr(config.section(section), key):
+            listed = "feat_ext_transform" in config.given.get(section, {})
+            key, text = "feat_ext_transform" if listed else "feature_extraction_name", str(error)
+        raise type(error)(f"{config.where(section, key)}: {text}") from None
 
 
 STAGE = Stage(
@@ -93,6 +113,7 @@ STAGE = Stage(
     makes=("features_train", "features_val", "features_test", "windows", "feature_spec"),
     options=options,
     plugins=plugins,
+    check=check,
     code=(
         "flowlab.stages.extract",
         "flowlab.signal.windowing",

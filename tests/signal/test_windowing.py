@@ -90,7 +90,7 @@ def test_variables_that_are_not_there_are_named(variables: object, message: str)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (WindowOptions(), "frame_size: 1; set it"),
+        (WindowOptions(), "frame_size: found 1, expected"),
         (WindowOptions(("SimpleWindows",), frame_size=8), "Did you mean 'SimpleWindow'?"),
         (WindowOptions(frame_size=8, stride_size=-0.5), "stride_size: -0.5"),
         (WindowOptions(frame_size=8, frame_skip=0), "frame_skip: 0"),
