@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 400, 240
 BOX = Box(left=54, top=12, right=WIDTH - 12, bottom=HEIGHT - 44)
 WAVE = Box(left=46, top=6, right=WIDTH - 8, bottom=118)
 WAVE_HEIGHT = 158
+WAVES = 8  # lines of a wave that have a colour of their own: w0 to w7
 ROC_SIZE = 250
 MARGIN = 3  # how many times as large as the distance of a curve from the corner what is shown is
 ZOOMS = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -204,7 +205,7 @@ def roc_zoom(found: Sequence[Mapping[str, Any]]) -> float:
 
 
 def wave(label: str, lines: Sequence[Sequence[float]], across: str, step: int = 1) -> Markup:
-    """Values over their number, a line for each of several: a raw window's channels, or a feature.
+    """Values over their number, a line for each of several (w0 to w7): a raw window's channels, or a feature.
 
     Args:
         label: for those who cannot see it.
@@ -219,7 +220,7 @@ def wave(label: str, lines: Sequence[Sequence[float]], across: str, step: int = 
     parts = [_open(WIDTH, WAVE_HEIGHT, label), axes.frame(WAVE, columns, rows, across)]
     for number, line in enumerate(lines):
         points = _finite([(float(i * step), value) for i, value in enumerate(line)])
-        style = f"{'abc'[number % 3]} thin"
+        style = f"w{number % WAVES} thin"
         parts.append(_drawn(Line("", style, points), [place(WAVE, columns, rows, *point) for point in points]))
     return Markup("").join([*parts, Markup("</svg>")])
 
