@@ -15,7 +15,8 @@ from flowlab.report.facts import Document, ReportFacts
 
 SMALL = 0.005  # a drop up to this is none: half a point, where the chapter calls less than one usual at 8 bits
 NOTHING = "LEARNED NOTHING"  # how the warning of a training at chance level can be told; a test holds it
-FEW_EPOCHS = 10  # of a float training: up to so many, more are tried first
+FEW_EPOCHS = 10  # of a float training, the built-in number: where there were fewer, more are tried first
+RATE = 2e-3  # the built-in learning rate
 APART = 0.2  # training above validation accuracy: what was learned does not carry over
 
 
@@ -74,10 +75,8 @@ def _fallen(fall: ClassFall) -> str:
 
 def _learn(facts: ReportFacts) -> NextStep:
     """What to try where even the float network says no more than chance."""
-    said = (
-        "The float network has learned nothing that holds on the validation split, so what quantization costs "
-        "cannot be told yet."
-    )
+    said = "The float network has learned nothing that holds on the validation split"
+    said += "." if facts.quantization_config.get("method") == "none" else ", so what quantization costs is not known."
     why, settings = _lesson(facts)
     return NextStep(said, why, settings, title="The next thing to try")
 
@@ -97,10 +96,12 @@ def _lesson(facts: ReportFacts) -> tuple[str, tuple[str, ...]]:
         more = max(FEW_EPOCHS, 3 * len(history))
         return (f"It trained for {len(history)} epochs: give it more.", (f"training.training_epochs={more}",))
     rate = ((facts.notes.get("overview") or {}).get("training") or {}).get("learning_rate")
-    why = "Another learning rate is the next thing to try, and then other features, or other windows"
-    if isinstance(rate, (int, float)):
-        return (f"{why}. The rate was {rate:g}; a tenth of it is:", (f"training.learning_rate={rate / 10:g}",))
-    return (f"{why}.", ())
+    why = "Another learning rate is the next thing to try, and then other features, or other windows."
+    if not isinstance(rate, (int, float)):
+        return (why, ())
+    usual = rate / RATE > 3 or RATE / max(rate, 1e-30) > 3
+    other, name = (RATE, "the built-in one is") if usual else (rate / 10, "a tenth of it is")
+    return (f"{why} The rate was {rate:g}; {name}:", (f"training.learning_rate={other:g}",))
 
 
 def _measured(facts: ReportFacts) -> tuple[str, float | None, float | None]:

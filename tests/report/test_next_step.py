@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from flowlab.config.sections import defaults
 from flowlab.learn.loop import FitData, FitSettings, fit
 from flowlab.report.facts import ReportFacts
-from flowlab.report.next_step import SMALL, next_step
+from flowlab.report.next_step import FEW_EPOCHS, RATE, SMALL, next_step
 from flowlab.report.numbers import numbers
 
 Changed = Callable[..., ReportFacts]
@@ -142,18 +143,36 @@ def warned_training(epochs: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "setting"), [(1, "training.training_epochs=10"), (10, "training.learning_rate=0.004")]
+    ("epochs", "rate", "setting"),
+    [
+        (1, 0.04, "training_epochs=10"),
+        (9, 0.04, "training_epochs=27"),
+        (10, 0.04, "learning_rate=0.002"),
+        (10, 1e-9, "learning_rate=0.002"),
+        (10, 0.003, "learning_rate=0.0003"),
+    ],
 )
 @pytest.mark.parametrize("method", ["QAT", "none"])
 def test_where_the_network_learned_nothing_that_is_said_and_not_that_nothing_was_lost(
-    facts: ReportFacts, changed: Changed, epochs: int, setting: str, method: str
+    facts: ReportFacts, changed: Changed, epochs: int, rate: float, setting: str, method: str
 ) -> None:
-    train = {**facts.metrics_train, **warned_training(epochs)}
-    step = next_step(changed(metrics_train=train, quantization_config={"method": method}))
+    step = next_step(
+        changed(
+            metrics_train={**facts.metrics_train, **warned_training(epochs)},
+            quantization_config={"method": method},
+            notes={"warnings": [], "overview": {"training": {"learning_rate": rate}}},
+        )
+    )
     assert not step.good
     assert step.title == "The next thing to try"
     assert "float network has learned nothing" in step.said
-    assert tuple(step.settings) == (setting,)
+    assert ("quantization" in step.said) is (method != "none")
+    assert tuple(step.settings) == (f"training.{setting}",)
+
+
+def test_what_is_called_built_in_is_what_a_config_has() -> None:
+    built_in = defaults("training")
+    assert (built_in["training_epochs"], built_in["learning_rate"]) == (FEW_EPOCHS, RATE)
 
 
 def test_what_was_learned_by_heart_gets_no_line_that_cures_nothing(facts: ReportFacts, changed: Changed) -> None:
