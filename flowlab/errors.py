@@ -1,4 +1,4 @@
-"""The exception tree, the exit codes, and how "did you mean" is worded.
+"""The exception tree, the exit codes, and how "did you mean" and counts are worded.
 
 Every error that a user can cause is a `FlowlabError`; the command line prints its text and no traceback.
 """
@@ -121,3 +121,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One sentence for a name that no one brings, with a suggestion and all known names."""
     names = sorted(known)
     return f"no {kind} named '{name}'.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}"
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """The count, and what is said of one thing or of any other number of them: ``1 file is``, ``2 files are``."""
+    return f"{count:,} {one if count == 1 else many}"

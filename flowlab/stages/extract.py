@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import FeatureExtractor, Plugin, Stage, StageJob, StageResult
-from flowlab.errors import DataError, NotBuiltYet, OptionError
+from flowlab.errors import DataError, NotBuiltYet, OptionError, plural
 from flowlab.signal.windowing import STRIDES, WindowOptions
 
 if TYPE_CHECKING:
@@ -231,7 +231,8 @@ def _cut(table: RecordingTable, split: str, columns: tuple[int, ...], asked: Win
         raise DataError(
             f"split '{split}' has no window of {asked.length} samples"
             f"{f' after keeping one of {asked.factor} samples' if asked.factor > 1 else ''}: "
-            f"its {len(short)} recordings are shorter. Make frame_size or num_frame_concat smaller"
+            f"its {plural(len(short), 'recording is', 'recordings are')} shorter. "
+            "Make frame_size or num_frame_concat smaller"
         )
     cut = Cut(np.concatenate(windows), np.concatenate(labels), np.concatenate(recording), np.concatenate(start))
     missing = [name for i, name in enumerate(table.classes) if not (cut.labels == i).any()]
@@ -243,7 +244,12 @@ def _cut(table: RecordingTable, split: str, columns: tuple[int, ...], asked: Win
     if not short:
         return cut, []
     few = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
-    return cut, [f"{len(short)} recordings of {split} are shorter than one window and give none ({few})"]
+    said = plural(
+        len(short),
+        f"recording of {split} is shorter than one window and gives none",
+        f"recordings of {split} are shorter than one window and give none",
+    )
+    return cut, [f"{said} ({few})"]
 
 
 def extract_features(

@@ -274,7 +274,7 @@ def test_recordings_shorter_than_a_window_are_said(folder: Path, tmp_path: Path)
     file = folder / "classes" / "hum" / "0.csv"
     file.write_text("\n".join(file.read_text().splitlines()[:9]))
     result = extracted(folder, tmp_path / "again")
-    assert any("shorter than one window and give none (hum/0.csv)" in sentence for sentence in result.warnings)
+    assert any("shorter than one window and gives none (hum/0.csv)" in sentence for sentence in result.warnings)
 
 
 def test_a_constant_column_is_an_error_that_names_it(folder: Path, tmp_path: Path) -> None:
