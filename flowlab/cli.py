@@ -31,9 +31,9 @@ A_RUN = (
 REQUIRE = "fail unless this execution of the program ran here"
 LISTED = {
     "targets": "list the devices: accelerator, core, memory, quantizers",
-    "models": "list the networks, and what they are for",
-    "features": "list feature extractors and feature presets",
-    "quantizers": "list the quantizers, and the options of each",
+    "models": "list the networks: parameters, multiplications, and what they are for",
+    "features": "list feature extractors and presets: samples of a window, frames, features",
+    "quantizers": "list the quantizers: method, number format, options",
 }
 
 if TYPE_CHECKING:

@@ -310,7 +310,7 @@ def test_doctor_is_exit_code_0_unless_something_cannot_be_used(
     assert "unusable" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["runs"], ["targets"], ["models"], ["features"], ["quantizers"], ["doctor"]])
+@pytest.mark.parametrize("words", [["runs"], ["targets"], ["features"], ["quantizers"], ["doctor"]])
 def test_looking_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from flowlab import cli\n"
