@@ -721,3 +721,35 @@ def test_loading_a_config_imports_nothing_heavy() -> None:
 def test_names_that_lead_out_of_the_dataset_or_onto_latest_are_refused(loaded: Loaded, wrong: str) -> None:
     with pytest.raises(ConfigError, match=f"dataset.{wrong.partition('=')[0]}.*found .*, expected"):
         loaded("", f"dataset.{wrong}")
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ("dataset:\n  data_dir: my_${PLACE}\n", "dataset.data_dir, line 2: '${PLACE}'"),
+        ("dataset:\n  split_names: [train, '${PLACE}', test]\n", "dataset.split_names, line 2: '${PLACE}'"),
+        (
+            "data_processing_feature_extraction:\n  variables: ['${PLACE}']\n",
+            "data_processing_feature_extraction.variables, line 2: '${PLACE}'",
+        ),
+    ],
+)
+def test_a_variable_of_the_environment_in_what_decides_results_is_refused_and_not_taken_as_it_stands(
+    part: str, place: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", "secret")
+    with pytest.raises(ConfigError) as caught:
+        loaded(part)
+    said = str(caught.value)
+    assert place in said
+    assert '="$PLACE" in its place' in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "part", ["dataset:\n  input_data_path: ${PLACE}/data\n", "common:\n  download_path: ${PLACE}/x\n"]
+)
+def test_a_variable_of_the_environment_stays_where_it_is_read_later_or_changes_nothing(
+    part: str, loaded: Loaded
+) -> None:
+    assert "${PLACE}" in json.dumps(loaded(part).given)
