@@ -144,6 +144,14 @@ def _config_show(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, {"values": [one.to_json() for one in values]}, lines(values))
 
 
+def _config_parameters(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.deploy import parameters
+
+    config, _ = _config(arguments)
+    _say(json.dumps(parameters(config)))
+    return 0
+
+
 def _config_keys(arguments: argparse.Namespace) -> int:
     from flowlab.config.reference import markdown
 
@@ -465,6 +473,10 @@ def _asking(commands: Commands) -> None:
     keys = _command(config, "keys", _config_keys, "print every key of a config as a Markdown table")
     keys.set_defaults(name="config keys")
     show.add_argument("--changed", action="store_true", help="only what differs from the built-in default")
+    say = "print a config as the parameters of a deployment's run, in JSON"
+    given = _command(config, "parameters", _config_parameters, say)
+    given.set_defaults(name="config parameters")
+    _with_configs(given)
 
     runs = _command(commands, "runs", _runs, "list the runs in the store, newest first", json=True)
     runs.add_argument("--dataset", metavar="NAME", help="only those of this dataset")

@@ -208,7 +208,7 @@ def costs(graph: Graph, cycles: int | None) -> dict[str, Any]:
     return {
         "macs_npu": by_unit["npu"],
         "macs_cpu": by_unit["cpu"],
-        "npu_share": by_unit["npu"] / total if total else 0.0,
+        "npu_share": by_unit["npu"] / total if total else None,
         "cycles": cycles,
         "note": "multiply-accumulates of convolutions and fully connected layers, padding included"
         + ("" if cycles is not None else "; no execution here counts cycles"),
