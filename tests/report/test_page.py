@@ -171,6 +171,16 @@ def test_stages_that_did_not_run_leave_a_page_that_says_so(facts: ReportFacts, c
     assert "ROC" not in shown
 
 
+def test_a_device_without_an_accelerator_has_no_share_of_one(facts: ReportFacts, changed: Changed) -> None:
+    placement = {"layers": [{**row, "unit": "cpu"} for row in LAYERS], "npu_share": None}
+    costs = {**(facts.costs or {}), "macs_npu": 0, "macs_cpu": 91200, "npu_share": None}
+    shown = text(render(changed(placement=placement, costs=costs, unit_name="CPU")))
+    assert "The device has no accelerator: every layer runs on the CPU." in shown
+    assert "Work for one window 91,200 multiply-accumulates on the CPU." in shown
+    assert "of the multiplications run on" not in shown
+    assert "91,200 multiply-accumulates on the NPU, 0 on the CPU." in text(render(facts))
+
+
 def test_mode_0_says_float_everywhere(facts: ReportFacts, changed: Changed) -> None:
     off = "quantization: 0; set 2 for the NPU"
     part = {"vectors": 2304, "mismatches": 0, "comparison": "float"}
