@@ -20,7 +20,7 @@ from flowlab.config.sections import (
     Training,
     defaults,
 )
-from flowlab.config.settings import Config
+from flowlab.config.settings import BUILT_IN, Config
 from flowlab.config.tiers import FEATURES, resolve
 from flowlab.config.unread import WITHOUT_EFFECT
 from flowlab.errors import ConfigError
@@ -108,7 +108,7 @@ def _stride(config: Config, catalogue: Any) -> list[str]:
     if STRIDES not in section.data_proc_transforms:
         ignored = given and stride != defaults(FEATURES)["stride_size"] and not _own_stride(config, catalogue)
         return [f"{where} changes nothing: only {STRIDES} in data_proc_transforms reads it"] if ignored else []
-    if config.tier(FEATURES, "stride_size") == "built-in" and hop:
+    if config.tier(FEATURES, "stride_size") == BUILT_IN and hop:
         return [f"{where} is not given: {STRIDES} starts a frame every {stride:g} of frame_size, here {hop} samples"]
     if not given:
         return []

@@ -349,7 +349,6 @@ def first_layer(graph: Graph, model: bytes, feature: NDArray[np.float32]) -> str
 
 
 def _reference(table: Any, floats: bool) -> dict[str, Any]:
-
     row = {"name": EXECUTIONS[0], "vectors": len(table.features), "mismatches": 0, "first_difference": None}
     return {**row, "comparison": FLOAT if floats else BITS}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
-from flowlab.contracts import Preset
+from flowlab.contracts import Model, Preset
 from flowlab.engine.listings import LISTINGS
 from flowlab.plugins import Brought, Catalogue, load
 
@@ -62,6 +63,21 @@ def test_a_model_says_parameters_and_multiplications_for_a_stated_input(catalogu
     assert rows["CLS_100_NPU"]["macs"] == 8 * 256 + 8 * 8 * 3 * 256 + 8 * 2
     assert listing.lines()[0] == "Parameters and multiplications (MACs) for 1 channel, 256 features and 2 classes:"
     assert all(row["parameters"] and row["macs"] for row in listing.rows)
+
+
+class Unbuildable(Model):
+    """A stranger's network with a fault of its own."""
+
+    name = "unbuildable"
+    summary = "fails"
+
+    def build(self, shape: tuple[int, int, int], outputs: int, options: object) -> nn.Module:
+        raise KeyError("weights")
+
+
+def test_a_network_that_cannot_be_built_is_listed_and_hides_no_other() -> None:
+    (row,) = LISTINGS["models"](Catalogue((Brought(Unbuildable(), "stranger"),))).rows
+    assert (row["name"], row["parameters"], row["macs"]) == ("unbuildable", None, None)
 
 
 def test_a_feature_preset_says_samples_frames_and_features(catalogue: Catalogue) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowlab.config import loading
 from flowlab.errors import DataError, OptionError
 from flowlab.signal import windowing
 from flowlab.signal.windowing import WindowOptions
@@ -51,6 +52,7 @@ def test_windows_are_those_of_the_reference(
 
 
 def test_stride_size_is_a_fraction_of_the_frame() -> None:
+    assert windowing.STRIDES == loading.STRIDES  # what the config warns of is what cuts
     assert WindowOptions(("SimpleWindow",), frame_size=256, stride_size=0.25).hop == 64
     assert WindowOptions(("SimpleWindow",), frame_size=256, stride_size=0.001).hop == 256
     assert WindowOptions((), frame_size=256, stride_size=0.25).hop == 256
