@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowlab.errors import ConfigError, unknown_name
+from flowlab.errors import ConfigError, did_you_mean, unknown_name
 from flowlab.store.records import Record
 
 DROP, FLASH, RAM, NPU, REQUIRE = "max_accuracy_drop", "max_flash_bytes", "max_ram_bytes", "require_npu", "require"
@@ -88,8 +88,9 @@ def _required(name: str, agreement: Mapping[str, Any]) -> Gate:
     if name in ran:
         return Gate(REQUIRE, name, "ran")
     reasons = {one["name"]: one["reason"] for one in agreement["not_run"]}
+    hint = "" if name in reasons else did_you_mean(name, [*ran, *reasons])
     reason = reasons.get(name, "nothing in this run has that name").rstrip(".")
-    text = f"--require {name} did not run here: {reason}. Ran: {', '.join(ran) or 'none'}"
+    text = f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}"
     return Gate(REQUIRE, name, None, text)
 
 
