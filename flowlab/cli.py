@@ -24,15 +24,17 @@ ARTIFACTS = Path("artifacts")
 PREFECT_HOME = ARTIFACTS / ".prefect"
 SHOWN = 3  # files that a hint names
 PRESETS = ("feature_extraction", "compile", "example", "bench")  # kinds of presets
+CONFIG_ENDS = (".yaml", ".yml")
 A_RUN = (
     "a run's name, or how it begins; a dataset's name, or 'latest', for its newest completed run ('latest~1': the one "
     "before); a run's folder"
 )
+REQUIRE = "fail unless this execution of the program ran here"
 LISTED = {
     "targets": "list the devices: accelerator, core, memory, quantizers",
-    "models": "list the networks, and what they are for",
-    "features": "list feature extractors and feature presets",
-    "quantizers": "list the quantizers, and the options of each",
+    "models": "list the networks: parameters, multiplications, and what they are for",
+    "features": "list feature extractors and presets: samples of a window, frames, features",
+    "quantizers": "list the quantizers: method, number format, options",
 }
 
 if TYPE_CHECKING:
@@ -46,9 +48,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     _open_streams()
-    arguments = _arguments(argv)
-    command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        arguments = _arguments(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
         code = command(arguments)
         sys.stdout.flush()  # here, where a full disk or a closed pipe is an error with a name
         return code
@@ -141,6 +143,14 @@ def _config_show(arguments: argparse.Namespace) -> int:
     for warning in config.warnings:
         _say(f"warning: {warning}", file=sys.stderr)
     return _shown_as(arguments, {"values": [one.to_json() for one in values]}, lines(values))
+
+
+def _config_parameters(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.deploy import parameters
+
+    config, _ = _config(arguments)
+    _say(json.dumps(parameters(config)))
+    return 0
 
 
 def _config_keys(arguments: argparse.Namespace) -> int:
@@ -350,10 +360,23 @@ def _config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
     from flowlab.config import load as load_config
     from flowlab.plugins import load as load_plugins
 
+    _refuse_spaces(arguments.set, arguments.configs)
     if not arguments.configs:
         raise ConfigError(_no_config(arguments))
     catalogue = load_plugins()
     return load_config([Path(name) for name in arguments.configs], arguments.set, catalogue), catalogue
+
+
+def _refuse_spaces(sets: Sequence[str], words: Sequence[str]) -> None:
+    """``--set key = value`` is four words, and the last two would be taken for files. The value may be a secret."""
+    open_ended = [one for one in sets if "=" not in one or one.endswith("=")]
+    lost = [one for one in words if one.startswith("=") or (open_ended and not one.endswith(CONFIG_ENDS))]
+    if lost and sets and not any(Path(one).exists() for one in lost):
+        key = (open_ended or sets)[-1].partition("=")[0].strip() or "section.key"
+        raise ConfigError(
+            f"--set {key}: what stands behind it is neither a part of the setting nor a config. "
+            f"Write no space around the =, as in --set {key}=VALUE"
+        )
 
 
 def _no_config(arguments: argparse.Namespace) -> str:
@@ -376,6 +399,7 @@ def _demo_config(arguments: argparse.Namespace) -> tuple[Any, Catalogue]:
 
 
 def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> Asked:
+    from flowlab.engine.gates import check_required
     from flowlab.engine.session import Asked
 
     asked = Asked(
@@ -384,6 +408,7 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         require=tuple(getattr(arguments, "require", ())),
         artifacts=ARTIFACTS,
     )
+    check_required(asked.require, config, catalogue)
     if getattr(arguments, "strict", False):
         complaints = [*config.warnings, *(f"{name}: {reason}" for name, reason in sorted(catalogue.broken.items()))]
         if complaints:
@@ -395,6 +420,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The words, with configs also behind options (``why STAGE --run RUN config.yaml``), which argparse refuses."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
+    if rest and "configs" not in arguments:
+        _refuse_spaces(getattr(arguments, "set", ()), rest)
     if rest and ("configs" not in arguments or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -402,8 +429,22 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+class _Parser(argparse.ArgumentParser):
+    """Adds to a help text what only the installed packages know; they are loaded for it, and for nothing else."""
+
+    def format_help(self) -> str:
+        for action in self._actions:
+            if action.dest == "require":
+                from flowlab.engine.gates import executions_of
+                from flowlab.plugins import load
+
+                known = ", ".join(executions_of(one.item for one in load().of_kind("target")))
+                action.help = f"{REQUIRE}; as the device has them: {known.replace('%', '%%')}"
+        return super().format_help()
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="flowlab",
         description="From recordings to a checked NPU program: one YAML file in, a report out.",
         epilog="\n".join(["exit codes:", *(f"  {code:<4}{meaning}" for code, meaning in EXIT_CODES)]),
@@ -449,6 +490,10 @@ def _asking(commands: Commands) -> None:
     keys = _command(config, "keys", _config_keys, "print every key of a config as a Markdown table")
     keys.set_defaults(name="config keys")
     show.add_argument("--changed", action="store_true", help="only what differs from the built-in default")
+    say = "print a config as the parameters of a deployment's run, in JSON"
+    given = _command(config, "parameters", _config_parameters, say)
+    given.set_defaults(name="config parameters")
+    _with_configs(given)
 
     runs = _command(commands, "runs", _runs, "list the runs in the store, newest first", json=True)
     runs.add_argument("--dataset", metavar="NAME", help="only those of this dataset")
@@ -531,7 +576,7 @@ def _with_run_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="fail unless this execution of the program ran here",
+        help=REQUIRE,
     )
 
 

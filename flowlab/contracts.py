@@ -453,6 +453,8 @@ class Stage:
         plugins: ``(config, catalogue) -> {kind: (plugin, options)}``: hashed by name, options and code.
         code: modules or packages of the core whose source decides the result.
         libraries: distributions whose version decides the result.
+        check: ``(config, metrics of the stages that it reads, by stage) -> None``, light, before it runs and when a
+            run is planned: raises what those stages make known of the config. What decides a result is in ``options``.
         tools: ``(config, catalogue) -> {name: version or "absent"}``, found without importing them.
         after: stages that must have finished, without data.
         torch: True for stages that must not share a process with another one at the same time.
@@ -465,6 +467,7 @@ class Stage:
     makes: tuple[str, ...]
     options: Callable[[Any, Any], Any]
     plugins: Callable[[Any, Any], Mapping[str, tuple[Plugin, Any]]] = lambda config, catalogue: {}
+    check: Callable[[Any, Mapping[str, Mapping[str, Any]]], None] = lambda config, made: None
     optional: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()

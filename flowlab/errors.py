@@ -1,11 +1,11 @@
-"""The exception tree, the exit codes, and how "did you mean" is worded.
+"""The exception tree, the exit codes, and how "did you mean" and counts are worded.
 
 Every error that a user can cause is a `FlowlabError`; the command line prints its text and no traceback.
 """
 
 from __future__ import annotations
 
-import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -13,6 +13,9 @@ FAILED = 1  # flowlab itself or an outside tool failed
 UNUSABLE = 2  # what was given cannot be used, or the operating system refuses it
 MISSED = 3  # a gate was missed
 INTERRUPTED = 130  # what a shell says of a program that Ctrl-C ended
+
+SHORTEST_WORD = 3  # letters of a part of a name that is worth a suggestion
+SUGGESTED = 3  # names of equal right in one suggestion
 
 EXIT_CODES = (
     (0, "fine"),
@@ -88,16 +91,38 @@ class NotBuiltYet(FlowlabError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The suggestion behind an unknown name: ``" Did you mean 'x'?"``, or an empty text.
 
+    Names that hold what was found as a whole word come first, the generic one and the shortest ones before others,
+    because a part of a name says nothing about the rest; then the one that is spelled most alike.
+
     Args:
         name: what was found.
         known: the names that would have been right.
     """
     by_case = {candidate.lower(): candidate for candidate in known}
-    close = difflib.get_close_matches(name.lower(), list(by_case), n=1, cutoff=0.6)
-    return f" Did you mean '{by_case[close[0]]}'?" if close else ""
+    asked = name.lower()
+    found = [asked] if asked in by_case else _holding(asked, by_case)
+    if not found:
+        import difflib  # most commands suggest nothing
+
+        found = difflib.get_close_matches(asked, list(by_case), n=1, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(by_case[one]) for one in found)}?" if found else ""
+
+
+def _holding(word: str, names: Iterable[str]) -> list[str]:
+    """The few names that have this word between their ends, underscores and other marks."""
+    if len(word) < SHORTEST_WORD:
+        return []
+    whole = re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])")
+    found = [one for one in names if whole.search(one)]
+    return sorted(found, key=lambda one: (not one.startswith("generic"), len(one)))[:SUGGESTED]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """One sentence for a name that no one brings, with a suggestion and all known names."""
     names = sorted(known)
     return f"no {kind} named '{name}'.{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}"
+
+
+def plural(count: int, one: str, many: str) -> str:
+    """The count, and what is said of one thing or of any other number of them: ``1 file is``, ``2 files are``."""
+    return f"{count:,} {one if count == 1 else many}"

@@ -92,6 +92,13 @@ def test_a_run_in_which_all_is_cached_imports_nothing_heavy(tmp_path: Path) -> N
     assert loaded_by(code, str(tmp_path), *words) == set()
 
 
+def test_a_run_imports_neither_yaml_nor_what_plan_why_and_a_server_need() -> None:
+    others = {"yaml", *(f"flowlab.engine.{name}" for name in ("status", "why", "which_run", "claim"))}
+    script = f"import sys, flowlab.config, flowlab.engine.run; print(sorted({others!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
 def test_the_test_of_the_light_path_can_fail() -> None:
     assert loaded_by("import numpy") == {"numpy"}
 

@@ -135,7 +135,7 @@ def test_a_wrong_word_is_named_with_its_place(
         (
             "  variables: 1",
             "  frame_size: 1",
-            "mine.yaml, data_processing_feature_extraction.frame_size, line 8: 1; set it to the number of samples",
+            "mine.yaml, data_processing_feature_extraction.frame_size, line 8: found 1, expected the samples",
         ),
         (
             "training_epochs: 1",

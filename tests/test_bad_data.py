@@ -441,3 +441,23 @@ def test_a_disk_that_takes_no_more_bytes_ends_in_one_text(tmp_path: Path, limit:
     assert "Traceback" not in done.stderr
     assert "File too large" in done.stderr or "space" in done.stderr
     assert nothing_is_left(tmp_path / "artifacts")
+
+
+def test_columns_that_the_recordings_do_not_have_are_told_by_plan_once_the_recordings_are_read(
+    failed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder(tmp_path / "data", recordings())
+    asked = ("--set", "data_processing_feature_extraction.variables=4")
+    (tmp_path / "tones.yaml").write_text(CONFIG.format(path="data"))
+    assert cli.main(["plan", "tones.yaml", *asked]) == 0  # nobody has looked into the files yet
+    assert "extract    depends on ingest" in capsys.readouterr().out
+    said = "data_processing_feature_extraction.variables: 4 columns are asked for. The recordings have "
+    for command in ("run", "plan"):
+        assert said in failed("data", *asked, command=command)
+    (tmp_path / "tones.yaml").write_text(CONFIG.format(path="data").replace("variables: 1", "variables: [nobody]"))
+    assert cli.main(["plan", "tones.yaml"]) == 2
+    where = "tones.yaml, data_processing_feature_extraction.variables, line 11: no column 'nobody'"
+    assert where in capsys.readouterr().err
+    (tmp_path / "tones.yaml").write_text(CONFIG.format(path="data"))
+    assert cli.main(["plan", "tones.yaml"]) == 0
+    assert "ingest     cached" in capsys.readouterr().out

@@ -282,7 +282,7 @@ def test_no_run_yet_is_said(
 @pytest.mark.parametrize("kind", ["targets", "models", "features", "quantizers"])
 def test_what_is_installed_is_listed_by_kind(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([kind]) == 0
-    assert capsys.readouterr().out.startswith("name ")
+    assert any(line.startswith("name ") for line in capsys.readouterr().out.splitlines()[:2])
     assert list(printed([kind, "--json"])) == [kind]
 
 
@@ -299,6 +299,23 @@ def test_config_show_prints_values_with_their_tier(tmp_path: Path, monkeypatch: 
     assert "training.optimizer" not in tiers
 
 
+def test_config_parameters_prints_what_a_deployments_run_takes_or_refuses_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "common: {task_type: generic_timeseries_classification, target_device: F28P55}\n"
+        "dataset: {dataset_name: mine, input_data_path: 'https://me:pw@host/a.zip'}\n"
+        "training: {model_name: CLS_4k_NPU}\n"
+    )
+    where = "dataset.input_data_path=https://${USER}:${PASSWORD}@host/a.zip"
+    config = printed(["config", "parameters", "mine.yaml", "--set", "training.seed=3", "--set", where])["config"]
+    assert config["training"] == {"model_name": "CLS_4k_NPU", "seed": 3}
+    assert config["dataset"]["input_data_path"] == where.partition("=")[2]
+    assert cli.main(["config", "parameters", "mine.yaml"]) == 2
+    assert "pw" not in "".join(capsys.readouterr())
+
+
 def test_doctor_is_exit_code_0_unless_something_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,7 +327,7 @@ def test_doctor_is_exit_code_0_unless_something_cannot_be_used(
     assert "unusable" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["runs"], ["targets"], ["models"], ["features"], ["quantizers"], ["doctor"]])
+@pytest.mark.parametrize("words", [["runs"], ["targets"], ["features"], ["quantizers"], ["doctor"]])
 def test_looking_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from flowlab import cli\n"
@@ -519,3 +536,40 @@ def test_a_closed_standard_output_is_no_error() -> None:
         ["bash", "-c", f'"{sys.executable}" -m flowlab.cli plugins >&-'], capture_output=True, text=True, check=False
     )
     assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "demo"])
+@pytest.mark.parametrize(
+    "words", [("training.seed", "=", "5"), ("training.seed=", "5"), ("training.seed", "=5"), ("training.seed", "5")]
+)
+def test_a_setting_with_spaces_around_its_equals_sign_is_not_taken_for_files(
+    command: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [] if command == "demo" else ["mine.yaml"]
+    assert cli.main([command, *configs, "--set", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("flowlab: --set training.seed: what stands behind it is neither")
+    assert said.endswith("Write no space around the =, as in --set training.seed=VALUE\n")
+
+
+def test_a_setting_that_resets_its_key_is_not_taken_for_one_with_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "no_such.yaml", "--set", "training.seed="]) == 2
+    assert capsys.readouterr().err == "flowlab: no_such.yaml: cannot be read as a config: no file of this name\n"
+
+
+def test_an_execution_that_the_device_does_not_have_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["demo", "--engine", "local", "--require", "torch", "--require", "simulater"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "--require: no execution named 'simulater'. Did you mean 'simulator'? Known: ONNX Runtime, " in said.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_run_names_the_executions_that_can_be_required(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "ONNX Runtime, interpreter, torch, host C, simulator, emulated core" in said

@@ -29,17 +29,20 @@ CURES = {
 
 @dataclass(frozen=True)
 class Placement:
-    """The graph with ``unit`` and ``layer`` on its layers, the layer table, and multiplications by unit."""
+    """The graph with ``unit`` and ``layer`` on its layers, the layer table, and multiplications by unit.
+
+    ``accelerator``: the device has one, be it switched off.
+    """
 
     graph: Graph
     rows: tuple[LayerRow, ...]
     macs: Mapping[str, int]
+    accelerator: bool
 
     @property
     def npu_share(self) -> float | None:
-        """The accelerator's part of all multiplications, 0 to 1; None where there are none."""
-        total = sum(self.macs.values())
-        return self.macs.get("npu", 0) / total if total else None
+        """The accelerator's part of all multiplications: `share`."""
+        return share(self.macs, accelerator=self.accelerator)
 
     def sentences(self) -> tuple[str, ...]:
         """One for each layer that the accelerator does not take, with reason and cure, then one for what was padded."""
@@ -84,7 +87,14 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str 
         rows.append(row)
         nodes.append(node.with_attributes(unit=row.unit, layer=row.layer))
     placed = Graph(graph.inputs, tuple(nodes), graph.outputs, graph.metadata)
-    return Placement(placed, tuple(rows), macs)
+    return Placement(placed, tuple(rows), macs, bool(rules))
+
+
+def share(macs: Mapping[str, int], *, accelerator: bool) -> float | None:
+    """The part of the unit ``npu``, 0 to 1; None where the device has no accelerator."""
+    if not accelerator:
+        return None
+    return macs["npu"] / sum(macs.values()) if macs["npu"] else 0.0
 
 
 def describe(graph: Graph, node: Node) -> Layer:

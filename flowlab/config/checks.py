@@ -12,6 +12,7 @@ from flowlab.config.address import VARIABLE, is_address, problem
 from flowlab.config.problems import Problems
 from flowlab.config.sections import PLUGINS
 from flowlab.config.settings import Config, extractor_options
+from flowlab.config.unread import WITHOUT_EFFECT
 from flowlab.errors import ConfigError, NotBuiltYet, OptionError, did_you_mean
 
 CLASSIFICATION = "timeseries_classification"
@@ -37,6 +38,7 @@ LATER_TASKS = (
 FOLDER_NAME = re.compile(r"[\w][\w .+-]{0,99}")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 FRACTION_TOLERANCE = 1e-6
+READ = ("dataset", "input_data_path")  # a path that decides nothing by itself: its bytes do
 
 
 def check(config: Config, catalogue: Any, problems: Problems) -> None:
@@ -50,6 +52,7 @@ def check(config: Config, catalogue: Any, problems: Problems) -> None:
     checks: tuple[tuple[Callable[[], None], tuple[str, ...]], ...] = (
         (lambda: _task(config), ("common",)),
         (lambda: _enabled(config), ("dataset", "training")),
+        (lambda: _variables(config, problems), ()),
         (lambda: _split(config), ("dataset",)),
         (lambda: _dataset(config, catalogue), ("dataset",)),
         (lambda: _problem(config, catalogue), ("common", "training")),
@@ -78,7 +81,8 @@ def _task(config: Config) -> None:
     task = config.common.task_type
     if task in TASKS:
         return
-    suggestion = did_you_mean(task, (*TASKS, *LATER_TASKS))
+    part_of_one = any(task.lower() in one for one in TASKS)
+    suggestion = did_you_mean(task, TASKS if part_of_one else (*TASKS, *LATER_TASKS))
     raise _fail(config, "common", "task_type", f"no task '{task}'.{suggestion} Known: {_known()}")
 
 
@@ -115,6 +119,20 @@ def _budget(config: Config) -> None:
             "auto_quantization_weight_bytes",
             "found together with 'auto_quantization_mean_bits'. Leave one of the two out",
         )
+
+
+def _variables(config: Config, problems: Problems) -> None:
+    """Refuse ``${NAME}`` where it would be taken as it stands: what decides results is in fingerprints by its value."""
+    for section, values in config.given.items():
+        for key, value in values.items():
+            if (section, key) == READ or key in PLUGINS.get(section, {}) or key in WITHOUT_EFFECT.get(section, {}):
+                continue
+            texts = value if isinstance(value, (list, tuple)) else [value]
+            found = next((one for text in texts if isinstance(text, str) for one in VARIABLE.findall(text)), None)
+            if found and problems.spare(section):
+                name = f"{section}.{key}"
+                text = f"'${{{found}}}' is read from the environment in {'.'.join(READ)} and in options of plugins only"
+                problems.add(_fail(config, section, key, f'{text}. Write --set {name}="${found}" in its place'))
 
 
 def _split(config: Config) -> None:

@@ -214,6 +214,13 @@ Shift = Annotated[int, Check("a whole number between 0 and 15", _whole_from(0, 1
 NotNegative = Annotated[
     float, Check(f"a number, 0 or more, at most {MOST_NUMBER:g}", _between(_number, 0, MOST_NUMBER))
 ]
+Stride = Annotated[
+    float,
+    Check(
+        f"a fraction of frame_size, 0 or more, at most {MOST_NUMBER:g}; SimpleWindow reads it",
+        _between(_number, 0, MOST_NUMBER),
+    ),
+]
 Positive = Annotated[float, _POSITIVE]
 OptionalPositive = Annotated[float | None, _POSITIVE]
 OptionalFraction = Annotated[float | None, Check("a fraction between 0 and 1, as in 0.01", _between(_number, 0, 1))]

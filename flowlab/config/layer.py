@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flowlab.config.misindentation import refuse_misindentation
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
 from flowlab.config.redaction import redacted
 from flowlab.config.sections import ALIASES, PATHS, PLUGINS, SECTIONS, keys
 from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
-from flowlab.config.yaml_source import Node, Pair, parse, plain, read_text, refuse_duplicates
 from flowlab.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from flowlab.config.yaml_source import Node, Pair  # YAML's import is what a mapping can do without
 
 NOT_GIVEN = (None, "", "None")
 LONGEST = 300  # characters of a ``--set`` that people see again
@@ -40,6 +41,9 @@ class Layer:
 
 def from_file(path: Path) -> Layer:
     """The settings of a YAML file. Raises `ConfigError` naming file and line of what is no YAML of sections."""
+    from flowlab.config.misindentation import refuse_misindentation
+    from flowlab.config.yaml_source import parse, read_text, refuse_duplicates
+
     source = str(path)
     root = parse(read_text(path), source)
     layer = Layer()
@@ -76,6 +80,8 @@ def from_sets(sets: Sequence[str], base: Path) -> Layer:
         elif section not in SECTIONS:
             _unknown_section(layer, section, Place(source))
         else:
+            from flowlab.config.yaml_source import parse, plain
+
             with layer.problems.collected(section):
                 root = parse(value, source)
                 found = None if root is None else plain(root, source)
@@ -140,6 +146,8 @@ def _given(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def _read_section(layer: Layer, pair: Pair, source: str, base: Path) -> None:
+    from flowlab.config.yaml_source import plain, refuse_duplicates
+
     with layer.problems.collected(pair.key):
         refuse_duplicates(pair.node.pairs, f"{source}, {pair.key}")
         entries = {one.key: Entry(plain(one.node, source), Place(source, one.line), base) for one in pair.node.pairs}

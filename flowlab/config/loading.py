@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,12 @@ from flowlab.config.sections import (
     Training,
     defaults,
 )
-from flowlab.config.settings import Config
+from flowlab.config.settings import BUILT_IN, Config
 from flowlab.config.tiers import FEATURES, resolve
 from flowlab.config.unread import WITHOUT_EFFECT
 from flowlab.errors import ConfigError
+
+STRIDES = "SimpleWindow"  # the only transform that reads stride_size
 
 
 def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
@@ -80,7 +83,7 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
     )
     check(config, catalogue, problems)
     return config.with_warnings(
-        *_without_effect(config), *_stride(config), *_activation_bits(config, catalogue), *_mixed(config)
+        *_without_effect(config), *_stride(config, catalogue), *_activation_bits(config, catalogue), *_mixed(config)
     )
 
 
@@ -95,19 +98,26 @@ def _without_effect(config: Config) -> list[str]:
     return sentences
 
 
-def _stride(config: Config) -> list[str]:
+def _stride(config: Config, catalogue: Any) -> list[str]:
     """Its unit is a fraction of frame_size, and only one transform reads it: both are easily taken otherwise."""
     section = config.data_processing_feature_extraction
-    if "stride_size" not in config.given.get(FEATURES, {}):
+    frame, stride = section.frame_size, section.stride_size
+    given = "stride_size" in config.given.get(FEATURES, {})
+    where = f"{FEATURES}.stride_size"
+    hop = int(frame * stride)
+    if STRIDES not in section.data_proc_transforms:
+        ignored = given and stride != defaults(FEATURES)["stride_size"] and not _own_stride(config, catalogue)
+        return [f"{where} changes nothing: only {STRIDES} in data_proc_transforms reads it"] if ignored else []
+    if config.tier(FEATURES, "stride_size") == BUILT_IN and hop:
+        return [f"{where} is not given: {STRIDES} starts a frame every {stride:g} of frame_size, here {hop} samples"]
+    if not given:
         return []
-    if "SimpleWindow" not in section.data_proc_transforms:
-        return [f"{FEATURES}.stride_size changes nothing: only SimpleWindow in data_proc_transforms reads it"]
-    if section.stride_size > 1:
-        return [
-            f"{FEATURES}.stride_size is a fraction of frame_size: {section.stride_size:g} leaves "
-            f"{section.frame_size * (section.stride_size - 1):g} samples out between two frames. "
-            f"For a hop of {section.stride_size:g} samples write {section.stride_size / section.frame_size:g}"
-        ]
+    if stride and not hop:
+        return [f"{where} is a fraction of frame_size: {stride:g} of {frame} samples is less than one, and counts as 1"]
+    if stride > 1:
+        cure = f". For a hop of {stride:g} samples write {_fraction(int(stride), frame)}" if stride.is_integer() else ""
+        left = f"{stride:g} leaves {hop - frame} samples out between two frames"
+        return [f"{where} is a fraction of frame_size: {left}{cure}"]
     return []
 
 
@@ -122,6 +132,24 @@ def _mixed(config: Config) -> list[str]:
     if budgets and not training.auto_quantization:
         return [f"training.{budgets[0]} changes nothing without 'auto_quantization: true'"]
     return []
+
+
+def _own_stride(config: Config, catalogue: Any) -> bool:
+    """Whether the extractor that the config names has an option of this name."""
+    name = config.data_processing_feature_extraction.feature_extraction_name
+    extractor = catalogue.find("feature_extractor", name) if name else None
+    return extractor is not None and "stride_size" in {one.name for one in fields(extractor.Options)}
+
+
+def _fraction(hop: int, frame: int) -> str:
+    """The shortest decimal that gives this hop; rounded down, also by the product itself, it gives one sample less."""
+    digits = 0
+    while True:
+        least = -(-hop * 10**digits // frame)
+        for number in (least, least + 1):
+            if int(frame * (number / 10**digits)) == hop:
+                return f"{number / 10**digits:.{digits}f}"
+        digits += 1
 
 
 def _activation_bits(config: Config, catalogue: Any) -> list[str]:

@@ -76,12 +76,10 @@ def _default(section: str, key: str) -> str:
 
 def _differs(section: str, key: str) -> str:
     place = f"{section}.{key}"
-    if place in OWN:
-        return f"flowlab's own: {OWN[place]}"
-    if place in EXCEPTIONS:
-        return f"another default: {EXCEPTIONS[place]}"
-    if key in NOT_BUILT.get(section, {}):
-        return f"not built yet: {NOT_BUILT[section][key]}"
-    if key in WITHOUT_EFFECT.get(section, {}):
-        return f"changes nothing: {WITHOUT_EFFECT[section][key]}"
-    return AS_UPSTREAM
+    said = (
+        ("flowlab's own", OWN.get(place)),
+        ("another default", EXCEPTIONS.get(place)),
+        ("not built yet", NOT_BUILT.get(section, {}).get(key)),
+        ("changes nothing", WITHOUT_EFFECT.get(section, {}).get(key)),
+    )
+    return "; ".join(f"{what}: {why}" for what, why in said if why) or AS_UPSTREAM

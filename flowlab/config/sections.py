@@ -99,7 +99,7 @@ class FeatureExtraction(Section):
     sampling_rate: f.Positive = 1
     new_sr: f.Positive = 1
     frame_size: f.Samples = 1
-    stride_size: f.NotNegative = 0.01
+    stride_size: f.Stride = 0.01
     feature_size_per_frame: f.OptionalCount = None
     num_frame_concat: f.Count = 1
     frame_skip: f.Count = 1

@@ -23,6 +23,7 @@ from flowlab.config.unread import NOT_BUILT
 from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError, did_you_mean
 
 MIN_QUANTIZATION_EPOCHS = 10
+BUILT_IN = "built-in"  # the weakest tier
 SHORT_FORMS: Mapping[int, Mapping[str, str]] = {
     0: {"QAT": "none", "PTQ": "none"},
     1: {"QAT": "generic_qat", "PTQ": "generic_ptq"},
@@ -58,15 +59,21 @@ class Config:
 
     def tier(self, section: str, key: str) -> str:
         """Where a value comes from: ``built-in``, ``model <name>``, ``arc.yaml, line 7``, ``--set ...``."""
-        return self.tiers.get(f"{section}.{key}", "built-in")
+        return self.tiers.get(f"{section}.{key}", BUILT_IN)
 
     def where(self, section: str, key: str) -> str:
-        """How a message about a key begins: ``arc.yaml, training.batch_size, line 7``."""
+        """How a message about a key begins: ``arc.yaml, training.batch_size, line 7``.
+
+        A key that nobody gave stands in no file; named is the one that it would be written into.
+        """
         source, comma, line = self.tier(section, key).rpartition(", line ")
         name = f"{section}.{key}"
         if comma:
             return f"{source}, {name}, line {line}"
-        return name if line == "built-in" else f"{line}, {name}"
+        if line != BUILT_IN:
+            return f"{line}, {name}"
+        file, comma, _ = self.tier("common", "task_type").rpartition(", line ")
+        return f"{file}, {name} (not given)" if comma else name
 
     def as_mapping(self) -> dict[str, dict[str, Any]]:
         """Every section with every value, as plain JSON values."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,7 @@ def deploy(asked: Asked, home: Path, said: Callable[[str], None] = lambda text: 
         ConfigError: if no server is up, the schedule is none, or the server would keep a secret in clear.
         StageError: if the server does not answer or does not take it.
     """
-    from flowlab.engine.parameters import normalised
-
-    if secrets := written_out(normalised(asked.config)):
-        raise ConfigError(
-            f"{', '.join(secrets)}: a secret is written out, and a deployment keeps its config in the server's "
-            "database. Write ${NAME} in its place: a run reads it from its worker's environment"
-        )
+    given = parameters(asked.config)
     api = _api(home)
     problem = server.problem_of(api, ANSWER_TIMEOUT_S)
     if problem is not None:
@@ -73,8 +67,25 @@ def deploy(asked: Asked, home: Path, said: Callable[[str], None] = lambda text: 
 
     schedule = _schedule(asked.cron)
     with temporary_settings({PREFECT_API_URL: api}):
-        asyncio.run(_deploy(asked, schedule))
+        asyncio.run(_deploy(asked, given, schedule))
     return _next_steps(asked, api)
+
+
+def parameters(config: Any) -> dict[str, Any]:
+    """What a deployment's run takes: the whole config, in the typed form.
+
+    Raises:
+        ConfigError: if the server would keep a secret in clear.
+    """
+    from flowlab.engine.parameters import normalised
+
+    found = normalised(config)
+    if secrets := written_out(found):
+        raise ConfigError(
+            f"{', '.join(secrets)}: a secret is written out, and a deployment keeps its config in the server's "
+            "database. Write ${NAME} in its place: a run reads it from its worker's environment"
+        )
+    return {"config": found}
 
 
 def _api(home: Path) -> str:
@@ -102,20 +113,19 @@ def _schedule(cron: str) -> Any:
         ) from None
 
 
-async def _deploy(asked: Asked, schedule: Any) -> None:
+async def _deploy(asked: Asked, given: Mapping[str, Any], schedule: Any) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
     from prefect.exceptions import PrefectHTTPStatusError
 
     from flowlab.engine.flows import pipeline
-    from flowlab.engine.parameters import normalised
 
     same: dict[str, Any] = {
         "work_pool_name": POOL,
         "entrypoint": ENTRYPOINT,
         "path": str(asked.folder),
-        "parameters": {"config": normalised(asked.config)},
+        "parameters": dict(given),
         "parameter_openapi_schema": pipeline.parameters.model_dump_for_openapi(),
         "enforce_parameter_schema": True,
         "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(asked.folder)}}],

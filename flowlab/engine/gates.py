@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowlab.errors import did_you_mean
+from flowlab.errors import ConfigError, did_you_mean, unknown_name
 from flowlab.store.records import Record
 
 DROP, FLASH, RAM, NPU, REQUIRE = "max_accuracy_drop", "max_flash_bytes", "max_ram_bytes", "require_npu", "require"
@@ -63,13 +63,33 @@ def gates_of(
     return tuple(found)
 
 
+def executions_of(targets: Iterable[Any]) -> tuple[str, ...]:
+    """The names that ``--require`` takes for these devices: what every run compares, and their own executions."""
+    from flowlab.stages.validate import EXECUTIONS
+
+    return tuple(dict.fromkeys((*EXECUTIONS, *(one.name for target in targets for one in target.executions()))))
+
+
+def check_required(names: Sequence[str], config: Any, catalogue: Any) -> None:
+    """Refuse a name that no execution of the device has, before a run of minutes finds that it did not run.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    target = catalogue.find("target", config.common.target_device) if names else None
+    known = executions_of([target]) if target is not None else names
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--require: {unknown_name('execution', name, known)}")
+
+
 def _required(name: str, agreement: Mapping[str, Any]) -> Gate:
     ran = agreement["executions"]
     if name in ran:
         return Gate(REQUIRE, name, "ran")
     reasons = {one["name"]: one["reason"] for one in agreement["not_run"]}
     hint = "" if name in reasons else did_you_mean(name, [*ran, *reasons])
-    reason = reasons.get(name, "there is no such execution").rstrip(".")
+    reason = reasons.get(name, "nothing in this run has that name").rstrip(".")
     text = f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}"
     return Gate(REQUIRE, name, None, text)
 

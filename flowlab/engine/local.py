@@ -30,9 +30,19 @@ class Prepared:
     waiting: str = ""  # why ``source`` is not known yet
 
     def perform(self, stage: str, records: Mapping[str, Record], progress: Progress) -> tuple[Record, bool]:
-        """Do one stage, or find it in the store. ``records`` are those of (at least) the stages that it reads."""
+        """Do one stage, or find it in the store. ``records`` are those of (at least) the stages that it reads.
+
+        Raises:
+            FlowlabError: of the stage, or where those before it make known that it cannot use the config.
+        """
         node = self.plan.node(stage)
+        self.check(node, records)
         return execute(node, gather(node, records, self.sources), self.store, progress)
+
+    def check(self, node: Node, records: Mapping[str, Record]) -> None:
+        """Ask a node that has not run whether it can use what the stages that it reads have made."""
+        makers = {maker.name for role in node.needs if (maker := self.plan.maker(role))}
+        node.stage.check(self.config, {name: records[name].metrics for name in makers if name in records})
 
     def cached(self) -> dict[str, Record]:
         """The records of the stages that need not run, by stage, in order.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,7 +49,8 @@ def predict(run: StoredRun, files: Sequence[Path], catalogue: Any, rate_hz: floa
     chain = _chain(run, catalogue)
     target = cast("Target", _plugin(run.record("compile"), "target", catalogue)[0])
     execution = _execution(run, target)
-    cuts = [_cut(path, chain, _read(path, run, catalogue)) for path in files]
+    readers = [_reader(path, run, catalogue) for path in files]
+    cuts = [_cut(path, chain, _read(path, *chosen)) for path, chosen in zip(files, readers, strict=True)]
     features = _features(chain, cuts)
     outputs = _run_program(run, execution, features)
     said, at = [], 0
@@ -67,7 +68,7 @@ def predict(run: StoredRun, files: Sequence[Path], catalogue: Any, rate_hz: floa
         classes=chain.classes,
         rate_hz=rate,
         recordings=tuple(said),
-        warnings=changed(run, chain.extractor),
+        warnings=changed(run, chain.extractor, _own(run, readers), target, execution),
     )
 
 
@@ -142,34 +143,76 @@ def _execution(run: StoredRun, target: Target) -> Execution:
     raise StageError(f"no execution of {target.name} runs the program of {run.name} here: {'; '.join(reasons)}")
 
 
-def changed(run: StoredRun, extractor: FeatureExtractor) -> tuple[str, ...]:
-    """A sentence where the code or the libraries that make features are not those of the run's record any more."""
+@dataclass(frozen=True)
+class _Made:
+    """What decides a result: hashes of code by module, versions by distribution or tool."""
+
+    code: Mapping[str, str]
+    versions: Mapping[str, str]
+
+    def others(self, now: _Made) -> list[str]:
+        """What is not the same now: names of modules, then versions, both of them."""
+        other = [name for name in sorted({*self.code, *now.code}) if self.code.get(name) != now.code.get(name)]
+        return other + [
+            f"{name} ({self.versions.get(name) or 'absent'}, now {now.versions.get(name) or 'absent'})"
+            for name in sorted({*self.versions, *now.versions})
+            if self.versions.get(name) != now.versions.get(name)
+        ]
+
+
+def changed(
+    run: StoredRun, extractor: FeatureExtractor, reader: Reader | None, target: Target, execution: Execution
+) -> tuple[str, ...]:
+    """A sentence for each part of a prediction whose code or libraries are not those of the run's records any more.
+
+    Args:
+        run: whose records say what they were.
+        extractor: makes the features.
+        reader: the run's own; None where it read none of the recordings.
+        target: the device, whose code runs the program.
+        execution: of the target, the one that runs it.
+    """
     from flowlab.engine.facts import DiskFacts
     from flowlab.stages.extract import STAGE
 
-    document = run.record("extract").document
-    plugin = document["plugins"]["feature_extractor"]
     facts = DiskFacts(run.store)
-    code = {
-        **facts.code((STAGE.run.partition(":")[0], *STAGE.code)),
-        **facts.code((type(extractor).__module__, *extractor.code)),
-    }
-    libraries = {name: facts.version(name) for name in (*STAGE.libraries, *extractor.libraries)}
-    before = {**document["code"], **plugin["code"]}
-    versions = {**document["libraries"], **plugin["libraries"]}
-    other = [name for name in sorted({*code, *before}) if code.get(name) != before.get(name)]
-    other += [
-        f"{name} ({versions.get(name, 'absent')}, now {libraries.get(name, 'absent')})"
-        for name in sorted({*libraries, *versions})
-        if libraries.get(name) != versions.get(name)
+
+    def now(plugin: Plugin, code: Iterable[str] = (), libraries: Iterable[str] = ()) -> _Made:
+        made = {**(facts.code(code) if code else {}), **facts.code((type(plugin).__module__, *plugin.code))}
+        return _Made(made, {name: facts.version(name) for name in (*libraries, *plugin.libraries)})
+
+    document = run.record("extract").document
+    stage = (STAGE.run.partition(":")[0], *STAGE.code)
+    made = _recorded(document, "feature_extractor", document["code"], document["libraries"])
+    sentences = [
+        (
+            "what makes features",
+            made.others(now(extractor, stage, STAGE.libraries)),
+            "these features may differ from those that its network learned from",
+        )
     ]
-    if not other:
-        return ()
-    few = ", ".join(other[:3]) + (f" and {len(other) - 3} more" if len(other) > 3 else "")
-    return (
-        f"since run {run.name} was made, what makes features has changed ({few}): these features may differ from those "
-        "that its network learned from. Running its config again settles it",
-    )
+    if reader is not None:
+        made = _recorded(run.record("ingest").document, "reader", {}, {})
+        said = "the samples may differ from those that the run would have read"
+        sentences.append(("what reads recordings", made.others(now(reader)), said))
+    document = run.record("simulate" if "simulate" in run.records else "compile").document
+    tools = {name: version for name, version in document["tools"].items() if name == execution.name}
+    runs = now(target)
+    runs = _Made(runs.code, {**runs.versions, **({execution.name: execution.version()} if tools else {})})
+    made = _recorded(document, "target", {}, tools)
+    sentences.append(("what runs its program", made.others(runs), "its outputs may differ from those of the run"))
+    return tuple(_sentence(run, what, others, said) for what, others, said in sentences if others)
+
+
+def _recorded(document: Mapping[str, Any], kind: str, code: Mapping[str, str], versions: Mapping[str, str]) -> _Made:
+    """What a record says of a plugin, with what it says of the stage itself."""
+    plugin = document["plugins"][kind]
+    return _Made({**code, **plugin["code"]}, {**versions, **plugin["libraries"]})
+
+
+def _sentence(run: StoredRun, what: str, others: Sequence[str], said: str) -> str:
+    few = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    return f"since run {run.name} was made, {what} has changed ({few}): {said}. Running its config again settles it"
 
 
 # --- recordings -------------------------------------------------------------------------------------
@@ -184,23 +227,39 @@ class _Cut:
     start: NDArray[np.int64]
 
 
-def _read(path: Path, run: StoredRun, catalogue: Any) -> Recording:
-    """Read one file with the run's reader where it reads such files, else with the one that does."""
+def _reader(path: Path, run: StoredRun, catalogue: Any) -> tuple[Reader, Any]:
+    """The run's reader with its options where it reads such files, else the one that does."""
     if path.is_dir():
         raise DataError(f"{path} is a folder: name its recordings one by one")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
-    used = run.records["ingest"].document["plugins"] if "ingest" in run.records else {}
-    reader: Reader | None = catalogue.find("reader", used["reader"]["name"]) if "reader" in used else None
+    used = _used_reader(run)
+    reader: Reader | None = catalogue.find("reader", used["name"]) if used else None
     if reader is not None and path.suffix.lower() in (known.lower() for known in reader.suffixes):
-        options = used["reader"]["options"]
+        options = used["options"]
     else:
         reader, options = catalogue.reader_for(path.suffix), {}
     if reader is None:
         known = ", ".join(sorted({end for one in catalogue.of_kind("reader") for end in one.item.suffixes}))
         raise DataError(f"{path}: no reader for '{path.suffix}' files. Known: {known or 'none'}")
+    return reader, catalogue.options(reader, options)
+
+
+def _used_reader(run: StoredRun) -> Mapping[str, Any]:
+    """What the run's records say of its reader; nothing where its data were made."""
+    found: Mapping[str, Any] = run.records["ingest"].document["plugins"] if "ingest" in run.records else {}
+    used: Mapping[str, Any] = found.get("reader", {})
+    return used
+
+
+def _own(run: StoredRun, readers: Iterable[tuple[Reader, Any]]) -> Reader | None:
+    """The run's reader, if it is among these."""
+    return next((reader for reader, _ in readers if reader.name == _used_reader(run).get("name")), None)
+
+
+def _read(path: Path, reader: Reader, options: Any) -> Recording:
     try:
-        return reader.read(path, str(path), catalogue.options(reader, options))
+        return reader.read(path, str(path), options)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 

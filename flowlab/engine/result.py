@@ -105,7 +105,7 @@ def result_of(
         engine=engine,
         stages=tuple({"name": name, "cached": one.cached, "seconds": one.seconds} for name, one in done.items()),
         metrics=numbers.metrics(train, quantized, small.read("metrics_simulate")),
-        quantization=numbers.quantization(quantized),
+        quantization=numbers.quantization(train, quantized),
         agreement=agreement_of(records),
         sizes=numbers.sizes(train, small.read("memory"), _size_of(records, "quantized_onnx", ".onnx")),
         artifacts={

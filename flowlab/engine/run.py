@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowlab.engine import server
 from flowlab.engine.local import Done, prepare, run_local
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Asked, Session, Silent, Watch, begin
-from flowlab.engine.status import Status, statuses
-from flowlab.engine.which_run import which_run
-from flowlab.engine.why import Why, why
 from flowlab.plan import Node
 from flowlab.store.store import Store, store_root
+
+if TYPE_CHECKING:
+    from flowlab.engine.status import Status  # what only `plan` and `why` need is imported by them
+    from flowlab.engine.why import Why
 
 NO_ENGINE = "none"  # what the result says when everything was cached and nothing had to be started
 
@@ -45,7 +46,12 @@ def run(config: Any, catalogue: Any, asked: Asked, watch: Watch | None = None) -
 
 
 def survey(config: Any, catalogue: Any, asked: Asked) -> tuple[Status, ...]:
-    """What a run would do with every stage, and why; nothing runs."""
+    """What a run would do with every stage, and why; nothing runs.
+
+    Raises:
+        FlowlabError: for what no stage could use, where cached stages before it say so.
+    """
+    from flowlab.engine.status import statuses
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
@@ -82,11 +88,14 @@ def explain(stage: str, config: Any, catalogue: Any, asked: Asked, run: str | No
         ConfigError: for a stage that is not in the plan.
         StoreError: for a run that is not in the store.
     """
+    from flowlab.engine.why import why
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
     other = None
     if run is not None:
+        from flowlab.engine.which_run import which_run
+
         named = which_run(run, asked.store, asked.artifacts)
         other = named.store.runs.read(named.name)
     found = why(stage, prepare(STAGES, config, catalogue, store), str(config.dataset_name), other)

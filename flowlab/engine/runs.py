@@ -16,7 +16,7 @@ from flowlab.store.store import Store
 METRICS = {"float": ("train", "test"), "quantized": ("quantize", "quantized"), "simulated": ("simulate", "simulated")}
 """Which stage's record has which metrics, under which name."""
 
-TABLE = ("run", "when", "state", "dataset", "model", "device", "float", "simulated", "program")
+TABLE = ("run", "when (UTC)", "state", "dataset", "model", "device", "float", "simulated", "program")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PastRun:
         program = self.sizes.get("program_bytes")
         return (
             self.run,
-            (self.started or "").replace("T", " ").removesuffix("+00:00"),
+            _utc(self.started or ""),
             self.state,
             self.dataset,
             self.model or "",
@@ -98,6 +98,17 @@ def records_of(stages: Mapping[str, str], store: Store) -> dict[str, Record]:
     """The records of a run's stages that are still in the store."""
     found = {stage: store.records.read(stage, fingerprint) for stage, fingerprint in stages.items()}
     return {stage: record for stage, record in found.items() if record is not None}
+
+
+def _utc(started: str) -> str:
+    """The moment in UTC, as the run's name has it; what is no moment with a zone as it stands."""
+    from datetime import UTC, datetime
+
+    try:
+        moment = datetime.fromisoformat(started)
+    except ValueError:
+        return started
+    return started if moment.tzinfo is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _first(metrics: Any) -> str:

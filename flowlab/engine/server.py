@@ -20,7 +20,6 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from flowlab.config.address import problem as wrong_with
 from flowlab.config.address import shown
-from flowlab.engine import claim
 from flowlab.errors import ConfigError, StageError
 
 if TYPE_CHECKING:
@@ -107,6 +106,8 @@ def running(home: Path, said: Callable[[str], None] = lambda text: None) -> Iter
     if named is not None:
         yield Api(named, "named")
         return
+    from flowlab.engine import claim
+
     found = claim.find_or_share(home)
     if isinstance(found, claim.Standing):
         wait_until_healthy(found.api, home, UP_LOG)
@@ -154,6 +155,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a server's process on an open socket; it keeps the descriptors ``holds`` as long as it lives."""
     import subprocess
+
+    from flowlab.engine import claim
 
     environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home.resolve()), **more}
     environment.pop("PREFECT_API_URL", None)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from flowlab.config.address import shown
@@ -83,6 +84,8 @@ class Session:
     prepared: Prepared
     done: dict[str, Done] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    _writing: Lock = field(default_factory=Lock, init=False, repr=False)
+    _ended: bool = field(default=False, init=False, repr=False)
 
     @property
     def store(self) -> Store:
@@ -117,8 +120,16 @@ class Session:
     def write(self, state: State) -> None:
         """Write ``run.json``: written first, it is what the store's clean-up starts from, and what lists of runs read.
 
-        It has the config as it was given, but for secrets, and in the end metrics, sizes and gates.
+        It has the config as it was given, but for secrets, and in the end metrics, sizes and gates. A run that has
+        ended stays so: of one that is cancelled, a stage may still finish in its thread.
         """
+        with self._writing:
+            if state == "Running" and self._ended:
+                return
+            self._ended = state != "Running"
+            self._write(state)
+
+    def _write(self, state: State) -> None:
         stages = {name: one.record.fingerprint for name, one in dict(self.done).items()}
         recipes = {node.name: node.recipe for node in self.prepared.plan}
         finished = {} if state == "Running" else {"finished": _now()}

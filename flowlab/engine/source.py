@@ -11,6 +11,8 @@ from typing import Any
 
 from flowlab.canonical import canonical_json, plain
 from flowlab.config.address import file_name, filled, is_address, problem, request_parts, shown
+from flowlab.config.sections import defaults
+from flowlab.config.tiers import FEATURES
 from flowlab.errors import ConfigError, DataError
 from flowlab.roles import role_digest
 from flowlab.store.downloads import Download, key_of
@@ -151,13 +153,15 @@ def _refuse_other_bytes(config: Any, source: RoleFiles) -> None:
 
 
 def notes(config: Any) -> bytes:
-    """``notes.json``: the config's warnings, and the values that the report names: what decides the features, where it
-    is not the built-in default, and a few of every other section.
+    """``notes.json``: the config's warnings, and the values that the report names.
+
+    Of the features all that is not the built-in default, whichever tier it comes from; of every other section a few.
+    Only the report reads them.
     """
     asked = {
         "common": ("task_type", "target_device"),
         "dataset": ("dataset_name", "seed"),
-        "data_processing_feature_extraction": ("feature_extraction_name", "variables"),
+        FEATURES: ("feature_extraction_name", "variables", *_not_default(config, FEATURES)),
         "training": (
             "model_name",
             "training_epochs",
@@ -179,6 +183,12 @@ def notes(config: Any) -> bytes:
         if getattr(config, section, None) is not None
     }
     return canonical_json({"warnings": list(config.warnings), "overview": plain(overview, "config")})
+
+
+def _not_default(config: Any, section: str) -> list[str]:
+    """The keys of a section that have another value than the built-in default."""
+    values = getattr(config, section, None)
+    return [key for key, default in defaults(section).items() if getattr(values, key, default) != default]
 
 
 def _source(path: Path, store: Store) -> dict[str, InputFile]:

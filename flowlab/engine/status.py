@@ -88,6 +88,9 @@ def statuses(prepared: Prepared, dataset: str, run: Mapping[str, Any] | None = N
         prepared: the plan and what it starts from.
         dataset: whose last run to compare with.
         run: the content of another run's ``run.json``: cached stages are compared with it too.
+
+    Raises:
+        FlowlabError: where cached stages make known that the next one cannot use the config.
     """
     records: dict[str, Record] = {}
     found = []
@@ -108,6 +111,7 @@ def statuses(prepared: Prepared, dataset: str, run: Mapping[str, Any] | None = N
             differs = changes(last.document, record.document) if run is not None and last is not None else ()
             found.append(Status(node.name, "cached", changes=differs, made=_made(record)))
         else:
+            prepared.check(node, records)
             digests = {role: files_digest(files) for role, files in inputs.items()}
             found.append(_will_run(node, node.document(digests), last))
     return tuple(found)

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from flowlab.errors import StoreError, did_you_mean
+from flowlab.errors import StoreError, did_you_mean, plural
 from flowlab.store.objects import DamagedObject
 from flowlab.store.records import Record
 from flowlab.store.store import Store, store_root
@@ -128,6 +128,13 @@ def _unknown(asked: str, store: Store) -> str:
     completed = [run for run in runs if run.get("state") == "Completed"]
     datasets = list(dict.fromkeys(str(run.get("dataset")) for run in completed))
     names = [str(run.get("run")) for run in runs]
+    name, _, back = asked.partition("~")
+    of_it = [run for run in completed if name in (LATEST, run.get("dataset"))]
+    if of_it and back.isdecimal():
+        whose = "" if name == LATEST else f" of '{name}'"
+        held = plural(len(of_it), f"completed run{whose}", f"completed runs{whose}")
+        oldest = f"{name}~{len(of_it) - 1}" if len(of_it) > 1 else name
+        return f"no run '{asked}': the store {store.root} has {held}, so the oldest is '{oldest}'"
     if not runs:
         return f"no run '{asked}': the store {store.root} has no runs. `flowlab run config.yaml` makes one"
     if any(run.get("dataset") == asked for run in runs) or (asked == LATEST and not completed):

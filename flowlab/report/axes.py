@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+SMALLEST, LARGEST = 1e-300, 1e250  # of a logarithmic axis
+DECADES = 16  # that are written: on a longer axis every second, or fewer
+
 
 @dataclass(frozen=True)
 class Box:
@@ -76,10 +79,14 @@ def inside(low: float, high: float, count: int = 3) -> Axis:
 
 
 def decades(low: float, high: float) -> Axis:
-    """A logarithmic axis around a range above 0: powers of ten, and 2 and 5 between where there are few."""
+    """A logarithmic axis around a range: powers of ten, 2 and 5 between where there are few, and not all where many.
+
+    Both ends lie within `SMALLEST` and `LARGEST`: beyond, a power of ten is 0 or no number.
+    """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
     factors = (1, 2, 5) if math.log10(high / low) <= 2 else (1,)
-    values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+    every = max(1, math.ceil((last - first) / DECADES))
+    values = [factor * 10.0**power for power in range(first, last + every, every) for factor in factors]
     above = next(i for i, value in enumerate(values) if value >= high and i)
     below = max((i for i, value in enumerate(values[:above]) if value <= low), default=0)
     shown = values[below : above + 1]

@@ -20,6 +20,7 @@ WIDTH, HEIGHT = 400, 240
 BOX = Box(left=54, top=12, right=WIDTH - 12, bottom=HEIGHT - 44)
 WAVE = Box(left=46, top=6, right=WIDTH - 8, bottom=118)
 WAVE_HEIGHT = 158
+WAVES = 8  # lines of a wave that have a colour of their own: w0 to w7
 ROC_SIZE = 250
 MARGIN = 3  # how many times as large as the distance of a curve from the corner what is shown is
 ZOOMS = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -60,13 +61,14 @@ def curve(
         lines: values that are not finite are left out; a chart without any point says so.
         marks: points (x, y, text) that stand out.
         splits: where a vertical line parts what comes before from what comes after.
-        log: by decades, where all values are above 0.
+        log: by decades, where all values are above 0, and none so near to it that there is no decade.
     """
     points = [point for line in lines for point in _finite(line.points)]
     if not points:
         return Markup("<p class='quiet'>{}: no epoch was trained.</p>").format(title)
     ys = [y for _, y in points]
-    upright = axes.decades(min(ys), max(ys)) if log and min(ys) > 0 else axes.round_steps(min(ys), max(ys))
+    decades = log and min(ys) >= axes.SMALLEST and max(ys) <= axes.LARGEST
+    upright = axes.decades(min(ys), max(ys)) if decades else axes.round_steps(min(ys), max(ys))
     across = axes.whole_numbers(min(x for x, _ in points), max(x for x, _ in points))
     parts = [_open(WIDTH, HEIGHT, title), axes.frame(BOX, across, upright, "epoch")]
     for x in splits:
@@ -203,7 +205,7 @@ def roc_zoom(found: Sequence[Mapping[str, Any]]) -> float:
 
 
 def wave(label: str, lines: Sequence[Sequence[float]], across: str, step: int = 1) -> Markup:
-    """Values over their number, a line for each of several: a raw window's channels, or a feature.
+    """Values over their number, a line for each of several (w0 to w7): a raw window's channels, or a feature.
 
     Args:
         label: for those who cannot see it.
@@ -218,7 +220,7 @@ def wave(label: str, lines: Sequence[Sequence[float]], across: str, step: int = 
     parts = [_open(WIDTH, WAVE_HEIGHT, label), axes.frame(WAVE, columns, rows, across)]
     for number, line in enumerate(lines):
         points = _finite([(float(i * step), value) for i, value in enumerate(line)])
-        style = f"{'abc'[number % 3]} thin"
+        style = f"w{number % WAVES} thin"
         parts.append(_drawn(Line("", style, points), [place(WAVE, columns, rows, *point) for point in points]))
     return Markup("").join([*parts, Markup("</svg>")])
 

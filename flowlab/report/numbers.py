@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import BITS
+from flowlab.report.class_falls import worst_fall
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -25,7 +26,7 @@ def numbers(facts: ReportFacts) -> dict[str, Any]:
     parts = (facts.placement.get("agreement"), facts.agreement)
     return {
         "metrics": metrics(facts.metrics_train, facts.metrics_quantize, facts.metrics_simulate or {}),
-        "quantization": quantization(facts.metrics_quantize),
+        "quantization": quantization(facts.metrics_train, facts.metrics_quantize),
         "agreement": agreement([part for part in parts if part]),
         "sizes": sizes(facts.metrics_train, facts.memory or {}, facts.file_bytes.get("quantized_onnx")),
         "warnings": list(dict.fromkeys(text for texts in warnings(facts).values() for text in texts)),
@@ -59,9 +60,14 @@ def metrics(train: Document, quantized: Document, simulated: Document) -> dict[s
     return {"float": train.get("test"), "quantized": quantized.get("test"), "simulated": simulated.get("test")}
 
 
-def quantization(quantized: Document) -> dict[str, Any]:
-    """Quantizer, method and widths, and how the second ONNX file differs from the exact one."""
-    return {**quantized.get("quantization", {}), "int8": quantized.get("int8")}
+def quantization(train: Document, quantized: Document) -> dict[str, Any]:
+    """Quantizer, method and widths, how the second ONNX file differs from the exact one, and the `worst_fall`."""
+    fall = worst_fall(train, quantized)
+    return {
+        **quantized.get("quantization", {}),
+        "int8": quantized.get("int8"),
+        "worst_class_fall": fall.to_json() if fall else None,
+    }
 
 
 def agreement(parts: Sequence[Document]) -> dict[str, Any]:

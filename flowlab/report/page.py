@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from flowlab.report import bars, numbers, tables, widths
-from flowlab.report.charts import ROC_SIZE, roc, roc_zoom, training_curve, wave
+from flowlab.report.charts import ROC_SIZE, WAVES, roc, roc_zoom, training_curve, wave
 from flowlab.report.facts import Document, Example, ReportFacts
 from flowlab.report.next_step import next_step
 
@@ -61,12 +61,14 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "compact": len(facts.feature_spec["classes"]) >= WIDE,
         "curves": curves(facts),
         "curve_rows": tables.curve_rows(facts),
+        "ties": tables.ties(facts),
         "splits": splits,
         "balance": balance(facts, splits),
         "by_class": tables.class_rows(facts, splits),
         "proof_counts": counts,
         "proof_checked": checked,
         "examples": [_drawn(one) for one in facts.examples],
+        "waves": waves(facts),
         "charts": charts(facts),
         "layers": layers,
         "has_padding": any(row.get("padding") for row in layers),
@@ -134,6 +136,34 @@ def balance(facts: ReportFacts, splits: Sequence[Document]) -> list[tuple[str, A
     return found
 
 
+def waves(facts: ReportFacts) -> dict[str, Any]:
+    """What the lines of the example windows and of their features are, in the colours' order; of one nothing is said.
+
+    ``features`` are empty where their lines are the windows' channels too. ``left_out`` are sentences: what of them is
+    not drawn.
+    """
+    columns = [str(name) for name in facts.feature_spec.get("columns") or ()]
+    channels, height, width = facts.feature_spec["shape"]
+    drawn = next((one.feature for one in facts.examples if one.feature), ())
+    parts, length = (1, width) if height == 1 else (width, height)  # lines of each channel, and their values
+    names = [
+        f"channel {n // parts + 1}" + (f", column {n % parts + 1}" if parts > 1 else "") for n in range(len(drawn))
+    ]
+    alike = channels == len(columns) and parts == 1
+    left_out = []
+    if len(columns) > WAVES:
+        left_out.append(f"Of the {len(columns):,} channels the first {WAVES} are drawn.")
+    if drawn and channels * parts > len(drawn):
+        left_out.append(f"Of the {channels * parts:,} lines of a feature the first {len(drawn)} are drawn.")
+    if drawn and length > len(drawn[0]):
+        left_out.append(f"Of the {length:,} values of each of its lines the first {len(drawn[0]):,} are drawn.")
+    return {
+        "windows": columns[:WAVES] if len(columns) > 1 else [],
+        "features": names if len(names) > 1 and not alike else [],
+        "left_out": left_out,
+    }
+
+
 def verdict(facts: ReportFacts) -> dict[str, Any]:
     """Whether everything that ran agrees: ``state`` is good, bad or open, with a sentence."""
     found = tables.agreement(facts)
@@ -160,7 +190,7 @@ def verdict(facts: ReportFacts) -> dict[str, Any]:
 def _drawn(one: Example) -> tuple[str, Any, Any]:
     """An example's window and its feature, drawn."""
     every = f" (one of {one.step} is drawn)" if one.step > 1 else ""
-    window = wave(f"window of class {one.label}", one.channels, f"sample{every}", one.step)
+    window = wave(f"window of class {one.label}", one.channels[:WAVES], f"sample{every}", one.step)
     feature = wave(f"feature of class {one.label}", one.feature, "place in the feature") if one.feature else None
     return one.label, window, feature
 

@@ -212,7 +212,7 @@ def curve_rows(facts: ReportFacts) -> list[dict[str, Any]]:
                 "name": name,
                 "float": one["auc"],
                 "integers": integers[name]["auc"] if name in integers else None,
-                "said": _point(used, lambda row, negatives: row[2] >= 0),
+                "said": _point(used, lambda row, negatives: row[2] >= 0) or _never(used),
                 "strict": [_point(used, lambda row, negatives, most=most: row[0] <= most * negatives) for most in FEW],
             }
         )
@@ -228,6 +228,28 @@ def _point(curve: Document, fits: Callable[..., bool]) -> tuple[str, str, str] |
     false, true, least = found[-1]
     lead = f"{least:,}" if isinstance(least, int) else f"{least:.4g}"
     return lead, percent(true / positives), percent(false / negatives)
+
+
+def _never(curve: Document) -> tuple[str, str, str] | None:
+    """The point of a class that the network never says."""
+    measured = curve["points"] and curve["negatives"] and curve["positives"]
+    return ("–", percent(0), percent(0)) if measured else None
+
+
+def ties(facts: ReportFacts) -> bool:
+    """Whether a curve and the matrix count otherwise: equal outputs both count on the curve, the first in the matrix.
+
+    Of the network whose thresholds are shown.
+    """
+    used = facts.metrics_quantize if facts.integer_curves else facts.metrics_train
+    matrix = used.get("confusion") or ()
+    curves = {str(one["class"]): one for one in facts.integer_curves or facts.metrics_train.get("roc") or ()}
+    for number, name in enumerate(facts.feature_spec["classes"] if matrix else ()):
+        said = [tuple(row[:2]) for row in (curves.get(str(name)) or {}).get("points", ()) if row[2] >= 0]
+        right = matrix[number][number]
+        if said and said[-1] != (sum(row[number] for row in matrix) - right, right):
+            return True
+    return False
 
 
 def common_reason(layers: Sequence[Document]) -> str:
@@ -367,6 +389,10 @@ def feature_rows(facts: ReportFacts) -> list[tuple[str, str]]:
 
 def plain(value: Any) -> str:
     """A config value as a person writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(one) for one in value) or "none"
     return str(value)

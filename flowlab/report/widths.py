@@ -1,4 +1,4 @@
-"""Float, 8, 4 and 2 bits in bytes of weights, by arithmetic, like the chapter's section 8.2.8."""
+"""Float, 8, 4 and 2 bits in bytes of weights, by arithmetic, like the quantization chapter's table of model sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flowlab.report.facts import ReportFacts
 
-# bits, name, and the drop that section 8.2.8 of the chapter calls typical
+# bits, name, and the drop that this table calls typical
 PRECISIONS = ((32, "float32", "0 %"), (8, "8 bits", "< 1 %"), (4, "4 bits", "1–5 %"), (2, "2 bits", "5–15 %"))
 
 

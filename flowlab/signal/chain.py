@@ -172,7 +172,7 @@ def _check(options: FftOptions) -> None:
     check_names(options.feat_ext_transform, "feat_ext_transform", ORDER)
     steps = options.steps
     if options.frame_size < 2:
-        raise OptionError(f"frame_size: {options.frame_size}; set it to the number of samples of a window, at least 2")
+        raise OptionError(f"frame_size: found {options.frame_size}, expected the samples of a window, at least 2")
     if options.analysis_bandwidth < 1:
         raise OptionError(f"analysis_bandwidth: {options.analysis_bandwidth}, at least 1")
     if options.stacking not in ("2D1", "1D"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from flowlab.contracts import Readable
-from flowlab.errors import DataError, did_you_mean
+from flowlab.errors import DataError, did_you_mean, plural
 from flowlab.signal.archive import MAX_FILE_BYTES, members
 
 SPLITS = ("train", "val", "test")
@@ -130,7 +130,12 @@ def layout(files: Mapping[str, Path], suffixes: tuple[str, ...], names: Names = 
     if split_of is not None:
         outside = [name for name in data if name not in split_of]
         if outside:
-            notes.append(f"{len(outside)} recordings stand in no annotation list and are left out ({_few(outside)})")
+            said = plural(
+                len(outside),
+                "recording stands in no annotation list and is left out",
+                "recordings stand in no annotation list and are left out",
+            )
+            notes.append(f"{said} ({_few(outside)})")
     entries = tuple(
         Entry(name, PurePosixPath(name).parts[0], None if split_of is None else split_of[name], file)
         for name, file in sorted(data.items())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from flowlab.errors import plural
 from flowlab.signal import windowing
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ class Leak:
             found.append(f"windows share samples with windows of another split: {counts}. Accuracies are too good")
         if self.cut_recordings:
             found.append(
-                f"{self.cut_recordings} recordings are cut by time into the splits: {sum(self.shared.values())} "
-                f"windows share samples with another split; {self.across_cuts} that would lie across a cut are left "
-                "out. "
+                f"{plural(self.cut_recordings, 'recording is', 'recordings are')} cut by time into the splits: "
+                f"{sum(self.shared.values())} windows share samples with another split; {self.across_cuts} that would "
+                "lie across a cut are left out. "
                 "Neighbours in time are alike, so new recordings may be classified worse"
             )
         return found

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowlab.contracts import Recording
-from flowlab.errors import DataError, OptionError
+from flowlab.errors import DataError, OptionError, plural
 from flowlab.signal.layout import SPLITS
 from flowlab.signal.overlap import LENGTH, Shared, shared_stretches
 
@@ -58,7 +58,7 @@ def counts(total: int, fractions: Sequence[float]) -> tuple[int, ...]:
     """
     check_fractions(fractions)
     if total < len(fractions):
-        raise DataError(f"{total} recordings cannot fill {len(fractions)} splits")
+        raise DataError(f"{plural(total, 'recording', 'recordings')} cannot fill {len(fractions)} splits")
     exact = [total * fraction for fraction in fractions]
     whole = [int(share + 1e-9) for share in exact]
     by_remainder = sorted(range(len(whole)), key=lambda i: (whole[i] - exact[i], i))

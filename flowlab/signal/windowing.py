@@ -61,7 +61,7 @@ def check(options: WindowOptions) -> None:
     """Raise `OptionError` where no windows can be cut so."""
     check_names(options.data_proc_transforms, "data_proc_transforms", PREPARATION)
     if options.frame_size < 2:
-        raise OptionError(f"frame_size: {options.frame_size}; set it to the number of samples of a window, at least 2")
+        raise OptionError(f"frame_size: found {options.frame_size}, expected the samples of a window, at least 2")
     if options.stride_size < 0:
         raise OptionError(f"stride_size: {options.stride_size:g} is a fraction of frame_size, from 0 to 1")
     if options.frame_skip < 1:

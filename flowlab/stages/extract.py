@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import FeatureExtractor, Plugin, Stage, StageJob, StageResult
-from flowlab.errors import DataError, NotBuiltYet, OptionError
+from flowlab.errors import DataError, NotBuiltYet, OptionError, plural
 from flowlab.signal.windowing import STRIDES, WindowOptions
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ NOT_BUILT = ("gain_variations", "nn_for_feature_extraction")
 class ExtractOptions:
     """Where windows start, and under which name the values came.
 
-    ``own_chain``: the config itself lists the transforms, so what the extractor notes of them is a warning.
+    ``own_chain``: no preset lists the transforms, so what the extractor notes of its options is a warning.
     """
 
     windows: WindowOptions
@@ -42,8 +43,9 @@ def options(config: Any, catalogue: Any) -> ExtractOptions:
         if getattr(section, key):
             where = config.where("data_processing_feature_extraction", key)
             raise NotBuiltYet(f"{where}: '{key}' is not built yet. Leave the key out")
-    own_chain = "feat_ext_transform" in config.given.get("data_processing_feature_extraction", {})
-    return ExtractOptions(_windows(section), config.presets.get("feature_extraction"), own_chain)
+    preset = config.presets.get("feature_extraction")
+    own_chain = preset is None or "feat_ext_transform" in config.given.get("data_processing_feature_extraction", {})
+    return ExtractOptions(_windows(section), preset, own_chain)
 
 
 def _windows(section: Any) -> WindowOptions:
@@ -75,14 +77,33 @@ def _check(config: Any, extractor: Any, chosen: Any) -> None:
     section = config.data_processing_feature_extraction
     windows = _windows(section)
     columns = windows.variables if isinstance(windows.variables, int) else len(windows.variables)
-    try:
+    with _placed(config):
         windowing.check(windows)
         extractor.shape((columns, windows.length), chosen)
-    except (OptionError, NotBuiltYet) as error:
+
+
+def check(config: Any, made: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse columns that the recordings do not have, as soon as it is known which they have."""
+    from flowlab.signal import windowing
+
+    columns = made.get("ingest", {}).get("columns")
+    if columns is not None:
+        with _placed(config):
+            windowing.choose(columns, config.data_processing_feature_extraction.variables)
+
+
+@contextmanager
+def _placed(config: Any) -> Iterator[None]:
+    """Say an error with the place of the key that it begins with, else with that of what chooses the chain."""
+    try:
+        yield
+    except (OptionError, DataError, NotBuiltYet) as error:
+        section = "data_processing_feature_extraction"
         key, colon, text = str(error).partition(": ")
-        if not colon or not hasattr(section, key):
-            raise
-        raise type(error)(f"{config.where('data_processing_feature_extraction', key)}: {text}") from None
+        if not colon or not hasattr(config.section(section), key):
+            listed = "feat_ext_transform" in config.given.get(section, {})
+            key, text = "feat_ext_transform" if listed else "feature_extraction_name", str(error)
+        raise type(error)(f"{config.where(section, key)}: {text}") from None
 
 
 STAGE = Stage(
@@ -92,6 +113,7 @@ STAGE = Stage(
     makes=("features_train", "features_val", "features_test", "windows", "feature_spec"),
     options=options,
     plugins=plugins,
+    check=check,
     code=(
         "flowlab.stages.extract",
         "flowlab.signal.windowing",
@@ -209,7 +231,8 @@ def _cut(table: RecordingTable, split: str, columns: tuple[int, ...], asked: Win
         raise DataError(
             f"split '{split}' has no window of {asked.length} samples"
             f"{f' after keeping one of {asked.factor} samples' if asked.factor > 1 else ''}: "
-            f"its {len(short)} recordings are shorter. Make frame_size or num_frame_concat smaller"
+            f"its {plural(len(short), 'recording is', 'recordings are')} shorter. "
+            "Make frame_size or num_frame_concat smaller"
         )
     cut = Cut(np.concatenate(windows), np.concatenate(labels), np.concatenate(recording), np.concatenate(start))
     missing = [name for i, name in enumerate(table.classes) if not (cut.labels == i).any()]
@@ -221,7 +244,12 @@ def _cut(table: RecordingTable, split: str, columns: tuple[int, ...], asked: Win
     if not short:
         return cut, []
     few = ", ".join(short[:3]) + (", ..." if len(short) > 3 else "")
-    return cut, [f"{len(short)} recordings of {split} are shorter than one window and give none ({few})"]
+    said = plural(
+        len(short),
+        f"recording of {split} is shorter than one window and gives none",
+        f"recordings of {split} are shorter than one window and give none",
+    )
+    return cut, [f"{said} ({few})"]
 
 
 def extract_features(

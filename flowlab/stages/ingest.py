@@ -141,6 +141,7 @@ def run(job: StageJob) -> StageResult:
     (job.out / "splits.json").write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     metrics = {
         "recordings": len(recordings),
+        "columns": list(recordings[0].columns),
         "samples": sum(len(item.samples) for item in recordings),
         "classes": list(classes),
         "counts": document["counts"],

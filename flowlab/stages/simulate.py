@@ -58,6 +58,7 @@ STAGE = Stage(
         "flowlab.stages.simulate",
         "flowlab.compiler.agreement",
         "flowlab.compiler.ir",
+        "flowlab.compiler.place",
         "flowlab.compiler.text",
         "flowlab.compiler.trace",
         "flowlab.signal.features_file",
@@ -109,7 +110,7 @@ def run(job: StageJob) -> StageResult:
     cycles = next((outcome.cycles for outcome in outcomes if outcome.cycles is not None), None)
     metrics = _metrics(job, outcomes[0], table.labels)
     _write(job, "agreement.json", agreement)
-    _write(job, "costs.json", costs(graph, cycles))
+    _write(job, "costs.json", costs(graph, cycles, accelerator=bool(target.rules())))
     _write(job, "metrics_simulate.json", metrics)
     _write_outputs(job, outcomes[0])
     names = ("outputs.npz", "agreement.json", "costs.json", "metrics_simulate.json")
@@ -195,20 +196,24 @@ def _not_run(target: Target, floats: bool) -> list[dict[str, str]]:
     return rows
 
 
-def costs(graph: Graph, cycles: int | None) -> dict[str, Any]:
-    """Multiply-accumulates by unit, from the placed graph; cycles where an execution counts them."""
+def costs(graph: Graph, cycles: int | None, *, accelerator: bool) -> dict[str, Any]:
+    """Multiply-accumulates by unit, from the placed graph; cycles where an execution counts them.
+
+    ``npu_share`` means what it means in the placement: None where the device has no accelerator.
+    """
     import math
+
+    from flowlab.compiler.place import share
 
     by_unit = {"npu": 0, "cpu": 0}
     for node in graph.nodes:
         if node.op in ("conv", "linear"):
             work = node.constants["weight"][0].size * math.prod(node.type.shape)
             by_unit["npu" if node.attributes.get("unit") == "npu" else "cpu"] += int(work)
-    total = sum(by_unit.values())
     return {
         "macs_npu": by_unit["npu"],
         "macs_cpu": by_unit["cpu"],
-        "npu_share": by_unit["npu"] / total if total else 0.0,
+        "npu_share": share(by_unit, accelerator=accelerator),
         "cycles": cycles,
         "note": "multiply-accumulates of convolutions and fully connected layers, padding included"
         + ("" if cycles is not None else "; no execution here counts cycles"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Outputs = Mapping[str, NDArray[Any]]
 
 GOLDEN_VECTORS = 8
+EXECUTIONS = ("ONNX Runtime", "interpreter", "torch")  # what is compared here, on every device
 BATCH = 256
 
 
@@ -102,8 +103,8 @@ def run(job: StageJob) -> StageResult:
         return first_layer(graph, model, table.features[vector : vector + 1])
 
     rows = [
-        compare("interpreter", values, runtime, layer, floats=floats),
-        compare("torch", torch_outputs, runtime, floats=floats),
+        compare(EXECUTIONS[1], values, runtime, layer, floats=floats),
+        compare(EXECUTIONS[2], torch_outputs, runtime, floats=floats),
     ]
 
     files = {
@@ -348,8 +349,7 @@ def first_layer(graph: Graph, model: bytes, feature: NDArray[np.float32]) -> str
 
 
 def _reference(table: Any, floats: bool) -> dict[str, Any]:
-
-    row = {"name": "ONNX Runtime", "vectors": len(table.features), "mismatches": 0, "first_difference": None}
+    row = {"name": EXECUTIONS[0], "vectors": len(table.features), "mismatches": 0, "first_difference": None}
     return {**row, "comparison": FLOAT if floats else BITS}
 
 

@@ -116,7 +116,7 @@ def test_without_rules_everything_runs_on_the_cpu_without_a_reason() -> None:
     assert {row.unit for row in placement.rows} == {"cpu"}
     assert {row.reason for row in placement.rows} == {""}
     assert placement.sentences() == ()
-    assert placement.npu_share == 0
+    assert placement.npu_share is None
 
 
 def test_a_requantization_runs_where_its_layer_runs() -> None:

@@ -12,8 +12,11 @@ import pytest
 
 from flowlab.config import Config, extractor_options, load, load_mapping
 from flowlab.config.explained import explained, lines
+from flowlab.config.loading import _fraction
+from flowlab.config.reference import rows
 from flowlab.errors import ConfigError, FlowlabError, NotBuiltYet, OptionError
-from flowlab.plugins import Catalogue
+from flowlab.plugins import Brought, Catalogue
+from flowlab.signal.windowing import WindowOptions
 from tests.config.conftest import WHOLE, ToyExtractor
 
 Loaded = Callable[..., Config]
@@ -348,6 +351,98 @@ def test_narrow_activations_run_as_bytes_with_one_warning(loaded: Loaded, catalo
     assert config.effective_activation_bits(catalogue) == 8
 
 
+WINDOWED = "data_processing_feature_extraction:\n  frame_size: {frame}\n  data_proc_transforms: [{steps}]\n"
+
+
+def windowed(loaded: Loaded, stride: object, frame: int = 256, steps: str = "SimpleWindow") -> tuple[str, ...]:
+    """The warnings of a config with this stride; None leaves the key out."""
+    key = "" if stride is None else f"  stride_size: {stride}\n"
+    return loaded(WINDOWED.format(frame=frame, steps=steps) + key).warnings
+
+
+@pytest.mark.parametrize("steps", ["", "Downsample"])
+def test_a_stride_that_no_transform_reads_is_said(loaded: Loaded, steps: str) -> None:
+    (warning,) = windowed(loaded, 0.5, steps=steps)
+    assert warning == (
+        "data_processing_feature_extraction.stride_size changes nothing: only SimpleWindow in data_proc_transforms "
+        "reads it"
+    )
+    assert windowed(loaded, 0.01, steps=steps) == ()  # it is the default anyway
+    assert windowed(loaded, None, steps=steps) == ()
+
+
+@pytest.mark.parametrize("stride", [0, 0.25, 1])
+def test_a_stride_within_a_frame_needs_no_word(loaded: Loaded, stride: float) -> None:
+    assert windowed(loaded, stride) == ()
+
+
+@pytest.mark.parametrize(
+    ("stride", "frame", "left", "fraction"),
+    [
+        (64, 256, 16128, "0.25"),
+        (64, 300, 18900, "0.214"),
+        (7, 100, 600, "0.07"),
+        (1000, 256, 255744, "3.91"),
+        (2, 16777216, 16777216, "0.00000012"),
+    ],
+)
+def test_a_stride_in_samples_is_told_apart_from_the_fraction_that_it_is(
+    loaded: Loaded, stride: int, frame: int, left: int, fraction: str
+) -> None:
+    (warning,) = windowed(loaded, stride, frame)
+    assert warning == (
+        f"data_processing_feature_extraction.stride_size is a fraction of frame_size: {stride} leaves {left} samples "
+        f"out between two frames. For a hop of {stride} samples write {fraction}"
+    )
+    assert WindowOptions(("SimpleWindow",), frame_size=frame, stride_size=stride).hop - frame == left
+    assert WindowOptions(("SimpleWindow",), frame_size=frame, stride_size=float(fraction)).hop == stride
+
+
+def test_the_fraction_that_is_advised_gives_the_hop_of_every_frame() -> None:
+    for frame in range(2, 130):
+        for hop in range(1, 2 * frame):
+            advised = WindowOptions(("SimpleWindow",), frame_size=frame, stride_size=float(_fraction(hop, frame)))
+            assert advised.hop == hop
+
+
+def test_a_stride_above_a_frame_that_is_no_count_of_samples_gets_no_such_advice(loaded: Loaded) -> None:
+    (warning,) = windowed(loaded, 1.5)
+    assert warning.endswith("1.5 leaves 128 samples out between two frames")
+
+
+def test_a_stride_of_less_than_a_sample_says_that_frames_follow_each_other(loaded: Loaded) -> None:
+    (warning,) = windowed(loaded, 0.001)
+    assert warning.endswith("0.001 of 256 samples is less than one, and counts as 1")
+    assert WindowOptions(("SimpleWindow",), frame_size=256, stride_size=0.001).hop == 256
+
+
+def test_a_stride_that_is_left_to_the_default_says_what_it_is(loaded: Loaded) -> None:
+    (warning,) = windowed(loaded, None)
+    assert warning.endswith(
+        "stride_size is not given: SimpleWindow starts a frame every 0.01 of frame_size, here 2 samples"
+    )
+    assert windowed(loaded, None, frame=64) == ()  # less than a sample: frames follow each other
+
+
+def test_an_extractor_with_a_stride_of_its_own_reads_it(write: Write, catalogue: Catalogue) -> None:
+    class Striding(ToyExtractor):
+        name = "striding"
+        Options = WindowOptions
+
+    brought = Catalogue((*catalogue.brought, Brought(Striding(), "flowlab")))
+    for name, warnings in (("striding", 0), ("toy", 1)):
+        part = f"data_processing_feature_extraction:\n  feature_extraction_name: {name}\n  stride_size: 0.5\n"
+        config = load([write(WHOLE), write(part, "part.yaml")], (), brought)
+        assert len(config.warnings) == warnings
+
+
+def test_the_reference_says_the_unit_of_a_stride(loaded: Loaded) -> None:
+    (row,) = (row for row in rows() if row.key == "stride_size")
+    assert row.takes == "a fraction of frame_size, 0 or more, at most 1e+12; SimpleWindow reads it"
+    with pytest.raises(ConfigError, match="found 'half', expected a fraction of frame_size"):
+        windowed(loaded, "half")
+
+
 @pytest.mark.parametrize("mode", [0, 1])
 def test_narrow_activations_are_what_they_are_without_an_accelerator(
     loaded: Loaded, catalogue: Catalogue, mode: int
@@ -650,3 +745,35 @@ def test_loading_a_config_imports_nothing_heavy() -> None:
 def test_names_that_lead_out_of_the_dataset_or_onto_latest_are_refused(loaded: Loaded, wrong: str) -> None:
     with pytest.raises(ConfigError, match=f"dataset.{wrong.partition('=')[0]}.*found .*, expected"):
         loaded("", f"dataset.{wrong}")
+
+
+@pytest.mark.parametrize(
+    ("part", "place"),
+    [
+        ("dataset:\n  data_dir: my_${PLACE}\n", "dataset.data_dir, line 2: '${PLACE}'"),
+        ("dataset:\n  split_names: [train, '${PLACE}', test]\n", "dataset.split_names, line 2: '${PLACE}'"),
+        (
+            "data_processing_feature_extraction:\n  variables: ['${PLACE}']\n",
+            "data_processing_feature_extraction.variables, line 2: '${PLACE}'",
+        ),
+    ],
+)
+def test_a_variable_of_the_environment_in_what_decides_results_is_refused_and_not_taken_as_it_stands(
+    part: str, place: str, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLACE", "secret")
+    with pytest.raises(ConfigError) as caught:
+        loaded(part)
+    said = str(caught.value)
+    assert place in said
+    assert '="$PLACE" in its place' in said
+    assert "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "part", ["dataset:\n  input_data_path: ${PLACE}/data\n", "common:\n  download_path: ${PLACE}/x\n"]
+)
+def test_a_variable_of_the_environment_stays_where_it_is_read_later_or_changes_nothing(
+    part: str, loaded: Loaded
+) -> None:
+    assert "${PLACE}" in json.dumps(loaded(part).given)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
-from flowlab.contracts import Preset
+from flowlab.contracts import Model, Preset
 from flowlab.engine.listings import LISTINGS
 from flowlab.plugins import Brought, Catalogue, load
 
@@ -22,7 +23,11 @@ def test_every_row_says_where_it_comes_from_and_what_it_is(catalogue: Catalogue,
         assert row["from"].startswith("flowlab")
         assert row["summary"]
     assert list(listing.to_json()) == [kind]
-    assert len(listing.lines()) == len(listing.rows) + 1
+    lines = listing.lines()
+    assert max(map(len, lines)) <= 100
+    assert {f"from {row['from']}:" for row in listing.rows} == {line for line in lines if line.startswith("from ")}
+    for row in listing.rows:
+        assert sum(line.split()[0] == row["name"] for line in lines if line.strip()) == 1
 
 
 def test_a_target_says_accelerator_core_memory_and_quantizers(catalogue: Catalogue) -> None:
@@ -48,3 +53,41 @@ def test_nothing_installed_is_said() -> None:
     assert LISTINGS["models"](Catalogue()).lines() == [
         "models: none is installed. `flowlab plugins` says what is, and what of it is broken"
     ]
+
+
+def test_a_model_says_parameters_and_multiplications_for_a_stated_input(catalogue: Catalogue) -> None:
+    listing = LISTINGS["models"](catalogue)
+    rows = {row["name"]: row for row in listing.rows}
+    assert rows["CLS_4k_NPU"]["parameters"] == 3692  # as `flowlab demo` says of the same input
+    # CLS_100_NPU: 1x1 to 8 channels, 3x1 to 8 channels, both over 256 places, then 8 -> 2
+    assert rows["CLS_100_NPU"]["macs"] == 8 * 256 + 8 * 8 * 3 * 256 + 8 * 2
+    assert listing.lines()[0] == "Parameters and multiplications (MACs) for 1 channel, 256 features and 2 classes:"
+    assert all(row["parameters"] and row["macs"] for row in listing.rows)
+
+
+class Unbuildable(Model):
+    """A stranger's network with a fault of its own."""
+
+    name = "unbuildable"
+    summary = "fails"
+
+    def build(self, shape: tuple[int, int, int], outputs: int, options: object) -> nn.Module:
+        raise KeyError("weights")
+
+
+def test_a_network_that_cannot_be_built_is_listed_and_hides_no_other() -> None:
+    (row,) = LISTINGS["models"](Catalogue((Brought(Unbuildable(), "stranger"),))).rows
+    assert (row["name"], row["parameters"], row["macs"]) == ("unbuildable", None, None)
+
+
+def test_a_feature_preset_says_samples_frames_and_features(catalogue: Catalogue) -> None:
+    rows = {row["name"]: row for row in LISTINGS["features"](catalogue).rows}
+    one = rows["Input256_FFTBIN_16Feature_8Frame_3InputChannel_removeDC_2D1"]
+    assert (one["window"], one["frames"], one["features"]) == (2048, 8, [3, 128])
+    assert "window" not in rows["Custom_Default"]  # nothing follows from its values
+
+
+def test_a_quantizer_without_options_says_so(catalogue: Catalogue) -> None:
+    header, *lines = LISTINGS["quantizers"](catalogue).lines()
+    at = header.index("options")
+    assert {line[at:].split()[0] for line in lines if not line.startswith("from ")} == {"none"}

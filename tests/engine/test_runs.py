@@ -63,9 +63,19 @@ def test_runs_are_listed_newest_first_and_by_dataset(store: Store) -> None:
     assert past_runs(store, "none") == ()
 
 
+def test_the_time_of_a_run_is_told_in_utc_whatever_its_zone(store: Store) -> None:
+    value = {"run": "x", "dataset": "gears", "state": "Completed", "config": None}
+    for started, told in (
+        ("2025-01-02T01:30:00+02:00", "2025-01-01 23:30:00"),
+        ("2025-01-02T01:30:00", "2025-01-02T01:30:00"),  # no zone: nobody knows
+        ("yesterday", "yesterday"),
+    ):
+        assert past_run({**value, "started": started}, store).row()[TABLE.index("when (UTC)")] == told
+
+
 def test_a_run_says_when_what_and_how_well(store: Store) -> None:
     row = dict(zip(TABLE, past_runs(store, "gears")[0].row(), strict=True))
-    assert row["when"] == "2025-01-02 00:00:00"
+    assert row["when (UTC)"] == "2025-01-02 00:00:00"
     assert (row["model"], row["device"], row["float"], row["simulated"]) == ("net", "chip", "0.6000", "0.5500")
     assert row["program"] == "100 bytes"
 

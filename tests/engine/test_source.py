@@ -3,11 +3,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from flowlab.engine.source import files_digest, keep_notes, sources
+from flowlab.config.loading import load_mapping
+from flowlab.config.tiers import FEATURES
+from flowlab.engine.source import files_digest, keep_notes, notes, sources
 from flowlab.errors import DataError
+from flowlab.plugins import load
+from flowlab.stages import STAGES
 from flowlab.store.store import Store
 
 
@@ -65,6 +70,33 @@ def test_the_notes_are_the_configs_warnings_and_overview(tmp_path: Path) -> None
     read = json.loads(store.objects.verified(file.sha256).read_bytes())
     assert read["warnings"] == ["beware"]
     assert read["overview"]["common"] == {"target_device": "board", "task_type": "classification"}
+
+
+def overview_of_features(**given: Any) -> dict[str, Any]:
+    common = {"task_type": "generic_timeseries_classification", "target_device": "F28P55"}
+    rest = {"dataset": {"dataset_name": "dc_arc_fault_example_dsk"}, "training": {"model_name": "CLS_4k_NPU"}}
+    asked = load_mapping({"common": common, FEATURES: given, **rest}, load())
+    found: dict[str, Any] = json.loads(notes(asked))["overview"][FEATURES]
+    return found
+
+
+def test_all_that_decides_the_features_is_noted_where_it_is_not_the_default() -> None:
+    chain = {"data_proc_transforms": ["SimpleWindow"], "feat_ext_transform": ["RAW_FE", "CONCAT"]}
+    numbers = {"frame_size": 256, "stride_size": 0.5, "sampling_rate": 180}
+    found = overview_of_features(**chain, **numbers, variables=3, scale=None, dc_remove=True)
+    assert found == {**chain, **numbers, "variables": 3, "feature_extraction_name": None}
+
+
+def test_what_a_preset_decides_is_noted_too() -> None:
+    name = "Generic_256Input_FFT_128Feature_1Frame"
+    found = overview_of_features(feature_extraction_name=name)
+    assert (found["feature_extraction_name"], found["variables"]) == (name, 1)
+    assert found["frame_size"] == 256
+    assert "FFT_FE" in found["feat_ext_transform"]
+
+
+def test_only_the_report_reads_the_notes() -> None:
+    assert [stage.name for stage in STAGES if "notes" in (*stage.needs, *stage.optional)] == ["report"]
 
 
 def test_a_name_that_is_no_utf_8_is_named(tmp_path: Path, data: Path) -> None:

@@ -80,6 +80,16 @@ def test_a_run_that_is_not_there_is_an_error_that_says_which_are(asked: str, tex
     assert raised.value.exit_code == 2
 
 
+@pytest.mark.parametrize("asked", ["latest~9", "tones~9", "tones~000009", "tones~9999999"])
+def test_a_run_before_the_oldest_is_an_error_that_says_how_many_there_are(asked: str, store: Store) -> None:
+    name = asked.partition("~")[0]
+    with pytest.raises(StoreError, match=f"no run '{asked}': the store .* has [2-4] completed runs") as raised:
+        which_run(asked, None, store.root.parent)
+    oldest = str(raised.value).rpartition(" is ")[2].strip("'")
+    assert oldest.startswith(f"{name}~")
+    assert which_run(oldest, None, store.root.parent).name == "20250101T000000Z-aaaa"
+
+
 def test_a_store_without_runs_says_how_one_is_made(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="flowlab run"):
         which_run("latest", None, tmp_path)

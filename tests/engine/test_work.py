@@ -46,6 +46,20 @@ def test_a_stage_that_fails_makes_the_deployments_run_failed(project: Path) -> N
     assert isinstance(work.outcome.error, DataError)
 
 
+def test_a_stage_that_finishes_after_its_run_was_cancelled_does_not_make_it_running_again(project: Path) -> None:
+    for path in (project / "data" / "classes").glob("*/1.csv"):
+        for one in range(2, 6):
+            rows = [f"{one * (at % 5)}.{len(path.parent.name)}{at}" for at in range(100)]
+            path.with_name(f"{one}.csv").write_text("\n".join(rows) + "\n")
+        path.unlink()
+    work = planned(CONFIG, NAME)
+    with pytest.raises(KeyboardInterrupt), work.recorded():
+        raise KeyboardInterrupt
+    _, cached = work.perform("ingest", {}, lambda what, fraction: None)  # as its thread does, which nobody can stop
+    assert not cached
+    assert state(project) == "Failed"
+
+
 def test_a_deployments_run_that_is_stopped_is_failed(project: Path) -> None:
     work = planned(CONFIG, NAME)
     with pytest.raises(KeyboardInterrupt), work.recorded():

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowlab.report import axes
@@ -28,6 +28,7 @@ from tests.report.conftest import history, roc_curve
 
 numbers = st.floats(-1e9, 1e9)
 small = st.floats(1e-9, 1e9)
+positive = st.floats(axes.SMALLEST, axes.LARGEST)
 
 
 def coordinates(svg: str) -> list[tuple[float, float]]:
@@ -40,6 +41,9 @@ def texts(svg: str) -> list[str]:
 
 
 @given(st.lists(numbers, min_size=1, max_size=40), st.booleans())
+@example([5e-324], True)
+@example([1e-310, 1.0], True)
+@example([1e-300, 1e9], True)
 def test_a_curve_is_well_formed_and_inside_its_frame(values: list[float], log: bool) -> None:
     svg = curve("Loss", [Line("float", "a", [(i + 1.0, value) for i, value in enumerate(values)])], log=log)
     ET.fromstring(svg)
@@ -59,9 +63,22 @@ def test_a_window_is_well_formed_and_inside_its_frame(channels: list[list[float]
 def test_an_axis_holds_its_range_and_writes_few_numbers(one: float, other: float) -> None:
     low, high = min(one, other), max(one, other)
     for axis in (axes.round_steps(low, high), axes.decades(low, high), axes.inside(low, high)):
-        assert -1e-6 <= axis.share(low) <= axis.share(high) <= 1 + 1e-6
-        assert 1 <= len(axis.ticks) <= 20
-        assert all(-1e-6 <= axis.share(value) <= 1 + 1e-6 for value, _ in axis.ticks)
+        assert_holds(axis, low, high)
+
+
+@given(positive, positive)
+@example(axes.SMALLEST, axes.LARGEST)
+@example(axes.SMALLEST, axes.SMALLEST)
+@example(axes.LARGEST, axes.LARGEST)
+def test_decades_hold_their_range_however_long_it_is(one: float, other: float) -> None:
+    low, high = min(one, other), max(one, other)
+    assert_holds(axes.decades(low, high), low, high)
+
+
+def assert_holds(axis: axes.Axis, low: float, high: float) -> None:
+    assert -1e-6 <= axis.share(low) <= axis.share(high) <= 1 + 1e-6
+    assert 1 <= len(axis.ticks) <= 20
+    assert all(-1e-6 <= axis.share(value) <= 1 + 1e-6 for value, _ in axis.ticks)
 
 
 @given(st.integers(0, 5), st.integers(0, 100_000))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -179,6 +180,16 @@ def test_stages_that_did_not_run_leave_a_page_that_says_so(facts: ReportFacts, c
     assert "ROC" not in shown
 
 
+def test_a_device_without_an_accelerator_has_no_share_of_one(facts: ReportFacts, changed: Changed) -> None:
+    placement = {"layers": [{**row, "unit": "cpu"} for row in LAYERS], "npu_share": None}
+    costs = {**(facts.costs or {}), "macs_npu": 0, "macs_cpu": 91200, "npu_share": None}
+    shown = text(render(changed(placement=placement, costs=costs, unit_name="CPU")))
+    assert "The device has no accelerator: every layer runs on the CPU." in shown
+    assert "Work for one window 91,200 multiply-accumulates on the CPU." in shown
+    assert "of the multiplications run on" not in shown
+    assert "91,200 multiply-accumulates on the NPU, 0 on the CPU." in text(render(facts))
+
+
 def test_mode_0_says_float_everywhere(facts: ReportFacts, changed: Changed) -> None:
     off = "quantization: 0; set 2 for the NPU"
     part = {"vectors": 2304, "mismatches": 0, "comparison": "float"}
@@ -218,6 +229,64 @@ def test_the_int8_file_is_compared_with_the_exact_form(facts: ReportFacts, chang
 def test_curves_have_areas_and_thresholds_of_the_integers(facts: ReportFacts) -> None:
     shown = text(render(facts))
     assert "arc 0.99871 0.99872 98.18 % 1.82 % ≥ 16 95.57 % ≥ 36 78.12 %" in shown
+
+
+def test_equal_outputs_are_told_where_curve_and_matrix_count_otherwise(facts: ReportFacts, changed: Changed) -> None:
+    note = "Where outputs are equal, a window counts for each of their classes here"
+    alike = changed(metrics_quantize={**facts.metrics_quantize, "confusion": [[1131, 21], [21, 1131]]})
+    assert note not in text(render(alike))
+    for matrix in ([[1130, 22], [21, 1131]], [[1131, 21], [20, 1132]]):
+        other = changed(metrics_quantize={**facts.metrics_quantize, "confusion": matrix})
+        assert note in text(render(other))
+
+
+def test_a_class_that_is_never_said_is_found_in_no_window(changed: Changed) -> None:
+    never = {**roc_curve("arc", 0.7, 4), "points": [[0, 10, -3], [1152, 1152, -36]]}
+    assert "arc 0.99871 0.70000 0.00 % 0.00 %" in text(render(changed(integer_curves=[never])))
+
+
+def with_lines(facts: ReportFacts, columns: list[str], shape: list[int], lines: int, drawn: int = 256) -> str:
+    spec = {**facts.feature_spec, "columns": columns, "shape": shape}
+    channels = [[float(i), 0.0] for i in range(len(columns))]
+    one = Example("arc", channels, 1, [[0.0] * drawn for _ in range(lines)])
+    page = render(replace(facts, feature_spec=spec, examples=[one]))
+    outline(page)
+    return page
+
+
+def legends(page: str) -> list[list[tuple[str, str]]]:
+    """Colour and name of each line of the example windows' legends."""
+    section = page.partition("A window of each class")[2].partition("</section>")[0]
+    found = re.findall(r'<p class="legend">(.*?)</p>', section, flags=re.S)
+    return [re.findall(r'<span class="(w\d)"></span>([^<]*)</span>', one) for one in found]
+
+
+def test_the_channels_of_a_window_are_told_apart(facts: ReportFacts) -> None:
+    page = with_lines(facts, ["x_g", "y_g", "<z>"], [3, 256, 1], 3)
+    assert legends(page) == [[("w0", "x_g"), ("w1", "y_g"), ("w2", "&lt;z&gt;")]]
+    assert page.count('class="line w2 thin"') == 2  # the window's and its feature's
+    assert legends(render(facts)) == []  # one line
+
+
+def test_every_colour_of_a_line_is_in_the_style_sheet(facts: ReportFacts) -> None:
+    page = with_lines(facts, [f"c{i}" for i in range(8)], [8, 256, 1], 4)
+    used = set(re.findall(r'class="(?:line )?(w\d)', page))
+    assert used == {f"w{i}" for i in range(8)}
+    assert all(f".line.{name}, .key > .{name} {{" in page for name in used)
+
+
+def test_lines_of_a_feature_that_are_no_channels_have_names_of_their_own(facts: ReportFacts) -> None:
+    page = with_lines(facts, ["x", "y"], [1, 256, 3], 3)
+    names = [[("w0", "x"), ("w1", "y")], [(f"w{i}", f"channel 1, column {i + 1}") for i in range(3)]]
+    assert legends(page) == names
+
+
+def test_what_is_not_drawn_of_an_example_is_said(facts: ReportFacts) -> None:
+    shown = text(with_lines(facts, [f"c{i}" for i in range(12)], [12, 1024, 1], 4, drawn=400))
+    assert "Of the 12 channels the first 8 are drawn." in shown
+    assert "Of the 12 lines of a feature the first 4 are drawn." in shown
+    assert "Of the 1,024 values of each of its lines the first 400 are drawn." in shown
+    assert "are drawn" not in text(render(facts))
 
 
 def test_ten_classes_are_drawn_too(facts: ReportFacts, changed: Changed) -> None:
@@ -313,6 +382,13 @@ def test_sections_of_the_overview_stand_in_the_order_of_a_config(facts: ReportFa
     shown = text(render(changed(notes={"warnings": [], "overview": jumbled})))
     places = [shown.index(f"{name}:") for name in ("common", "dataset", "training", "compilation")]
     assert places == sorted(places)
+
+
+def test_lists_and_switches_of_the_features_are_written_as_a_person_would(facts: ReportFacts, changed: Changed) -> None:
+    features = {"dc_remove": False, "feat_ext_transform": ["RAW_FE", "CONCAT"], "frame_size": 256, "stride_size": 1.0}
+    overview = {**facts.notes["overview"], "data_processing_feature_extraction": features}
+    shown = text(render(changed(notes={"warnings": [], "overview": overview})))
+    assert "dc_remove false feat_ext_transform RAW_FE, CONCAT frame_size 256 stride_size 1" in shown
 
 
 def test_what_was_mended_or_left_out_when_reading_is_said_with_the_data(facts: ReportFacts, changed: Changed) -> None:

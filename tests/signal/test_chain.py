@@ -71,7 +71,7 @@ def test_steps_that_are_to_come_say_so(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (FftOptions(("RAW_FE",)), "frame_size: 1; set it"),
+        (FftOptions(("RAW_FE",)), "frame_size: found 1, expected"),
         (replace(MOTOR, num_frame_concat=2, frame_size=128), "does not hold 2 frames of frame_size 128"),
         (replace(MOTOR, feature_size_per_frame=None), "BINNING needs feature_size_per_frame"),
         (replace(MOTOR, feature_size_per_frame=200), "more than the 128 values of half a spectrum"),

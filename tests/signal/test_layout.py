@@ -65,7 +65,7 @@ def test_lists_decide_the_split_and_what_is_in_none_is_left_out_and_said(folder:
         "buzz/2.csv": "val",
         "hum/3.csv": "test",
     }
-    assert seen.notes == ("1 recordings stand in no annotation list and are left out (buzz/3.csv)",)
+    assert seen.notes == ("1 recording stands in no annotation list and is left out (buzz/3.csv)",)
 
 
 @pytest.mark.parametrize(

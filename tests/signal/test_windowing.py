@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowlab.config import loading
 from flowlab.errors import DataError, OptionError
 from flowlab.signal import windowing
 from flowlab.signal.windowing import WindowOptions
@@ -51,6 +52,7 @@ def test_windows_are_those_of_the_reference(
 
 
 def test_stride_size_is_a_fraction_of_the_frame() -> None:
+    assert windowing.STRIDES == loading.STRIDES  # what the config warns of is what cuts
     assert WindowOptions(("SimpleWindow",), frame_size=256, stride_size=0.25).hop == 64
     assert WindowOptions(("SimpleWindow",), frame_size=256, stride_size=0.001).hop == 256
     assert WindowOptions((), frame_size=256, stride_size=0.25).hop == 256
@@ -90,7 +92,7 @@ def test_variables_that_are_not_there_are_named(variables: object, message: str)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (WindowOptions(), "frame_size: 1; set it"),
+        (WindowOptions(), "frame_size: found 1, expected"),
         (WindowOptions(("SimpleWindows",), frame_size=8), "Did you mean 'SimpleWindow'?"),
         (WindowOptions(frame_size=8, stride_size=-0.5), "stride_size: -0.5"),
         (WindowOptions(frame_size=8, frame_skip=0), "frame_skip: 0"),

@@ -12,6 +12,7 @@ import pytest
 from integer_graphs import awkward_graph, example_graph, features_of
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.place import place
 from flowlab.compiler.program import encode, parse
 from flowlab.compiler.text import print_graph
 from flowlab.compiler.trace import layer_crcs
@@ -144,6 +145,14 @@ def test_costs_count_what_runs_on_the_npu(tmp_path: Path, no_compiler: None) -> 
     costs = json.loads(run.simulate().files["costs"]["costs.json"].read_text())
     assert costs["macs_npu"] == 8 * 5 * 32 + 8 * 8 * 3 * 32 + 16 * 8 * 5 * 8 + 32
     assert (costs["macs_cpu"], costs["npu_share"], costs["cycles"]) == (0, 1.0, None)
+
+
+@pytest.mark.parametrize(("accelerator", "share"), [(True, 0.0), (False, None)])
+def test_a_share_of_none_means_that_there_is_no_accelerator(accelerator: bool, share: float | None) -> None:
+    on_cpu = place(awkward_graph(), ()).graph
+    costs = simulate_stage.costs(on_cpu, None, accelerator=accelerator)
+    assert (costs["macs_npu"], costs["npu_share"]) == (0, share)
+    assert costs["macs_cpu"] > 0
 
 
 def test_a_program_that_differs_stops_the_run_and_names_the_layer(tmp_path: Path, no_compiler: None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flowlab.config import load_mapping
 from flowlab.contracts import Dataset, FeatureExtractor, Plugin, Recording, StageJob, StageResult
 from flowlab.errors import ConfigError, DataError, NotBuiltYet, OptionError
 from flowlab.plugins import load
@@ -204,6 +205,45 @@ def test_extract_writes_features_windows_and_their_description(folder: Path, tmp
     assert set(windows.labels.tolist()) == {0, 1}
 
 
+def asked_of_extract(**keys: Any) -> tuple[extract.ExtractOptions, Any]:
+    """What decides extract's result in a config with these keys."""
+    catalogue = load()
+    config = load_mapping(
+        {
+            "common": {"task_type": "generic_timeseries_classification", "target_device": "F28P55"},
+            "dataset": {"dataset_name": "dc_arc_fault_example_dsk"},
+            "data_processing_feature_extraction": keys,
+            "training": {"model_name": "CLS_1k_NPU"},
+        },
+        catalogue,
+    )
+    return extract.options(config, catalogue), extract.plugins(config, catalogue)["feature_extractor"][1]
+
+
+def test_a_stride_that_nothing_reads_decides_nothing() -> None:
+    preset = {"feature_extraction_name": "Generic_256Input_FFT_128Feature_1Frame"}
+    plain = asked_of_extract(**preset)
+    assert asked_of_extract(**preset, stride_size=64) == plain
+    assert asked_of_extract(**preset, stride_size=0.5, data_proc_transforms=[]) == plain
+    read = [
+        asked_of_extract(**preset, stride_size=stride, data_proc_transforms=["SimpleWindow"]) for stride in (0.5, 1)
+    ]
+    assert read[0] != read[1]
+    assert [one.windows.hop for one, _ in read] == [128, 256]
+
+
+def test_notes_on_a_chain_are_warnings_where_no_preset_lists_it(folder: Path, tmp_path: Path) -> None:
+    preset = {"feature_extraction_name": "Generic_256Input_FFT_128Feature_1Frame"}
+    chain = {"feat_ext_transform": ["ABS", "FFT_FE"]}
+    assert not asked_of_extract(**preset)[0].own_chain
+    assert asked_of_extract(**preset, **chain)[0].own_chain
+    assert asked_of_extract(frame_size=256, **chain)[0].own_chain
+    assert asked_of_extract(frame_size=256, feature_extraction_name="fft")[0].own_chain
+    result = extracted(folder, tmp_path, replace(EXTRACT, own_chain=False))
+    assert result.warnings == ()
+    assert len(json.loads(only(result, "feature_spec").read_text())["notes"]) == 1
+
+
 def test_a_window_leads_back_to_its_recording(folder: Path, tmp_path: Path) -> None:
     result = extracted(folder, tmp_path)
     recordings = recordings_file.read(tmp_path / "ingest" / "recordings.arrow")
@@ -234,7 +274,7 @@ def test_recordings_shorter_than_a_window_are_said(folder: Path, tmp_path: Path)
     file = folder / "classes" / "hum" / "0.csv"
     file.write_text("\n".join(file.read_text().splitlines()[:9]))
     result = extracted(folder, tmp_path / "again")
-    assert any("shorter than one window and give none (hum/0.csv)" in sentence for sentence in result.warnings)
+    assert any("shorter than one window and gives none (hum/0.csv)" in sentence for sentence in result.warnings)
 
 
 def test_a_constant_column_is_an_error_that_names_it(folder: Path, tmp_path: Path) -> None:

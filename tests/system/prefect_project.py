@@ -97,15 +97,20 @@ def flow_run(api: str, name: str) -> dict[str, Any]:
     return found
 
 
-def task_states(api: str, run: dict[str, Any], settled: int = len(STAGES)) -> dict[str, str]:
-    """The task runs' states by name; Prefect's server writes their last states a moment later."""
+def task_runs(api: str, run: dict[str, Any], settled: int = len(STAGES)) -> dict[str, dict[str, Any]]:
+    """The task runs by name; Prefect's server writes their last states a moment later."""
     deadline = time.monotonic() + 60
     while True:
         found = asked(api, "task_runs", flow_runs={"id": {"any_": [run["id"]]}})
         final = [one for one in found if one["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
         if len(final) >= settled or time.monotonic() > deadline:
-            return {one["name"]: one["state_name"] for one in found}
+            return {one["name"]: one for one in found}
         time.sleep(0.3)
+
+
+def task_states(api: str, run: dict[str, Any], settled: int = len(STAGES)) -> dict[str, str]:
+    """The task runs' states by name."""
+    return {name: one["state_name"] for name, one in task_runs(api, run, settled).items()}
 
 
 def is_alive(pid: int) -> bool:

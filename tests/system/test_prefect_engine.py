@@ -19,8 +19,10 @@ import pytest
 
 from flowlab.engine import server
 
-CHILD = Path(__file__).parent / "imagined_run.py"
-STAGES = ["ingest", "train", "simulate", "report"]
+sys.path.insert(0, str(Path(__file__).parent))
+
+from prefect_project import CHILD, STAGES, flow_run, task_runs
+
 KILLS = 3
 
 
@@ -63,31 +65,6 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with server.temporary_server(home) as url:
         server.wait_until_healthy(url, home)
         yield url
-
-
-def asked(api: str, path: str, **body: Any) -> list[dict[str, Any]]:
-    import httpx
-
-    answer = httpx.post(f"{api}/{path}/filter", json=body, timeout=60)
-    assert answer.status_code == 200, answer.text
-    found: list[dict[str, Any]] = answer.json()
-    return found
-
-
-def flow_run(api: str, name: str) -> dict[str, Any]:
-    (found,) = asked(api, "flow_runs", flow_runs={"name": {"any_": [name]}})
-    return found
-
-
-def task_runs(api: str, run: dict[str, Any], settled: int = len(STAGES)) -> dict[str, dict[str, Any]]:
-    """The task runs by name; Prefect's server writes their last states a moment later."""
-    deadline = time.monotonic() + 60
-    while True:
-        found = asked(api, "task_runs", flow_runs={"id": {"any_": [run["id"]]}})
-        final = [one for one in found if one["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]
-        if len(final) >= settled or time.monotonic() > deadline:
-            return {one["name"]: one for one in found}
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
