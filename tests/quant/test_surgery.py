@@ -238,6 +238,11 @@ def test_a_replacement_has_the_mode_and_the_dtype_of_what_it_replaces() -> None:
     assert not done[0].training
 
 
+def named(value: object) -> str:
+    """An id without an address in it: workers that run in parallel must collect equal tests."""
+    return getattr(value, "__name__", str(value))
+
+
 @pytest.mark.parametrize(
     ("key", "text"),
     [
@@ -248,7 +253,7 @@ def test_a_replacement_has_the_mode_and_the_dtype_of_what_it_replaces() -> None:
         (F.glu, "replacement of glu: forward does not call it"),
         (7, "replacement of 7: a key is a module's class"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_key_that_matches_nothing_is_an_error(key, text) -> None:
     with pytest.raises(OptionError, match=re.escape(text)):
@@ -265,7 +270,7 @@ def test_a_key_that_matches_nothing_is_an_error(key, text) -> None:
         (lambda old: 1 / 0, "'0.2' (GELU): <lambda> fails with ZeroDivisionError"),
         ("relu", "replacement of GELU by 'relu': a value is"),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_value_that_gives_no_module_is_an_error(value, text) -> None:
     with pytest.raises(OptionError, match=re.escape(text)):
