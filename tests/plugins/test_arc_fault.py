@@ -11,7 +11,7 @@ from flowlab import testing
 from flowlab.contracts import NoOptions, Recording
 from flowlab.signal import split
 from flowlab_zoo import arc_fault
-from flowlab_zoo.datasets import DATASETS, DcArcFault
+from flowlab_zoo.datasets import DcArcFault
 
 FRAME = 1024
 
@@ -106,7 +106,7 @@ def test_recordings_are_finite_currents_of_one_column() -> None:
 
 
 def test_the_dataset_says_that_it_is_synthetic() -> None:
-    (dataset,) = DATASETS
+    dataset = DcArcFault()
     assert dataset.synthetic
     assert "synthetic" in dataset.summary
 
