@@ -46,7 +46,7 @@ class Scales:
 
     ``scale`` and ``range`` (least and most integer of the type) of every value; for layers their weights' scales and
     shifts; for averages, sums and products their multiplier and shift; for the input step its numbers. ``steps`` are
-    those that they are for: with the tables between values of very different sizes.
+    those that they are for: with the tables between values of very different sizes, ``sizes`` what these follow from.
     """
 
     scale: dict[str, float] = field(default_factory=dict)
@@ -55,6 +55,7 @@ class Scales:
     sums: dict[str, tuple[int, int]] = field(default_factory=dict)
     inputs: dict[str, observe.InputNumbers] = field(default_factory=dict)
     steps: Steps | None = None
+    sizes: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,14 @@ def calibrate(
     for step in steps.steps:
         observe.check_finite(value_of(step), values[value_of(step)].numpy())
     samples = samples_of(values, [value_of(step) for step in steps.steps])
-    steps = apart(steps, {name: observe.range_scale(each, -128, 127) for name, each in samples.items()})
+    sizes = {name: observe.range_scale(each, -128, 127) for name, each in samples.items()}
+    steps = apart(steps, sizes)
     for step in steps.steps:
         if isinstance(step, TableStep) and step.name not in samples:
             samples[step.name] = samples[step.source]
     widths = _Widths(format, weight_bits, bits_of or {}, activation_bits)
     shared = sharing(steps, free=not format.power_of_two_scales.get(weight_bits, False))
-    return replace(_Chooser(steps, samples, widths, shared).run(), steps=steps)
+    return replace(_Chooser(steps, samples, widths, shared).run(), steps=steps, sizes=sizes)
 
 
 @dataclass

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from flowlab.errors import QuantizationError
 from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.real_value import real_values
 from flowlab.quant.steps import value_of
@@ -43,3 +45,23 @@ def first_bad_layer(network: FakeQuantized, features: NDArray[np.float32], limit
         f"{name}: THE QUANTIZED NETWORK IS FAR FROM THE FLOAT ONE: error {found[name]:.0%} of this layer's values, "
         f"{worst:.0%} of the output's"
     )
+
+
+def differences(left: Tensor, right: Tensor) -> dict[str, float]:
+    """Of real outputs and others: the largest, mean and relative (L2) difference, and the share of equal classes.
+
+    Raises:
+        QuantizationError: for different shapes.
+    """
+    if left.shape != right.shape:
+        raise QuantizationError(f"outputs of shapes {tuple(left.shape)} and {tuple(right.shape)} cannot be compared")
+    real, other = left.detach().double(), right.detach().double()
+    size = float(real.norm())
+    found = {
+        "largest": float((real - other).abs().max()),
+        "mean": float((real - other).abs().mean()),
+        "relative": float((real - other).norm()) / size if size else 0.0,
+    }
+    if left.ndim == 2 and left.shape[1] > 1:
+        found["same_class"] = float((real.argmax(1) == other.argmax(1)).double().mean())
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 
@@ -19,3 +20,34 @@ def reservoir(total: int, count: int, seed: int) -> NDArray[np.int64]:
         for index in np.flatnonzero(places < count):
             kept[places[index]] = count + index
     return np.sort(kept)
+
+
+class Reservoir:
+    """The same sample over windows that come in batches, without knowing how many there will be."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        """``count``: the most that are kept; the draws for a batch depend on the seed and on what came before it."""
+        self.count, self.seed = count, seed
+        self.seen = 0
+        self.kept: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """How many are kept."""
+        return 0 if self.kept is None else len(self.kept)
+
+    def add(self, windows: torch.Tensor) -> None:
+        """Take a batch in: float32 ``(window, ...)``; what is kept is copied."""
+        windows = windows.detach().float().cpu()
+        room = min(self.count - len(self), len(windows))
+        if room > 0:
+            first = windows[:room].clone()
+            self.kept = first if self.kept is None else torch.cat([self.kept, first])
+        if room < len(windows):
+            before, rest = self.seen + room, windows[room:]
+            random = np.random.Generator(np.random.PCG64([self.seed, before]))
+            places = random.integers(0, np.arange(before, before + len(rest)) + 1)
+            chosen = np.flatnonzero(places < self.count)
+            assert self.kept is not None
+            for row in chosen:  # the later of two for one place stays
+                self.kept[int(places[row])] = rest[int(row)]
+        self.seen += len(windows)

@@ -10,7 +10,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flowlab.compiler.number_format import GENERIC
+from flowlab.learn.trace import trace_module
+from flowlab.quant.calibrating_wrapper import CalibratingWrapper
 from flowlab.quant.lite import default_replacements, lite
+from flowlab.quant.training_wrapper import TrainingWrapper
+from flowlab_tinpu.number_format import NPU
 
 
 def get_replacement_dict_default() -> dict[Any, Any]:
@@ -39,3 +44,42 @@ def convert_to_lite_fx(
         GraphError: where a function is to be replaced and ``forward`` cannot be traced.
     """
     return lite(model, replacement_dict, example=example_inputs).module
+
+
+BACKENDS = ("qnnpack", "fbgemm", "x86", "onednn")  # torch's; TI's classes take them
+
+
+class TINPUTinyMLQATFxModule(TrainingWrapper):
+    """Quantization-aware training for the NPU."""
+
+    quantizer = "tinpu_qat"
+    format = NPU
+    backends = BACKENDS
+    trace = staticmethod(trace_module)
+
+
+class TINPUTinyMLPTQFxModule(CalibratingWrapper):
+    """Post-training quantization for the NPU."""
+
+    quantizer = "tinpu_ptq"
+    format = NPU
+    backends = BACKENDS
+    trace = staticmethod(trace_module)
+
+
+class GenericTinyMLQATFxModule(TrainingWrapper):
+    """Quantization-aware training for any CPU."""
+
+    quantizer = "generic_qat"
+    format = GENERIC
+    backends = BACKENDS
+    trace = staticmethod(trace_module)
+
+
+class GenericTinyMLPTQFxModule(CalibratingWrapper):
+    """Post-training quantization for any CPU."""
+
+    quantizer = "generic_ptq"
+    format = GENERIC
+    backends = BACKENDS
+    trace = staticmethod(trace_module)

@@ -1,0 +1,134 @@
+"""The wrapper of quantization-aware training: when scales are chosen, norms frozen, and epochs over."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from flowlab.contracts import Quantized
+from flowlab.errors import QuantizationError
+from flowlab.quant.epochs import norm_epochs
+from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.integer_network import check_finite
+from flowlab.quant.ptq import convert
+from flowlab.quant.reservoir import Reservoir
+from flowlab.quant.wrapper import Wrapper
+
+FEWEST = 64  # windows before the first scales are chosen from them, in training
+
+
+class TrainingWrapper(Wrapper):
+    """Quantization-aware training in a loop of the user's own.
+
+    The first batches choose the scales (until `FEWEST` windows are kept the network is still a float one), and while
+    training has not settled they are chosen again after 2, 4, 8, ... steps where a value's range has doubled or halved.
+    An epoch is over when ``train()`` follows ``eval()``, when `epoch_end` is called, or after ``steps_per_epoch``
+    batches. In evaluation mode the outputs are those of the integers that would ship now, to the bit.
+    """
+
+    trains = True
+
+    def forward(self, x: Tensor, *more: Any) -> Any:
+        """(batch, ...) -> what the wrapped module gives, computed with the integers that ship."""
+        x = self._checked(x, more)
+        if self.training:
+            self._before_step(x)
+        elif self.network is None and not self.begun:
+            self._observe(x)  # a loop that only calibrates
+        assert self.border is not None
+        if self.network is None:
+            return self.module(x)
+        return self.border.outside(self.network(self.border.inside(x)))
+
+    def _before_step(self, x: Tensor) -> None:
+        check_finite(x)
+        if not self.begun:
+            self.begun = True
+            self.reservoir = Reservoir(self.reservoir.count, self.seed)  # what was evaluated is no training data
+        if not self._settled:
+            self.reservoir.add(x)
+        if torch.is_grad_enabled():
+            self.epochs.step()
+            self._keep_schedule()
+        if self.network is None:
+            if len(self.reservoir) >= min(FEWEST, self.reservoir.count):
+                self._calibrate()
+        elif not self._settled and _is_power_of_two(self.epochs.steps):
+            self._calibrate()
+
+    @property
+    def _settled(self) -> bool:
+        """Whether scales stay as they are."""
+        late = self.observe_until is not None and self.network is not None and self.epochs.done >= self.observe_until
+        return self.network is not None and (self.scales_frozen or self.norms_frozen or late)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation; training after evaluation begins another epoch."""
+        if mode and not self.training:
+            self.epochs.trains_again()
+            self._keep_schedule()
+        super().train(mode)
+        return self
+
+    def epoch_end(self) -> None:
+        """Say that an epoch is over, in a loop that never evaluates; what ``train()`` says is then not counted."""
+        self.epochs.end()
+        self._keep_schedule()
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Say where the loop stands, as flowlab's own does; ``epoch`` counts from 0."""
+        self.norms_until = norm_epochs(self.norms_asked, epochs)
+        self.epochs.begin(epoch, epochs)
+        self._keep_schedule()
+
+    def _keep_schedule(self) -> None:
+        if self.norms_until is not None and self.epochs.done >= self.norms_until and not self.norms_frozen:
+            self._say(f"batch norm is frozen after {self.epochs.done} epochs")
+            self.norms_frozen = True
+            if self.network is not None:
+                self.network.finish()
+
+    def _converted(self, output_int: bool) -> Quantized:
+        if self.network is None:
+            self._calibrate()
+        said = self._unfinished()
+        other = copy.deepcopy(self)
+        assert other.network is not None
+        other.network.finish()
+        for name, value in other.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise QuantizationError(f"quantization-aware training: '{name}' became NaN. Lower the learning rate.")
+        found = convert(other._job(other._windows(), output_int), other.network.eval(), self.quantizer)
+        return replace(found, warnings=(*found.warnings, *said))
+
+    def _measured(self) -> FakeQuantized:
+        other = copy.deepcopy(self)  # folded again, from the weights as they are now
+        if other.network is None:
+            other._calibrate()
+        assert other.network is not None
+        return other.network
+
+    def _unfinished(self) -> list[str]:
+        """Sentences on a schedule that never came to its end, and on weights that nobody trained."""
+        said, epochs = [], self.epochs
+        if self.norms_until is not None and not self.norms_frozen:
+            said.append(
+                f"the loop was seen to end {epochs.done} of {epochs.total} epochs in {epochs.steps} steps, so batch "
+                f"norm, to be frozen after {self.norms_until}, is frozen only now. Call eval() and train() in every "
+                "epoch, or epoch_end(), or give steps_per_epoch"
+            )
+        if self._digest() == self.untouched:
+            count = sum(value.numel() for value in self.module.parameters())
+            said.append(
+                f"0 of {count} weights changed since wrapping: the optimizer trains another copy, or nothing was "
+                "trained. Make it of the wrapper's parameters()"
+            )
+        return said
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 0 and number & (number - 1) == 0

@@ -1,0 +1,259 @@
+"""A private copy of a module, what was fed to it, and the integer network around its parameters: a wrapper's state.
+
+It goes into a state dict as plain values and tensors, and into copies and pickles: the network is then built again.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flowlab.contracts import NumberFormat
+from flowlab.errors import QuantizationError
+from flowlab.quant.border import Border
+from flowlab.quant.calibrate import Scales, calibrate
+from flowlab.quant.epochs import Epochs
+from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.fold import fold
+from flowlab.quant.integer_network import check_finite, checked
+from flowlab.quant.mixed import Budget, choose_bits
+from flowlab.quant.qconfig import Bits
+from flowlab.quant.reservoir import Reservoir
+from flowlab.quant.scales_state import from_plain, to_plain
+from flowlab.quant.shared_parameters import (
+    Trace,
+    freeze_others,
+    give_statistics,
+    shared_parameters,
+    untrained,
+)
+from flowlab.quant.steps import Steps
+
+SETTLED = 2.0  # times as large or small, a value's scale follows its range; less costs more than it gives
+WIDEST_BITS = 8  # of weights whose bits are chosen by layer
+
+logger = logging.getLogger("flowlab.quant")
+
+
+class Wrapped(nn.Module):
+    """What `flowlab.quant.wrapper.Wrapper` keeps; a subclass names its number format and tracer.
+
+    ``module`` is the copy whose parameters are trained; ``network`` the integers around them, None before the first
+    scales; ``border`` the shapes, None before the first batch; ``reservoir`` what scales are chosen from.
+    """
+
+    trains: ClassVar[bool]
+    format: ClassVar[NumberFormat]
+
+    def __init__(self, model: nn.Module, bits: Bits, epochs: Epochs, reservoir: Reservoir, *, verbose: bool) -> None:
+        """``model`` is copied, and not changed."""
+        super().__init__()
+        self.bits, self.epochs, self.reservoir, self.verbose = bits, epochs, reservoir, verbose
+        self.module = copy.deepcopy(model)
+        self.network: FakeQuantized | None = None
+        self.border: Border | None = None
+        self.bits_of: dict[str, int] = {}
+        self.norm_modules: dict[str, str] = {}
+        self.norms_frozen = False
+        self.scales_frozen = False
+        self.begun = False  # a batch came in training mode
+        self.untouched = self._digest()
+
+    @staticmethod
+    def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
+        """The module's float graph for an input of this shape, without the batch."""
+        raise NotImplementedError
+
+    # --- what is fed -------------------------------------------------------------------------------
+
+    def _learn_shape(self, x: Tensor) -> None:
+        """Trace the module for the shape of a first batch, and refuse what has no integer form."""
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            raise QuantizationError(f"the input is {_kind(x)}; a tensor (batch, ...) is expected")
+        shape = tuple(x.shape[1:])
+        traced = type(self).trace(self.module, shape)
+        fold(traced.graph)
+        for said in traced.warnings:
+            warnings.warn(said, stacklevel=5)
+        trial = copy.deepcopy(self.module).eval()
+        with torch.no_grad():
+            found = trial(torch.zeros(2, *shape))
+        if isinstance(found, Mapping):
+            parts = [found[key] for key in traced.graph.outputs]
+        else:
+            parts = list(found) if isinstance(found, tuple | list) else [found]
+        shapes = {name: tuple(part.shape[1:]) for name, part in zip(traced.graph.outputs, parts, strict=True)}
+        self.border = Border(shape, traced.graph.inputs[0].type.shape, shapes, traced.structure)
+
+    def _checked(self, x: Tensor, more: tuple[Any, ...]) -> Tensor:
+        if more:
+            raise QuantizationError(f"{len(more) + 1} inputs were given; a network with one input can be quantized")
+        if self.border is None:
+            self._learn_shape(x)
+        assert self.border is not None
+        x = checked(x, self.border.input)
+        if len(x) == 0:
+            raise QuantizationError("the batch is empty")
+        return x
+
+    def _observe(self, x: Tensor) -> None:
+        check_finite(x)
+        self.reservoir.add(x)
+
+    def _windows(self) -> NDArray[np.float32]:
+        """The kept windows as the graph takes them."""
+        assert self.border is not None
+        assert self.reservoir.kept is not None
+        return np.array(self.border.inside(self.reservoir.kept).numpy())
+
+    # --- the network -------------------------------------------------------------------------------
+
+    @property
+    def _weight_bits(self) -> int:
+        return WIDEST_BITS if self.bits_of else self.bits.weight
+
+    def _traced(self) -> Trace:
+        assert self.border is not None
+        return type(self).trace(self.module, self.border.input)
+
+    def _calibrate(self) -> None:
+        """Choose scales from the kept windows and the weights as they are now, and put the integers to work."""
+        first = self.network is None
+        self._keep_statistics()
+        traced = self._traced()
+        steps = fold(traced.graph)
+        windows = self._windows()
+        if first and self.bits.mixed:
+            budget = Budget(mean_bits=float(self.bits.weight))
+            found = choose_bits(steps, windows, self.format, budget, activation_bits=self.bits.activation)
+            self.bits_of = found.bits_of
+            self._say(found.sentence())
+        scales = calibrate(
+            steps, windows, self.format, self._weight_bits, self.bits.activation, bits_of=self.bits_of or None
+        )
+        if not first and self.reservoir.seen >= self.reservoir.count and not _moved(self.network, scales):
+            return
+        self._build(traced, steps, scales)
+        if first:
+            self._say(f"scales chosen from {len(windows)} windows, weights of {self.bits.weight} bits")
+
+    def _build(self, traced: Trace, steps: Steps, scales: Scales) -> None:
+        first = self.network is None
+        network = FakeQuantized(
+            steps,
+            scales,
+            self.format,
+            self._weight_bits,
+            bits_of=self.bits_of or None,
+            live=0.0 if self.norms_frozen else 1.0,
+            parameters=shared_parameters(self.module, traced),
+            views=traced.views,
+        )
+        freeze_others(network, self.module)
+        if first and self.trains and self.begun and (names := untrained(network, self.module, steps, traced)):
+            warnings.warn(
+                f"{', '.join(names)}: not trained further: the integers of these layers are made of what they are now",
+                stacklevel=6,
+            )
+        self.norm_modules = dict(traced.modules)
+        self.network = network.train(self.training)
+
+    def _keep_statistics(self) -> None:
+        if self.network is not None:
+            give_statistics(self.network, self.module, self.norm_modules)
+
+    # --- state ---------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a state dict carries besides tensors: plain values, which torch loads without code."""
+        self._keep_statistics()
+        epochs = self.epochs
+        return {
+            "bits": (self.bits.weight, self.bits.activation, self.bits.mixed),
+            "bits_of": dict(self.bits_of),
+            "epochs": (epochs.total, epochs.done, epochs.steps, epochs.in_epoch, epochs.told),
+            "frozen": (self.norms_frozen, self.scales_frozen, self.begun),
+            "seen": self.reservoir.seen,
+            "kept": None if self.reservoir.kept is None else self.reservoir.kept.clone(),
+            "shape": None if self.border is None else tuple(self.border.input),
+            "scales": None if self.network is None else to_plain(self.network.scales),
+            "untouched": list(self.untouched),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take it up again; the network is built anew around the same parameters.
+
+        Raises:
+            QuantizationError: where the state is that of other bit widths.
+        """
+        bits = (self.bits.weight, self.bits.activation, self.bits.mixed)
+        if tuple(state["bits"]) != bits:
+            raise QuantizationError(
+                f"the state has weights and activations of {state['bits'][0]} and {state['bits'][1]} bits, and this "
+                f"wrapper {bits[0]} and {bits[1]}: give it the same qconfig_type"
+            )
+        self.bits_of = {str(name): int(value) for name, value in state["bits_of"].items()}
+        total, done, steps, in_epoch, told = state["epochs"]
+        self.epochs = replace(self.epochs, total=total, done=done, steps=steps, in_epoch=in_epoch, told=told)
+        self.norms_frozen, self.scales_frozen, self.begun = state["frozen"]
+        self.reservoir.seen = state["seen"]
+        self.reservoir.kept = None if state["kept"] is None else state["kept"].clone()
+        self.untouched = list(state["untouched"])
+        self.network = None
+        if state["shape"] is not None and (self.border is None or self.border.input != tuple(state["shape"])):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said when the shape was learned
+                self._learn_shape(torch.zeros(1, *state["shape"]))
+        if state["scales"] is not None:
+            traced = self._traced()
+            folded = fold(traced.graph)
+            begun, self.begun = self.begun, False  # what is not trained was said before
+            self._build(traced, folded, from_plain(state["scales"], folded))
+            self.begun = begun
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: the network by its state, since it reads the module through functions."""
+        saved = None if self.network is None else (self.get_extra_state(), dict(self.network.state_dict()))
+        return {**self.__dict__, "_modules": {**self._modules, "network": None}, "saved": saved}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the network again."""
+        saved = state.pop("saved")
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if saved is not None:
+            self.set_extra_state(saved[0])
+            assert self.network is not None
+            self.network.load_state_dict(saved[1])
+
+    def _digest(self) -> list[str]:
+        """What the weights are, to tell whether anything was trained."""
+        return [
+            hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
+            for value in self.module.parameters()
+        ]
+
+    def _say(self, what: str) -> None:
+        if self.verbose:
+            logger.info(what)
+
+
+def _moved(network: FakeQuantized | None, scales: Scales) -> bool:
+    """Whether a value's scale is another one by `SETTLED`."""
+    before = {} if network is None else network.scales.scale
+    if before.keys() != scales.scale.keys():
+        return True
+    return any(max(scale / before[name], before[name] / scale) >= SETTLED for name, scale in scales.scale.items())
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
