@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowlab.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -43,9 +45,16 @@ class Problem:
 
 
 def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The mean cross entropy of logits ``(batch, class)``; no smoothing, no class weights."""
+    """The mean cross entropy of logits ``(batch, class)``; no smoothing, no class weights.
+
+    Raises:
+        DataError: for a label that is none of the classes.
+    """
     import torch.nn.functional as F
 
+    wrong = targets[(targets < 0) | (targets >= outputs.shape[1])]
+    if len(wrong):
+        raise DataError(f"label {int(wrong[0])}: the network has {outputs.shape[1]} classes, counted from 0")
     return F.cross_entropy(outputs, targets)
 
 

@@ -37,7 +37,9 @@ class TrainingWrapper(Wrapper):
         x = self._checked(x, more)
         if self.training:
             self._before_step(x)
-        elif self.network is None and not self.begun:
+        elif self.network is None and self.begun:
+            self._calibrate()  # from the few windows that came
+        elif self.network is None:
             self._observe(x)  # a loop that only calibrates
         assert self.border is not None
         if self.network is None:
