@@ -6,6 +6,8 @@ Decisions that a reader may wonder about:
   does the vendor's toolchain, and a balanced sampler would change what the accuracy on unbalanced data means.
 * The best epoch is the one with the best validation metric, and of equal ones the *later*; its weights are what the
   module ends with, and so what is exported.
+* A teacher (the float network, of one that is quantized) is asked once for each training window, before the first
+  epoch; its outputs are kept.
 * Nothing is random but through (seed, epoch), so a checkpoint needs no generator's state: weights, optimizer and best
   epoch are all there is, and a resumed training ends with the same bits as an undisturbed one.
 """
@@ -33,7 +35,7 @@ from flowlab.learn.determinism import epoch_seed, seeded
 from flowlab.learn.lengthwise import lengthwise
 from flowlab.learn.optimizer import make_optimizer
 from flowlab.learn.problems import PROBLEMS, Problem
-from flowlab.learn.schedule import learning_rate
+from flowlab.learn.schedule import CYCLES, Cycle, learning_rate
 
 Progress = Callable[[str, float], None]
 PREDICT_BATCH = 1024
@@ -51,7 +53,11 @@ class FitData:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train. ``epochs`` may be 0: then the module stays as it is, and is measured."""
+    """How to train. ``epochs`` may be 0: then the module stays as it is, and is measured.
+
+    ``lr_scheduler`` may be ``onecyclelr``: it follows the steps and not the epochs, and has ``cycle`` and no warm-up.
+    ``distillation`` is the share of the loss that a teacher has, softened by ``temperature``; it is 0 without one.
+    """
 
     epochs: int
     batch_size: int
@@ -63,6 +69,9 @@ class FitSettings:
     seed: int = 0
     threads: int = 1
     problem: str = "classification"
+    distillation: float = 0.0
+    temperature: float = 3.0
+    cycle: Cycle = field(default_factory=Cycle)
 
 
 class History(TypedDict):
@@ -89,6 +98,7 @@ class _Run:
     settings: FitSettings
     checkpoint: Path | None
     progress: Progress
+    taught: torch.Tensor | None = None  # a teacher's outputs, one row a training window
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = 0.0
@@ -102,6 +112,7 @@ def fit(
     *,
     checkpoint: Path | None = None,
     progress: Progress = lambda what, done: None,
+    teacher: torch.nn.Module | None = None,
 ) -> History:
     """Train a module in place; it ends in eval mode with the weights of its best epoch.
 
@@ -115,6 +126,7 @@ def fit(
         settings: how; the same settings, data and initial module give the same bits.
         checkpoint: a file that is written after each epoch, and continued from where it fits.
         progress: called after each epoch with a sentence and the fraction done.
+        teacher: what ``settings.distillation`` learns from, a module of the same inputs and outputs.
 
     Raises:
         DataError: if a split is empty or not finite; it names the split.
@@ -126,11 +138,15 @@ def fit(
         raise OptionError(unknown_name("problem", settings.problem, PROBLEMS))
     _check(data)
     before = (torch.from_numpy(np.require(x, requirements="W")) for x in (data.train_features, data.val_features))
+    taught = None
+    if teacher is not None and settings.distillation > 0 and settings.epochs:
+        with seeded(settings.seed, settings.threads):
+            taught = torch.from_numpy(predict(teacher, data.train_features))
     with seeded(settings.seed, settings.threads), lengthwise(module, *before) as (train, val):
         optimizer = make_optimizer(
             settings.optimizer, module.parameters(), settings.learning_rate, settings.weight_decay
         )
-        run = _Run(module, optimizer, problem, settings, checkpoint, progress)
+        run = _Run(module, optimizer, problem, settings, checkpoint, progress, taught)
         _train(run, train, val, data)
         if run.best_epoch:
             module.load_state_dict(run.best_state)
@@ -169,7 +185,7 @@ def _check(data: FitData) -> None:
 def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> None:
     settings, checkpoint = run.settings, run.checkpoint
     targets = torch.from_numpy(data.train_targets.astype(np.int64))
-    identity = _identity(run.module, data, settings)
+    identity = _identity(run.module, data, settings, run.taught)
     _resume(run, load_checkpoint(checkpoint, identity))
     if run.rows:
         run.progress(f"{GOES_ON} after epoch {len(run.rows)} of {settings.epochs}", len(run.rows) / settings.epochs)
@@ -196,19 +212,28 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
     settings, module, optimizer = run.settings, run.module, run.optimizer
     seed = epoch_seed(settings.seed, epoch)
     torch.manual_seed(seed)  # dropout
-    rate = learning_rate(settings.learning_rate, epoch, settings.epochs, settings.lr_scheduler, settings.warmup_epochs)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    cycles = settings.lr_scheduler.lower() == CYCLES
+    if not cycles:
+        _set_rate(
+            optimizer,
+            learning_rate(
+                settings.learning_rate, epoch, settings.epochs, settings.lr_scheduler, settings.warmup_epochs
+            ),
+        )
     begin = getattr(module, "begin_epoch", None)
     if callable(begin):
         begin(epoch, settings.epochs)
     module.train()
     total = 0.0
     seen: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
-    for chosen in batches(len(targets), settings.batch_size, seed):
+    order = list(batches(len(targets), settings.batch_size, seed))
+    for step, chosen in enumerate(order):
+        if cycles:
+            position = (epoch + step / len(order)) / settings.epochs
+            _set_rate(optimizer, settings.learning_rate * settings.cycle.factor(position))
         optimizer.zero_grad()
         outputs = module(features[chosen])
-        loss = run.problem.loss(outputs, targets[chosen])
+        loss = _loss(run, outputs, targets, chosen)
         if not math.isfinite(value := loss.item()):
             raise OptionError(
                 f"epoch {epoch + 1}: the loss is {value}. A lower training.learning_rate (now "
@@ -220,6 +245,19 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
         seen.append((outputs.detach().numpy(), targets[chosen].numpy()))
     said, meant = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     return total / len(targets), run.problem.measure(said, meant)[run.problem.metric]
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _loss(run: _Run, outputs: torch.Tensor, targets: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    loss = run.problem.loss(outputs, targets[chosen])
+    if run.taught is None:
+        return loss
+    share, temperature = run.settings.distillation, run.settings.temperature
+    return (1 - share) * loss + share * run.problem.likeness(outputs, run.taught[chosen], temperature)
 
 
 def batches(count: int, size: int, seed: int) -> Iterator[torch.Tensor]:
@@ -246,11 +284,13 @@ def _outputs(module: torch.nn.Module, features: torch.Tensor, batch: int) -> NDA
     return np.concatenate(parts)
 
 
-def _identity(module: torch.nn.Module, data: FitData, settings: FitSettings) -> str:
-    """What a checkpoint must have been made from to be continued: settings, data and the module as it is given."""
+def _identity(module: torch.nn.Module, data: FitData, settings: FitSettings, taught: torch.Tensor | None) -> str:
+    """What a checkpoint must have been made from to be continued: settings, data, teacher, and the module as given."""
     digest = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
     for array in (data.train_features, data.train_targets, data.val_features, data.val_targets):
         digest.update(f"{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    if taught is not None:
+        digest.update(taught.numpy().tobytes())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         if isinstance(tensor, torch.Tensor):

@@ -29,6 +29,7 @@ class Problem:
         higher_is_better: the direction of ``metric``.
         measure: (outputs ``(N, width)`` floats or integers, targets ``(N,)``) -> numbers by name.
         chance: (targets ``(N,)``) -> the value of ``metric`` up to which a network has shown nothing.
+        likeness: (outputs, a teacher's outputs, temperature) -> a scalar tensor, 0 where they say the same.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Problem:
     higher_is_better: bool
     measure: Callable[[NDArray[np.generic], NDArray[np.int64]], dict[str, float]]
     chance: Callable[[NDArray[np.int64]], float]
+    likeness: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
     def at_least_as_good(self, new: float, old: float) -> bool:
         """True where ``new`` takes the place of ``old``: better, or equal (the later epoch has trained longer)."""
@@ -56,6 +58,17 @@ def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     if len(wrong):
         raise DataError(f"label {int(wrong[0])}: the network has {outputs.shape[1]} classes, counted from 0")
     return F.cross_entropy(outputs, targets)
+
+
+def soft_cross_entropy(outputs: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The divergence from a teacher's softened probabilities, times the temperature's square: a gradient of usual size.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015, section 2.
+    """
+    import torch.nn.functional as F
+
+    said, meant = (F.log_softmax(logits / temperature, dim=1) for logits in (outputs, taught))
+    return temperature**2 * F.kl_div(said, meant, reduction="batchmean", log_target=True)
 
 
 def classify(outputs: NDArray[np.generic], targets: NDArray[np.int64]) -> dict[str, float]:
@@ -88,5 +101,6 @@ PROBLEMS: dict[str, Problem] = {
         higher_is_better=True,
         measure=classify,
         chance=majority,
+        likeness=soft_cross_entropy,
     ),
 }

@@ -276,3 +276,52 @@ def test_predictions_do_not_depend_on_the_batch_and_keep_the_mode() -> None:
     assert one.shape == (80, 2)
     assert np.allclose(one, many, atol=1e-6)
     assert module.training
+
+
+class Teacher(nn.Module):
+    """Says the opposite of the labels of `data`, or what it is told."""
+
+    def __init__(self, sign: float = -1.0) -> None:
+        super().__init__()
+        self.sign, self.asked = sign, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += len(x)
+        high = x[:, 0, 8:16, 0].mean(1) > 0.75
+        return self.sign * 6 * torch.stack((~high, high), 1).float()
+
+
+def test_a_teacher_is_learned_from_and_asked_once_for_each_window() -> None:
+    teacher, given = Teacher(), data(shift=3.0)
+    settings = replace(SETTINGS, epochs=8, distillation=1.0)
+    history = fit(network(), given, settings, teacher=teacher)
+    assert teacher.asked == len(given.train_features)
+    assert history["epochs"][-1]["val_accuracy"] < 0.2  # the labels have no share
+
+
+def test_without_a_share_a_teacher_changes_no_bit() -> None:
+    alone, taught = network(), network()
+    fit(alone, data(), SETTINGS)
+    fit(taught, data(), SETTINGS, teacher=Teacher())
+    assert dump(alone.state_dict()) == dump(taught.state_dict())
+
+
+def test_a_training_with_another_teacher_is_not_continued(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, distillation=0.5)
+    fit(network(), data(), settings, checkpoint=tmp_path / "c", teacher=Teacher())
+    said: list[str] = []
+    fit(
+        network(),
+        data(),
+        settings,
+        checkpoint=tmp_path / "c",
+        progress=lambda what, done: said.append(what),
+        teacher=Teacher(1.0),
+    )
+    assert len(said) == settings.epochs
+
+
+def test_one_cycle_follows_the_steps_so_that_one_epoch_has_all_of_it() -> None:
+    settings = replace(SETTINGS, epochs=1, batch_size=8, lr_scheduler="onecyclelr")
+    (row,) = fit(network(), data(), settings)["epochs"]
+    assert 0 < row["learning_rate"] < 0.1 * SETTINGS.learning_rate  # that of the last of ten steps

@@ -44,3 +44,19 @@ def test_chance_is_at_least_the_majority_class() -> None:
 def test_the_confusion_has_true_classes_in_its_rows() -> None:
     outputs = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     assert confusion(outputs, np.array([0, 1, 1]), 2) == [[1, 0], [1, 1]]
+
+
+def test_the_likeness_to_a_teacher_is_zero_where_both_say_the_same() -> None:
+    outputs = torch.tensor([[1.0, -2.0, 0.5]])
+    assert float(CLASSIFICATION.likeness(outputs, outputs + 7, 3.0)) == pytest.approx(0, abs=1e-6)
+    assert float(CLASSIFICATION.likeness(outputs, -outputs, 3.0)) > 0.1
+
+
+def test_temperature_does_not_change_the_size_of_a_teachers_gradient() -> None:
+    sizes = []
+    for temperature in (8.0, 16.0):
+        outputs = torch.zeros(1, 3, requires_grad=True)
+        CLASSIFICATION.likeness(outputs, torch.tensor([[0.3, 0.0, -0.3]]), temperature).backward()  # type: ignore[no-untyped-call]
+        assert outputs.grad is not None
+        sizes.append(float(outputs.grad.norm()))
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
