@@ -1,7 +1,7 @@
-"""TI's names for a user's own training script: surgery and the quantization wrappers, with TI's calls.
+"""TI's names for a user's own training script: surgery, with TI's calls.
 
-Where a script imports from ``tinyml_torchmodelopt.quantization`` or ``tinyml_torchmodelopt.surgery``, import the same
-names from here. They are thin names over `flowlab.quant`.
+Where a script imports from ``tinyml_torchmodelopt.surgery``, import the same names from here. They are thin names over
+`flowlab.quant`.
 """
 
 from __future__ import annotations
