@@ -203,7 +203,8 @@ class QuantizeJob:
     epoch by validation (ties to the later), and returns the history; it owns checkpoints and random states.
     ``output_int`` False ends the graph in one float32 multiply by the output's scale.
     ``format`` has no widths for a quantizer that asks for none. ``bits_of`` are weight bits of single layers, by node:
-    only a quantizer that says ``mixed`` is given any.
+    only a quantizer that says ``mixed`` is given any. ``finetune``: one that does not train may go on from the
+    calibration windows, without labels and at a fixed cost.
     """
 
     model: torch.nn.Module
@@ -218,6 +219,7 @@ class QuantizeJob:
     seed: int
     progress: Progress
     bits_of: Mapping[str, int] = field(default_factory=dict)
+    finetune: bool = False
 
 
 @dataclass(frozen=True)

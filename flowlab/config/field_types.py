@@ -208,7 +208,9 @@ BatchSize = Annotated[int, _counted(1, MOST_IN_BATCH)]
 Samples = Annotated[int, _counted(1, MOST_SAMPLES)]
 Threads = Annotated[int, _counted(1, 1024)]
 OptionalBytes = Annotated[int | None, _BYTES]
-Rate = Annotated[float, Check("a number above 0, at most 100", _between(_number, 0, 100, above=True))]
+_RATE = Check("a number above 0, at most 100", _between(_number, 0, 100, above=True))
+Rate = Annotated[float, _RATE]
+OptionalRate = Annotated[float | None, _RATE]
 Seed = Annotated[int, Check("a whole number between 0 and 4294967295", _whole_from(0, 2**32 - 1))]
 Shift = Annotated[int, Check("a whole number between 0 and 15", _whole_from(0, 15))]
 NotNegative = Annotated[
@@ -251,14 +253,18 @@ SplitType = Annotated[
     ),
 ]
 Stacking = Annotated[Literal["2D1", "1D"], Check("'2D1' or '1D'", _one_of("2D1", "1D"), ("2D1", "1D"))]
-Optimizer = Annotated[str, Check("one of " + ", ".join(_OPTIMIZERS), _one_of(*_OPTIMIZERS), _OPTIMIZERS)]
+_OPTIMIZER = Check("one of " + ", ".join(_OPTIMIZERS), _one_of(*_OPTIMIZERS), _OPTIMIZERS)
+Optimizer = Annotated[str, _OPTIMIZER]
+OptionalOptimizer = Annotated[str | None, _OPTIMIZER]
 Scheduler = Annotated[str, Check("one of " + ", ".join(_SCHEDULERS), _one_of(*_SCHEDULERS), _SCHEDULERS)]
 Quantization = Annotated[Literal[0, 1, 2], Check("0 (float), 1 (generic) or 2 (the target's own)", _one_of(0, 1, 2))]
 Method = Annotated[Literal["QAT", "PTQ"], Check("'QAT' or 'PTQ'", _one_of("QAT", "PTQ"), ("QAT", "PTQ"))]
 Surgery = Annotated[
     Literal["auto", "off", "force"], Check("'auto', 'off' or 'force'", _surgery, ("auto", "off", "force"))
 ]
-Bits = Annotated[Literal[8, 4, 2], Check("8, 4 or 2", _one_of(8, 4, 2))]
+_BITS = Check("8, 4 or 2", _one_of(8, 4, 2))
+Bits = Annotated[Literal[8, 4, 2], _BITS]
+OptionalBits = Annotated[Literal[8, 4, 2] | None, _BITS]
 Device = Annotated[Literal["cpu", "cuda"], Check("'cpu' or 'cuda'", _one_of("cpu", "cuda"), ("cpu", "cuda"))]
 Goal = Annotated[
     Literal["Memory", "Compute"],

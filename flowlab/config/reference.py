@@ -16,6 +16,15 @@ OWN = {
     "training.threads": "other counts give other weights, so it is asked for, never found",
     "training.quantizer": "a quantizer by name, with its options",
     "training.quantization_epochs": "epochs of quantization-aware training",
+    "training.quantization_learning_rate": (
+        "the highest rate of quantization-aware training; without it the recipe for the bits decides"
+    ),
+    "training.quantization_optimizer": "of quantization-aware training, with a rate of its own; else the recipe's",
+    "training.quantization_distillation": (
+        "the float network's share of the loss of quantization-aware training, 0 for none; else the recipe's"
+    ),
+    "training.quantization_edge_bitwidth": "weight bits of the first and the last layer, where they have their own",
+    "training.ptq_finetune": "after PTQ the integers learn the float network's outputs on the calibration windows",
     "training.quantization_calibration_count": "windows of the training split that choose the scales",
     "training.surgery": (
         "what the accelerator lacks is replaced before float training (GELU, SiLU, Hardswish by ReLU, large kernels by "

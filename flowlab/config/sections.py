@@ -185,7 +185,12 @@ class Training(Section):
     threads: f.Threads = 1  # ours: other counts give other weights, so it is asked for, never found
     quantizer: f.OptionalText = None  # ours: a quantizer by name, instead of `quantization`
     quantization_epochs: f.OptionalEpochs = None  # ours: None is max(10, training_epochs // 5)
+    quantization_learning_rate: f.OptionalRate = None  # ours: None is the recipe's for the bits
+    quantization_optimizer: f.OptionalOptimizer = None  # ours: None is the recipe's for the bits
+    quantization_distillation: f.OptionalFraction = None  # ours: None is the recipe's for the bits
+    quantization_edge_bitwidth: f.OptionalBits = None  # ours: of the first and the last layer's weights
     quantization_calibration_count: f.Count = 512  # ours: windows of the training split
+    ptq_finetune: f.Flag = True  # ours
     surgery: f.Surgery = "auto"  # ours: auto spares trained weights and devices without an accelerator, force none
 
 

@@ -256,6 +256,11 @@ def _loss(run: _Run, outputs: torch.Tensor, targets: torch.Tensor, chosen: torch
     loss = run.problem.loss(outputs, targets[chosen])
     if run.taught is None:
         return loss
+    if run.taught.shape[1:] != outputs.shape[1:]:
+        raise StageError(
+            f"the teacher's outputs are {tuple(run.taught.shape[1:])} a window, and the network's "
+            f"{tuple(outputs.shape[1:])}: set distillation to 0"
+        )
     share, temperature = run.settings.distillation, run.settings.temperature
     return (1 - share) * loss + share * run.problem.likeness(outputs, run.taught[chosen], temperature)
 

@@ -39,9 +39,9 @@ class CalibratingWrapper(Wrapper):
         return self
 
     def _converted(self, output_int: bool) -> Quantized:
-        if not self.bias_factor and not self.bits.mixed:
-            return post_training(self._job(self._windows(), output_int), self.quantizer)
-        other = self._calibrated()
+        other = self._calibrated() if self.bias_factor or self.bits.mixed else self
+        if not self.bias_factor:
+            return post_training(other._job(other._windows(), output_int), self.quantizer)
         return convert(other._job(other._windows(), output_int), other._measured(), self.quantizer)
 
     def _calibrated(self) -> CalibratingWrapper:

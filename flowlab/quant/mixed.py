@@ -100,6 +100,12 @@ class Mixed:
         }
 
 
+def edges(steps: Steps) -> list[str]:
+    """The first and the last layer with weights, by name; one where there is only one."""
+    layers = [step.name for step in steps.steps if isinstance(step, LayerStep)]
+    return list(dict.fromkeys(layers[place] for place in (0, -1) if layers))
+
+
 def choose_bits(
     steps: Steps,
     features: NDArray[np.float32],

@@ -1,4 +1,4 @@
-"""Post-training quantization: calibrate, choose scales, convert. Nothing is trained."""
+"""Post-training quantization: calibrate, choose scales, convert; where asked for, go on from the same windows."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from flowlab.quant.calibrate import calibrate
 from flowlab.quant.converted import Converted
 from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.fidelity import first_bad_layer
+from flowlab.quant.finetune import finetune
 from flowlab.quant.fold import fold
+from flowlab.quant.recipe import FULL_BITS, tuning_of, widths
 from flowlab.quant.to_graph import to_graph
 
 LARGE_ERROR = 0.5  # of the outputs' size, beyond which a quantized network is another network
-FULL_BITS, RIGHT_ERROR = 8, 0.12  # with so many bits everywhere, what is farther off is not right
+RIGHT_ERROR = 0.12  # with full bits everywhere, what is farther off is not right
 
 
-def wrap(job: QuantizeJob) -> FakeQuantized:
+def wrap(job: QuantizeJob, *, live: float = 0.0, learn_scales: bool = False) -> FakeQuantized:
     """The job's network with whole numbers inside, its scales chosen from the calibration data.
+
+    Args:
+        job: what is quantized, and how.
+        live: share of a training in which its norms use the statistics of the batch.
+        learn_scales: let a training move its weights' scales.
 
     Raises:
         QuantizationError: naming the layer, where the network, the data or the number format does not allow it.
@@ -52,7 +59,9 @@ def wrap(job: QuantizeJob) -> FakeQuantized:
         scales = calibrate(
             steps, job.calibration, job.format, job.weight_bits, job.activation_bits, bits_of=job.bits_of
         )
-        return FakeQuantized(steps, scales, job.format, job.weight_bits, bits_of=job.bits_of)
+        return FakeQuantized(
+            steps, scales, job.format, job.weight_bits, bits_of=job.bits_of, live=live, learn_scales=learn_scales
+        )
 
 
 def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantized:
@@ -69,16 +78,35 @@ def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantiz
     return Quantized(graph, Converted(graph).eval())
 
 
-def post_training(job: QuantizeJob, quantizer: str) -> Quantized:
-    """Quantize without training; a warning names the first layer that is far from the float network's.
+def tuned(job: QuantizeJob) -> tuple[FakeQuantized, str]:
+    """The job's network, its scales chosen and, where the job says so and bits are few, its integers fine-tuned.
+
+    The second is what was done, in words.
 
     Raises:
-        QuantizationError: as `wrap`.
+        QuantizationError: as `wrap`, and where fine-tuning ends in no number.
     """
-    network = wrap(job)
+    how = tuning_of(widths(job), job.activation_bits) if job.finetune else None
+    if how is None:
+        return wrap(job), "scales alone"
+    network = wrap(job, live=how.live, learn_scales=True)
+    before, after = finetune(network, job.calibration, how, job.seed)
+    said = f"{how.steps} steps on calibration windows, distance from float {before:.4g} -> {after:.4g}"
+    job.progress(f"fine-tuned: {said}", 1.0)
+    return network, said
+
+
+def post_training(job: QuantizeJob, quantizer: str) -> Quantized:
+    """Quantize without labels; a warning names the first layer that is far from the float network's.
+
+    Raises:
+        QuantizationError: as `tuned`.
+    """
+    network, said = tuned(job)
     limit = RIGHT_ERROR if min(job.weight_bits, job.activation_bits) >= FULL_BITS else LARGE_ERROR
     found = first_bad_layer(network, job.calibration, limit)
-    return with_warnings(convert(job, network, quantizer), *([found] if found else []))
+    result = replace(convert(job, network, quantizer), history={"recipe": said})
+    return with_warnings(result, *([found] if found else []))
 
 
 def with_warnings(quantized: Quantized, *warnings: str) -> Quantized:

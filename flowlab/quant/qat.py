@@ -12,17 +12,20 @@ import torch
 from flowlab.contracts import Quantized, QuantizeJob
 from flowlab.errors import QuantizationError
 from flowlab.quant.ptq import convert, with_warnings, wrap
+from flowlab.quant.recipe import recipe_of, widths
 
 
 def quantization_aware(job: QuantizeJob, quantizer: str) -> Quantized:
-    """Wrap, train with ``job.fit``, convert.
+    """Wrap by the recipe of the narrowest weights, train with ``job.fit``, convert.
 
     Raises:
         QuantizationError: as `flowlab.quant.ptq.wrap`, and where the training's loss or a weight became NaN.
     """
-    network = wrap(job)
+    recipe = recipe_of(widths(job))
+    network = wrap(job, live=recipe.live, learn_scales=recipe.learn_scales)
     before = {name: value.clone() for name, value in network.named_parameters()}
     history = job.fit(network)
+    network.finish()
     _check(network, history)
     unchanged = all(torch.equal(value, before[name]) for name, value in network.named_parameters())
     result = replace(convert(job, network, quantizer), history=history)

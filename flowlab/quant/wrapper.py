@@ -57,6 +57,8 @@ class Wrapper(Wrapped):
         steps_per_epoch: batches of an epoch, for loops that never evaluate.
         calibration_count: the most windows that are kept to choose scales by.
         seed: of their choice.
+        finetune: after post-training quantization the integers learn the float network's outputs on the kept windows
+            (`flowlab.quant.finetune`); False: scales alone. Not where biases are calibrated.
 
     Raises:
         OptionError: naming an argument that makes no sense.
@@ -82,6 +84,7 @@ class Wrapper(Wrapped):
         steps_per_epoch: int | None = None,
         calibration_count: int = CALIBRATION_COUNT,
         seed: int = 0,
+        finetune: bool = True,
     ) -> None:
         self._check_arguments(model, is_qat, backend, float_ops)
         bits = parse(qconfig_type, self.format)
@@ -93,6 +96,7 @@ class Wrapper(Wrapped):
         observe_until = observer_epochs(num_observer_update_epochs)
         bias_factor = _fraction("bias_calibration_factor", bias_calibration_factor)
         super().__init__(model, bits, epochs, reservoir, verbose=verbose)
+        self.finetune = bool(finetune)
         self.norms_asked, self.norms_until = num_batch_norm_update_epochs, norms_until
         self.observe_until, self.bias_factor, self.seed = observe_until, bias_factor, seed
         self.norms_frozen = self.norms_until == 0
@@ -149,6 +153,7 @@ class Wrapper(Wrapped):
             seed=self.seed,
             progress=lambda what, done: self._say(what),
             bits_of=self.bits_of,
+            finetune=self.finetune,
         )
 
     def _converted(self, output_int: bool) -> Quantized:
@@ -169,7 +174,8 @@ class Wrapper(Wrapped):
                 f"{type(self).__name__}.convert(): nothing was calibrated. Run the model on windows of the training "
                 "split first; an empty loader runs nothing"
             )
-        quantized = self._converted(output_int)
+        with torch.inference_mode(False):  # fine-tuning needs gradients, wherever it is asked for
+            quantized = self._converted(output_int)
         for said in quantized.warnings:
             warnings.warn(said, stacklevel=2)
         return IntegerNetwork(quantized.graph, self.border)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,6 @@ from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, chosen_format
 from flowlab.stages.network import build, surgery
 from flowlab.stages.train import chosen_problem
 
-RATE = 0.1  # of the float rate: the weights are nearly right already
-
 
 @dataclass(frozen=True)
 class QuantizeOptions:
@@ -22,6 +20,9 @@ class QuantizeOptions:
 
     ``activation_bits`` is what is done, ``requested_activation_bits`` what was asked for; where nothing is quantized,
     bits are 32 and nothing is calibrated, whatever was asked for. ``test``: measure on the test split at the end.
+    ``learning_rate``, ``optimizer`` and ``distillation`` (the float network's share of the loss): None is what the
+    recipe for the bits says (`flowlab.quant.recipe`). ``finetune``: a quantizer that does not train may go on from the
+    calibration windows. ``edge_bits``: of the first and the last layer's weights, where they have their own.
     ``mixed``: weight bits are chosen for each layer, within the one of the three budgets behind it that is not None.
     """
 
@@ -33,15 +34,16 @@ class QuantizeOptions:
     calibration_count: int
     epochs: int
     batch_size: int
-    learning_rate: float
-    optimizer: str
-    weight_decay: float
-    lr_scheduler: str
+    learning_rate: float | None
+    optimizer: str | None
+    distillation: float | None
+    finetune: bool
     seed: int
     threads: int
     output_int: bool
     test: bool
     surgery: bool = False
+    edge_bits: int | None = None
     mixed: bool = False
     mean_bits: float | None = None
     weight_bytes: int | None = None
@@ -49,7 +51,7 @@ class QuantizeOptions:
 
 
 def options(config: Any, catalogue: Any) -> QuantizeOptions:
-    """Copy them; an epoch count and a learning rate of 0 where nothing is trained, so that they decide nothing."""
+    """Copy them; nothing of a training where nothing is trained, so that it decides nothing."""
     training = config.training
     quantizer = catalogue.get("quantizer", config.quantizer_name(catalogue))
     form = chosen_format(config, catalogue)
@@ -69,17 +71,55 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
         calibration_count=0 if floats else training.quantization_calibration_count,
         epochs=config.quantization_epochs if quantizer.trains else 0,
         batch_size=training.batch_size if quantizer.trains else 0,
-        learning_rate=training.learning_rate * RATE if quantizer.trains else 0.0,
-        optimizer=training.optimizer if quantizer.trains else "",
-        weight_decay=training.weight_decay if quantizer.trains else 0.0,
-        lr_scheduler=training.lr_scheduler if quantizer.trains else "",
+        learning_rate=training.quantization_learning_rate if quantizer.trains else None,
+        optimizer=_optimizer(training, config) if quantizer.trains else None,
+        distillation=training.quantization_distillation if quantizer.trains else None,
+        finetune=training.ptq_finetune
+        and not quantizer.trains
+        and not floats
+        and _few_bits(training, config, catalogue),
         seed=training.seed,
         threads=training.threads,
         output_int=config.output_int and not floats,
         test=config.testing.enable,
         surgery=surgery(config, catalogue),
+        edge_bits=None if floats else _edge_bits(training, quantizer, config),
         **({} if floats else _budget(training, quantizer, config)),
     )
+
+
+def _few_bits(training: Any, config: Any, catalogue: Any) -> bool:
+    """Whether any layer may get fewer bits than scales alone are enough for."""
+    from flowlab.quant.recipe import tuning_of
+
+    if training.auto_quantization:
+        return True
+    asked = {training.quantization_weight_bitwidth, training.quantization_edge_bitwidth or FLOAT_BITS}
+    return tuning_of(asked, config.effective_activation_bits(catalogue)) is not None
+
+
+def _edge_bits(training: Any, quantizer: Any, config: Any) -> int | None:
+    """Of the first and the last layer; `OptionError` beside bits that are chosen, or for one width for all layers."""
+    bits: int | None = training.quantization_edge_bitwidth
+    where = config.where("training", "quantization_edge_bitwidth")
+    if bits is None:
+        return None
+    if training.auto_quantization:
+        raise OptionError(f"{where}: auto_quantization chooses the bits of every layer. Leave one of the two out")
+    if not quantizer.mixed:
+        raise OptionError(f"{where}: the quantizer '{quantizer.name}' has one width for all layers. Leave the key out")
+    return bits
+
+
+def _optimizer(training: Any, config: Any) -> str | None:
+    """Of quantization-aware training, where it is not the recipe's; its rate would not fit another one."""
+    name: str | None = training.quantization_optimizer
+    if name is not None and training.quantization_learning_rate is None:
+        raise OptionError(
+            f"{config.where('training', 'quantization_optimizer')}: '{name}' needs a rate of its own. Set "
+            "training.quantization_learning_rate too; a tenth of training.learning_rate is a start"
+        )
+    return name
 
 
 def _budget(training: Any, quantizer: Any, config: Any) -> dict[str, Any]:
@@ -207,7 +247,7 @@ def run(job: StageJob) -> StageResult:
         files={"int8_onnx": {}, **{role: {name: job.out / role / name} for role, (name, _) in files.items()}},
         metrics={
             "quantized": metrics["test"],
-            **{key: metrics[key] for key in ("val", "best_epoch", "quantization", "int8", "mixed")},
+            **{key: metrics[key] for key in ("val", "best_epoch", "recipe", "quantization", "int8", "mixed")},
         },
         warnings=warnings,
     )
@@ -240,25 +280,17 @@ def _quantizer(job: StageJob) -> Quantizer:
 def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
     """What the quantizer is asked for, and the table of bits by layer where they were chosen."""
     from copy import deepcopy
+    from dataclasses import replace
 
     from flowlab.contracts import QuantizeJob
-    from flowlab.learn.loop import FitSettings, fit
+    from flowlab.learn.loop import fit
     from flowlab.learn.trace import float_graph
+    from flowlab.quant.fold import fold
+    from flowlab.quant.mixed import edges
+    from flowlab.quant.recipe import recipe_of, widths
     from flowlab.quant.reservoir import reservoir
 
     asked: QuantizeOptions = job.options
-    settings = FitSettings(
-        problem=asked.problem,
-        epochs=asked.epochs,
-        batch_size=asked.batch_size,
-        learning_rate=asked.learning_rate,
-        optimizer=asked.optimizer,
-        weight_decay=asked.weight_decay,
-        lr_scheduler=asked.lr_scheduler,
-        warmup_epochs=0,
-        seed=asked.seed,
-        threads=asked.threads,
-    )
     chosen = reservoir(len(data.train_features), asked.calibration_count, asked.seed)
     shape = data.train_features.shape[1:]
     made = QuantizeJob(
@@ -268,15 +300,56 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
         weight_bits=asked.weight_bits,
         activation_bits=asked.activation_bits,
         calibration=data.train_features[chosen],
-        fit=lambda module: fit(
-            module, data, settings, checkpoint=job.scratch / "quantized.checkpoint", progress=job.progress
-        ),
+        fit=_no_fit,
         output_int=asked.output_int,
         scratch=job.scratch,
         seed=asked.seed,
         progress=job.progress,
+        finetune=asked.finetune,
     )
-    return _mixed(made, asked) if asked.mixed else (made, None)
+    made, found = _mixed(made, asked) if asked.mixed else (made, None)
+    if asked.edge_bits is not None:
+        made = replace(made, bits_of=dict.fromkeys(edges(fold(made.graph)), asked.edge_bits))
+    settings = _fit_settings(asked, widths(made))
+
+    def trained(module: Any) -> Any:
+        checkpoint = job.scratch / "quantized.checkpoint"
+        said = recipe_of(widths(made)).sentence(
+            settings.epochs, settings.optimizer, settings.learning_rate, settings.distillation
+        )
+        job.progress(f"quantization-aware training: {said}", 0.0)
+        found = fit(module, data, settings, checkpoint=checkpoint, progress=job.progress, teacher=model)
+        return {**found, "recipe": said}
+
+    return replace(made, fit=trained), found
+
+
+def _no_fit(module: Any) -> Any:
+    raise AssertionError("the job's fit was not set")
+
+
+def _fit_settings(asked: QuantizeOptions, widths: Collection[int]) -> Any:
+    """The recipe for the widths of the weights, with what the config says otherwise."""
+    from flowlab.learn.loop import FitSettings
+    from flowlab.learn.schedule import Cycle
+    from flowlab.quant.recipe import recipe_of
+
+    recipe = recipe_of(widths)
+    return FitSettings(
+        problem=asked.problem,
+        epochs=asked.epochs,
+        batch_size=asked.batch_size,
+        learning_rate=recipe.learning_rate if asked.learning_rate is None else asked.learning_rate,
+        optimizer=recipe.optimizer if asked.optimizer is None else asked.optimizer,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler=recipe.lr_scheduler,
+        warmup_epochs=0,
+        seed=asked.seed,
+        threads=asked.threads,
+        distillation=recipe.distillation if asked.distillation is None else asked.distillation,
+        temperature=recipe.temperature,
+        cycle=Cycle(recipe.folded(asked.epochs), recipe.then) if asked.epochs else Cycle(),
+    )
 
 
 def _mixed(job: Any, asked: QuantizeOptions) -> tuple[Any, Any]:
@@ -327,6 +400,7 @@ def _measure(
         "confusion": confusion(result, test.labels, classes) if show else None,
         "history": list(history.get("epochs", ())),
         "best_epoch": history.get("best_epoch", 0),
+        "recipe": history.get("recipe"),
         "warnings": list(dict.fromkeys(warnings)),
     }
     integers = job.options.output_int
@@ -369,7 +443,7 @@ def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str], mixe
         number_format=asked.format.name,
         requested_weight_bits=asked.weight_bits,
         requested_activation_bits=asked.requested_activation_bits,
-        weight_bits=max(mixed.bits_of.values()) if mixed else asked.weight_bits,
+        weight_bits=max(mixed.bits_of.values()) if mixed else max(asked.weight_bits, asked.edge_bits or 0),
         activation_bits=asked.activation_bits,
         calibration_count=min(asked.calibration_count, windows),
         calibration_seed=asked.seed,

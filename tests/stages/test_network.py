@@ -160,7 +160,7 @@ def test_inspect_train_and_quantize_build_the_same_network(tmp_path: Path) -> No
     options = quantize.QuantizeOptions(
         problem="classification", format=DEVICE.formats["npu"], weight_bits=8, activation_bits=8,
         requested_activation_bits=8, calibration_count=64, epochs=0, batch_size=16, learning_rate=0.0, optimizer="",
-        weight_decay=0.0, lr_scheduler="", seed=0, threads=1, output_int=True, test=True, surgery=True,
+        distillation=None, finetune=False, seed=0, threads=1, output_int=True, test=True, surgery=True,
     )  # fmt: skip
     ptq = next(one for one in QUANTIZERS if not one.trains)
     done = quantize.run(job(tmp_path / "quantize", Gelu(), options, {"quantizer": ptq}, float_model=weights))

@@ -47,9 +47,9 @@ def options(**changes: Any) -> QuantizeOptions:
         "epochs": 2,
         "batch_size": 32,
         "learning_rate": 0.002,
-        "optimizer": "sgd",
-        "weight_decay": 1e-4,
-        "lr_scheduler": "cosineannealinglr",
+        "optimizer": None,
+        "distillation": None,
+        "finetune": False,
         "seed": 0,
         "threads": 1,
         "output_int": True,
@@ -208,3 +208,27 @@ def test_bits_are_chosen_for_each_layer_within_the_budget(
 
 def test_nothing_is_chosen_unless_it_is_asked_for(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
     assert quantized(inputs, tmp_path, False).metrics["mixed"] is None
+
+
+@pytest.mark.parametrize(("trains", "bits"), [(True, 4), (False, 4), (False, 8)])
+def test_the_recipe_is_said(inputs: dict[str, dict[str, Path]], tmp_path: Path, trains: bool, bits: int) -> None:
+    result = quantized(inputs, tmp_path, trains, weight_bits=bits, finetune=True)
+    expected = {
+        (True, 4): "adam, highest rate 0.002, norms live for 1 of 2 epochs, 70% of the loss from",
+        (False, 4): "400 steps on calibration windows, distance from float ",
+        (False, 8): "scales alone",
+    }
+    assert result.metrics["recipe"].startswith(expected[trains, bits])
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_the_first_and_the_last_layer_may_have_bits_of_their_own(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, trains: bool
+) -> None:
+    result = quantized(inputs, tmp_path, trains, weight_bits=2, edge_bits=8)
+    graph = parse_graph(only(result, "graph").read_text())
+    bits = [node.attributes["weight_bits"] for node in graph.nodes if "weight" in node.constants]
+    assert bits == [8, 2, 8]
+    assert result.metrics["mixed"] is None
+    again = rebuild_onnx(only(result, "quantization_config"), only(result, "quantized_weights"))
+    assert again == only(result, "quantized_onnx").read_bytes()

@@ -22,6 +22,7 @@ CHANGED = "changed"  # in a node's meta: the inputs that it wrote over
 PLAIN = ("shape", "ndim", "dtype", "device", "layout", "is_cuda", "requires_grad")  # attributes without elements
 
 
+@torch.inference_mode(False)  # versions of tensors, which tell what was written over, are kept outside it alone
 def record(module: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     """The module's copy in eval mode as torch.fx's graph, every node with its result for zeros of ``(BATCH, *shape)``.
 
