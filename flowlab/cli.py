@@ -257,10 +257,11 @@ def _overhead(arguments: argparse.Namespace) -> int:
 
 
 def _quantization(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.bench_quantization import Asked, quantization
+    from flowlab.engine.bench_quantization import KINDS, Asked, quantization
     from flowlab.plugins import load
 
-    asked = Asked(arguments.quick, None if arguments.csv is None else Path(arguments.csv), arguments.seeds)
+    only = {kind: getattr(arguments, kind) for kind in KINDS}
+    asked = Asked(arguments.quick, None if arguments.csv is None else Path(arguments.csv), arguments.seeds, only)
     return _say_all(quantization(asked, load(), lambda text: _say(text, flush=True)))
 
 
@@ -540,6 +541,9 @@ def _measuring(commands: Commands) -> None:
     quantization.add_argument("--quick", action="store_true", help="one seed, one network, few epochs: minutes")
     quantization.add_argument("--csv", metavar="FOLDER", help="write accuracy.csv, speed.csv and files.csv there")
     quantization.add_argument("--seeds", type=int, default=3, metavar="N", help="networks of each kind (default: 3)")
+    for kind in ("table", "dataset", "model", "row"):
+        said = f"measure this {kind} and no other; may be repeated"
+        quantization.add_argument(f"--{kind}", action="append", default=[], metavar="NAME", help=said)
 
 
 def _command(

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Dataset, Model, NumberFormat, Preset, Quantized, QuantizeJob, Quantizer, StageJob
 from flowlab.engine.bench_tables import Drop, File, Found, Ratio, writable, write
-from flowlab.errors import ConfigError, DataError, FlowlabError, PluginError
+from flowlab.errors import ConfigError, DataError, FlowlabError, PluginError, unknown_name
 
 if TYPE_CHECKING:
     from flowlab.plugins import Catalogue
@@ -33,25 +33,38 @@ FED = (1, 64)  # windows that a file is fed at once
 HELD_OUT = 10  # one training window of so many chooses the best epoch
 QUICK_ROUNDS = 3
 FED_S = 0.2  # of feeding, in each round
+THREE = "three plain eager float epochs"  # the most that fine-tuning behind PTQ may take
 SECOND = "one second"  # what an export is compared with
+
+TABLES = ("accuracy", "speed", "files")
+KINDS = ("table", "dataset", "model", "row")  # of what may be chosen by name
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """``quick``: one seed, one network a set, fewer rows and epochs. ``csv``: the folder of the tables, or None."""
+    """``quick``: one seed, one network a set, fewer rows and epochs. ``csv``: the folder of the tables, or None.
+
+    ``only``: by `KINDS` of things, the names of those that are measured; a kind that is not in it is measured whole.
+    """
 
     quick: bool = False
     csv: Path | None = None
     seeds: int = SEEDS
+    only: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def wants(self, kind: str, name: str) -> bool:
+        """Whether the thing of this kind is measured."""
+        return not self.only.get(kind) or name in self.only[kind]
 
 
 def quantization(asked: Asked, catalogue: Catalogue, say: Say) -> list[str]:
     """Measure; ``say`` gets a line whenever something is done. Returns the tables as lines.
 
     Raises:
-        ConfigError: for a number of seeds that makes no sense, or a folder that cannot be written.
+        ConfigError: for a number of seeds that makes no sense, a name that the preset has not, or a folder that
+            cannot be written.
         PluginError: where no installed package brings the preset.
     """
     if not 1 <= asked.seeds <= MOST_SEEDS:
@@ -59,10 +72,11 @@ def quantization(asked: Asked, catalogue: Catalogue, say: Say) -> list[str]:
     if asked.csv is not None:
         writable(asked.csv)
     preset = _preset(catalogue)
+    _check_names(asked, preset.values)
     plan = _Plan(preset.values, asked, catalogue, say)
     with tempfile.TemporaryDirectory() as scratch:
         found = Found()
-        for one in preset.values["sets"]:
+        for one in plan.sets():
             found = found.joined(_one_set(plan, one, Path(scratch)))
     if asked.csv is not None:
         write(asked.csv, found)
@@ -78,6 +92,19 @@ def _preset(catalogue: Catalogue) -> Preset:
         assert isinstance(one.item, Preset)
         return one.item
     raise PluginError("no installed package brings a preset of kind 'bench', which says what to measure")
+
+
+def _check_names(asked: Asked, values: Mapping[str, Any]) -> None:
+    known = {
+        "table": list(TABLES),
+        "dataset": [one["dataset"] for one in values["sets"]],
+        "model": [model for one in values["sets"] for model in one["models"]],
+        "row": [row["label"] for row in values["rows"]],
+    }
+    for kind in KINDS:
+        for name in asked.only.get(kind, ()):
+            if name not in known[kind]:
+                raise ConfigError(f"--{kind}: {unknown_name(kind, name, set(known[kind]))}")
 
 
 @dataclass(frozen=True)
@@ -96,9 +123,23 @@ class _Plan:
         return QUICK_ROUNDS if self.asked.quick else ROUNDS
 
     def rows(self, only: str = "") -> list[Mapping[str, Any]]:
-        """The rows of accuracy, or those that the list of this name has."""
-        names = self.values[only] if only else (self.values["quick_rows"] if self.asked.quick else None)
-        return [row for row in self.values["rows"] if names is None or row["label"] in names]
+        """The rows of accuracy, or those that the list of this name has; rows that are named are not left out."""
+        names = self.values[only] if only else (self.values["quick_rows"] if self._shortened else None)
+        rows = [row for row in self.values["rows"] if names is None or row["label"] in names]
+        return [row for row in rows if self.asked.wants("row", row["label"])]
+
+    @property
+    def _shortened(self) -> bool:
+        return self.asked.quick and not self.asked.only.get("row")
+
+    def sets(self) -> list[Mapping[str, Any]]:
+        """The sets, first of all the one that is timed."""
+        return [one for one in self.values["sets"] if self.asked.wants("dataset", one["dataset"])]
+
+    def models(self, one: Mapping[str, Any]) -> list[str]:
+        """The networks of a set."""
+        named = [model for model in one["models"] if self.asked.wants("model", model)]
+        return named[:1] if self.asked.quick else named
 
 
 @dataclass(frozen=True)
@@ -122,15 +163,19 @@ def _one_set(plan: _Plan, values: Mapping[str, Any], scratch: Path) -> Found:
     except DataError as error:
         plan.say(f"{values['dataset']}: not run: {error}")
         return Found(notes=(f"not run: {values['dataset']}: {error}",))
-    models = values["models"][:1] if plan.asked.quick else values["models"]
-    for model in models:
-        for seed in plan.seeds:
+    wants = partial(plan.asked.wants, "table")
+    for model in plan.models(values):
+        for seed in plan.seeds if wants("accuracy") else plan.seeds[:1]:
             bench = _Bench(plan, data, model, seed, scratch)
-            found = found.joined(Found(drops=tuple(bench.drops())))
-            if seed == plan.seeds[0]:
+            if wants("accuracy"):
+                found = found.joined(Found(drops=tuple(bench.drops())))
+            if seed != plan.seeds[0]:
+                continue
+            if wants("accuracy"):
                 found = found.joined(bench.peers())
-                if values is plan.values["sets"][0]:
-                    found = found.joined(Found(ratios=tuple(bench.ratios())))
+            if wants("speed") and values is plan.sets()[0]:
+                found = found.joined(Found(ratios=tuple(bench.ratios())))
+            if wants("files"):
                 found = found.joined(Found(files=tuple(bench.files())))
     return found
 
@@ -263,6 +308,8 @@ class _Bench:
 
     def ratios(self) -> Iterator[Ratio]:
         """Epochs of training, calibration and export against the user's module in plain eager float32."""
+        from flowlab.quant.calibration_pass import calibration_pass
+
         plain, float_loop, label = "plain eager float epoch", "float epoch of flowlab's loop", "float evaluation pass"
         rows = self.plan.rows("speed_rows")
         trained = [row for row in rows if row["training"]["quantization_method"] == "QAT"]
@@ -275,18 +322,23 @@ class _Bench:
                 rounds.append(taken)
             yield from self._over(rounds, plain, batch)
         self.plan.say(f"{self.data.name} {self.model}: training timed")
-        rounds = []
+        rounds, graph = [], None
         for _ in range(self.plan.rounds):
             taken = {label: _timed(lambda: _predicted(self.module, self.data.train[0], BATCHES[0]))}
+            taken["calibration pass of the wrapper"] = _timed(
+                calibration_pass(self.module, self.data.train[0], BATCHES[0])
+            )
             for row in after:
                 quantized, taken[f"{row['label']}, all of it"] = self.quantized(row, _fit_data(self.data))
+                graph = quantized.graph
             rounds.append(taken)
         yield from self._over(rounds, label, BATCHES[0])
-        rounds = [
-            {SECOND: 1.0, "export of the ONNX": _timed(partial(_exported, quantized.graph))}
-            for _ in range(self.plan.rounds)
-        ]
-        yield from self._over(rounds, SECOND, 1)
+        three = [{THREE: 3 * self._plain_epoch(BATCHES[0]), **_without(taken, label)} for taken in rounds]
+        yield from self._over(three, THREE, BATCHES[0])
+        if graph is not None:
+            taken_s = [_timed(partial(_exported, graph)) for _ in range(self.plan.rounds)]
+            rounds = [{SECOND: 1.0, "export of the ONNX": seconds} for seconds in taken_s]
+            yield from self._over(rounds, SECOND, 1)
 
     def _over(self, rounds: Sequence[Mapping[str, float]], unit: str, batch: int) -> Iterator[Ratio]:
         below = median(taken[unit] for taken in rounds)
@@ -409,7 +461,7 @@ class _Watched(Quantizer):
 
     def __init__(self, inner: Quantizer, watch: Watch) -> None:
         self.inner, self.watch = inner, watch
-        self.name, self.format, self.trains = inner.name, inner.format, inner.trains
+        self.name, self.format, self.trains, self.mixed = inner.name, inner.format, inner.trains, inner.mixed
 
     def check(self, graph: Any, format: NumberFormat, options: Any) -> Sequence[str]:
         """The inner one's."""
@@ -459,6 +511,10 @@ def _timed(work: Callable[[], Any]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
+
+
+def _without(taken: Mapping[str, float], name: str) -> dict[str, float]:
+    return {what: seconds for what, seconds in taken.items() if what != name}
 
 
 def _exported(graph: Any) -> bytes:

@@ -9,7 +9,9 @@ from flowlab.contracts import Preset
 NPU, CPU = 2, 1  # values of the key `quantization`
 
 
-def _row(label: str, mode: int, method: str, bits: tuple[int, int], bars: tuple[float, float], **more: Any) -> Any:
+def _row(
+    label: str, mode: int, method: str, bits: tuple[int, int], bars: tuple[float | None, float | None], **more: Any
+) -> Any:
     """One quantization; ``bars`` are the points that it may lose on either set."""
     weights, activations = bits
     keys = {
@@ -49,7 +51,9 @@ QUANTIZATION = Preset(
             _row("PTQ 8/8", NPU, "PTQ", (8, 8), (0.1, 0.4)),
             _row("QAT 4/8", NPU, "QAT", (4, 8), (0.3, 0.5)),
             _row("PTQ 4/8", NPU, "PTQ", (4, 8), (0.5, 0.7)),
+            _row("PTQ 4/8 scales alone", NPU, "PTQ", (4, 8), (None, None), ptq_finetune=False),
             _row("QAT 2/8", NPU, "QAT", (2, 8), (1.5, 1.5)),
+            _row("QAT 2/8 edges 8", NPU, "QAT", (2, 8), (0.3, 0.5), quantization_edge_bitwidth=8),
             _row("PTQ 2/8", NPU, "PTQ", (2, 8), (6.0, 6.0)),
             _row("generic QAT 8/8", CPU, "QAT", (8, 8), (0.1, 0.4)),
             _row("generic PTQ 8/8", CPU, "PTQ", (8, 8), (0.1, 0.4)),

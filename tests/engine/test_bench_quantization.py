@@ -73,8 +73,12 @@ def test_accuracy_times_and_files_are_measured_printed_and_written(tmp_path: Pat
     for one in drops:
         assert float(one["drop"]) == pytest.approx(float(one["float_accuracy"]) - float(one["accuracy"]))
     with (tmp_path / "out" / "speed.csv").open() as file:
-        ratios = {(one["what"], one["batch"]): float(one["ratio"]) for one in csv.DictReader(file)}
+        times = list(csv.DictReader(file))
+    ratios = {(one["what"], one["batch"]): float(one["ratio"]) for one in times}
+    (least,) = (one for one in times if "three plain" in one["over"] and one["what"] == "PTQ 8, all of it")
+    assert float(least["unit_s"]) > 0
     assert ("QAT 8 epoch", "64") in ratios and ("PTQ 8, all of it", "64") in ratios
+    assert ("calibration pass of the wrapper", "64") in ratios
     assert all(ratio > 0 for ratio in ratios.values())
     with (tmp_path / "out" / "files.csv").open() as file:
         files = {one["what"]: one for one in csv.DictReader(file)}
@@ -115,3 +119,28 @@ def test_a_folder_that_cannot_be_written_is_known_before_anything_is_trained(tmp
 def test_without_a_preset_it_says_that_no_package_brings_one() -> None:
     with pytest.raises(PluginError, match=r"preset of kind 'bench'"):
         quantization(Asked(), Catalogue(), lambda text: None)
+
+
+def test_what_is_named_is_measured_alone(tmp_path: Path) -> None:
+    only = {"table": ["accuracy"], "row": ["CPU 8"], "dataset": ["waves"], "model": ["CLS_500_NPU"]}
+    quantization(Asked(quick=True, csv=tmp_path / "out", only=only), catalogue(), lambda text: None)
+    with (tmp_path / "out" / "accuracy.csv").open() as file:
+        found = [one["row"] for one in csv.DictReader(file) if not one["row"].startswith(("control", "onnx", "ONNX"))]
+    assert found == ["CPU 8"]
+    for other in ("speed", "files"):
+        with (tmp_path / "out" / f"{other}.csv").open() as file:
+            assert not list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "suggestion"),
+    [
+        ("row", "CPU 9", "CPU 8"),
+        ("table", "acuracy", "accuracy"),
+        ("dataset", "wave", "waves"),
+        ("model", "", "CLS_500"),
+    ],
+)
+def test_a_name_that_the_preset_has_not_is_an_error(kind: str, name: str, suggestion: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{kind}: no {kind} named '{name}'.*{suggestion}"):
+        quantization(Asked(only={kind: [name]}), catalogue(), lambda text: pytest.fail("it began"))
