@@ -88,10 +88,11 @@ def _section(name: str) -> type[Keys]:
 
 def _parts(hint: Any) -> tuple[Any, Check]:
     """A key's type for pydantic, with limits and choices, and its check."""
-    plain, check = get_args(hint)[:2]
+    kind, check = get_args(hint)[:2]
+    plain = _without_none(kind)
     if check.choices and plain is str:
         return Literal[check.choices], check
-    return _limited(_without_none(plain), check.convert), check
+    return _limited(plain, check.convert), check
 
 
 def _without_none(kind: Any) -> Any:

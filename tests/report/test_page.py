@@ -146,6 +146,13 @@ def test_agreement_names_what_ran_and_what_did_not_with_the_reason(facts: Report
     assert "layer features.7.bnorm , vector 17" in shown
 
 
+def test_how_quantization_went_is_said(changed: Changed, facts: ReportFacts) -> None:
+    said = "adam, highest rate 0.01, norms live for 7 of 10 epochs"
+    assert f"Quantization: {said}." in text(
+        render(changed(metrics_quantize={**facts.metrics_quantize, "recipe": said}))
+    )
+
+
 def test_bits_chosen_by_layer_are_a_table(facts: ReportFacts, changed: Changed) -> None:
     row = {"layer": "conv1", "weights": 40, "bits": 8, "sensitivity": {"2": 4.32896, "4": 0.06389, "8": 0.00067}}
     mixed = {"mean_bits": 3.94, "weight_bytes": 1784.0, "layers": [row]}
