@@ -136,7 +136,7 @@ def test_what_is_named_is_measured_alone(tmp_path: Path) -> None:
     ("kind", "name", "suggestion"),
     [
         ("row", "CPU 9", "CPU 8"),
-        ("table", "acuracy", "accuracy"),
+        ("table", "accuracies", "accuracy"),
         ("dataset", "wave", "waves"),
         ("model", "", "CLS_500"),
     ],
