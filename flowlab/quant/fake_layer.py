@@ -144,6 +144,11 @@ class FakeLayer(nn.Module):
         self.finer = nn.Parameter(torch.zeros(len(scale))) if learned else None
         self.fixed = self.power_of_two or (self.gamma is None and not learned)  # multipliers and shifts do not move
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether a batch norm stands behind the layer; a constant factor, which has no epsilon, is none."""
+        return self.gamma is not None and self.epsilon > 0
+
     def forward(self, x: Tensor) -> Tensor:
         """Integers -> integers."""
         if not self.training:

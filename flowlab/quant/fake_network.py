@@ -79,7 +79,7 @@ class FakeQuantized(nn.Module):
         """Let all norms use the statistics of the batch in training, or freeze them."""
         for part in self.layers():
             if live:
-                part.live = part.gamma is not None
+                part.live = part.has_statistics
             else:
                 part.freeze()
 

@@ -18,6 +18,7 @@ MOST_VALUES = 1 << 18  # enough to choose a scale by
 FINER_STEPS = 4  # how many halvings below the range a scale may be chosen
 STEPS_A_HALVING = 16  # of a weight's scale, where it is free
 DEAD_RATIO = 2.0**-4  # output scale / input scale * M / 2^R of a channel without weights: only its bias is left
+FAR_OUT = 2  # times what 98 of 100 values keep to: an outlier
 BIAS_BITS = 24  # more than these buy no accuracy, and make sums and products wider
 MOST_INPUT = 255  # of any activation
 MOST_STEPS = 512  # of an output, and as many again
@@ -58,10 +59,14 @@ def check_finite(name: str, values: NDArray[np.floating]) -> None:
 
 
 def check_levels(name: str, values: FloatArray, scale: float, levels: int = 256) -> None:
-    """QuantizationError where nearly all values of a tensor fall on one of its ``levels``."""
+    """QuantizationError where nearly all values of a tensor fall on one of its ``levels``, because a few lie far out.
+
+    Where all lie close together, far from 0, nothing is wrong with the data: what a step loses of them is little.
+    """
     low, high = np.quantile(values, (0.01, 0.99))
     fewest = min(FEWEST_LEVELS, levels / FEWEST_PART)
-    if 0 < (high - low) / scale < fewest:
+    far_out = np.abs(values).max() > FAR_OUT * max(abs(low), abs(high))
+    if far_out and 0 < (high - low) / scale < fewest:
         raise QuantizationError(
             f"{name}: an outlier of {np.abs(values).max():.3g} flattens the tensor: 98 of 100 calibration values in "
             f"{low:.3g} .. {high:.3g}, which is less than {fewest:g} steps of {scale:.3g}. "

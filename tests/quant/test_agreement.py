@@ -258,3 +258,29 @@ def test_the_small_network_has_a_table_on_a_requantized_value() -> None:
     assert (table.op, table.inputs) == ("table", ("5.bnorm",))
     assert [node.op for node in graph.nodes].count("requantize") == 4
     assert graph.node("5").constants["weight"].shape[0] == rule_breaker.build()[5].out_channels  # type: ignore[index]
+
+
+class Scaled(nn.Module):
+    """A constant factor behind a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, (5, 1)), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, 1, 96, 1) -> (batch, 3)."""
+        found: torch.Tensor = self.head(torch.relu(self.conv(x) * 2 + 0.5).mean((2, 3)))
+        return found
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_constant_factor_is_no_batch_norm_and_is_never_live(bits: int) -> None:
+    job = quantize_job(Scaled().eval(), weight_bits=bits)
+    fit = job.fit
+
+    def watched(network: nn.Module) -> Mapping[str, Any]:
+        network.set_live(True)  # type: ignore[operator]
+        assert network.finished
+        return fit(network)
+
+    assert_all_equal(quantization_aware(replace(job, fit=watched), "test"), TEST[0])

@@ -207,7 +207,7 @@ def test_an_outlier_that_flattens_a_tensor_is_an_error_with_its_name() -> None:
 
 @pytest.mark.parametrize(("bits", "refused"), [(8, True), (4, True), (2, False)])
 def test_few_levels_are_no_outlier_where_there_are_no_more(bits: int, refused: bool) -> None:
-    values = np.random.default_rng(0).normal(0, 1, 10000)  # 4.65 from the 1st to the 99th hundredth
+    values = np.append(np.random.default_rng(0).normal(0, 1, 10000), 6.0)  # 4.65 from the 1st to the 99th hundredth
     scale = 4.65 / 1.5
     if refused:
         with pytest.raises(QuantizationError, match="an outlier of"):
@@ -230,3 +230,9 @@ def test_a_global_sum_keeps_the_mean(seed: int, area: int) -> None:
     half = 2 ** (shift - 1) if shift else 0
     found = np.clip((x.sum(axis=1) + half) >> shift, 0, 255) * (0.5 * 2.0**shift / area)
     assert np.abs(found - x.mean(axis=1) * 0.5).max() <= 0.5 * 2.0**shift / area + 1.0
+
+
+def test_values_that_lie_close_together_far_from_0_are_no_outliers() -> None:
+    observe.check_levels("mean.bnorm", np.linspace(0.351, 0.354, 500), 0.354 / 127)
+    with pytest.raises(QuantizationError, match=r"mean\.bnorm: an outlier of 1 flattens the tensor"):
+        observe.check_levels("mean.bnorm", np.append(np.linspace(0.351, 0.354, 500), 1.0), 1.0 / 127)
