@@ -289,6 +289,7 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
     from flowlab.quant.mixed import edges
     from flowlab.quant.recipe import recipe_of, widths
     from flowlab.quant.reservoir import reservoir
+    from flowlab.quant.teacher import Teacher
 
     asked: QuantizeOptions = job.options
     chosen = reservoir(len(data.train_features), asked.calibration_count, asked.seed)
@@ -318,7 +319,7 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
             settings.epochs, settings.optimizer, settings.learning_rate, settings.distillation
         )
         job.progress(f"quantization-aware training: {said}", 0.0)
-        found = fit(module, data, settings, checkpoint=checkpoint, progress=job.progress, teacher=model)
+        found = fit(module, data, settings, checkpoint=checkpoint, progress=job.progress, teacher=Teacher(made.graph))
         return {**found, "recipe": said}
 
     return replace(made, fit=trained), found

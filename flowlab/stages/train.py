@@ -114,7 +114,7 @@ def run(job: StageJob) -> StageResult:
     from flowlab.learn.layers import count_parameters
     from flowlab.learn.loop import FitData, FitSettings, fit
     from flowlab.learn.problems import PROBLEMS
-    from flowlab.learn.trace import float_graph
+    from flowlab.learn.trace import float_graph, trace_module
     from flowlab.signal import features_file
 
     asked: TrainOptions = job.options
@@ -124,7 +124,7 @@ def run(job: StageJob) -> StageResult:
     problem = PROBLEMS[asked.problem]
     with seeded(asked.seed, asked.threads):
         module, replaced = build(job, shape, problem.outputs(classes))
-        float_graph(module, shape)
+        left_out = trace_module(module, shape).warnings
     train = features_file.read(job.input("features_train"))
     _refuse_few(asked, len(train.labels))
     val = features_file.read(job.input("features_val"))
@@ -147,7 +147,7 @@ def run(job: StageJob) -> StageResult:
         progress=job.progress,
     )
     after = {problem.metric: history["best_value"]}
-    warnings = [*_operated(job, replaced, before, after), *history["warnings"]]
+    warnings = [*_operated(job, replaced, before, after), *left_out, *history["warnings"]]
     metrics: dict[str, Any] = {
         "history": history["epochs"],
         "best_epoch": history["best_epoch"],

@@ -232,3 +232,23 @@ def test_the_first_and_the_last_layer_may_have_bits_of_their_own(
     assert result.metrics["mixed"] is None
     again = rebuild_onnx(only(result, "quantization_config"), only(result, "quantized_weights"))
     assert again == only(result, "quantized_onnx").read_bytes()
+
+
+class Softened(RuleBreaker):
+    """The same network with a softmax at its end, which the graph leaves out."""
+
+    def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:
+        layers = rule_breaker.build(seed=5)
+        assert isinstance(layers, torch.nn.Sequential)
+        layers.append(torch.nn.Softmax(1))
+        return layers
+
+
+def test_the_teacher_says_what_the_graph_says(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a softmax all likeness of outputs would be nearly the same."""
+    plain, softened = (tmp_path / name for name in ("plain", "softened"))
+    expected = only(quantized(inputs, plain, trains=True), "graph").read_text()
+    monkeypatch.setattr(RuleBreaker, "build", Softened.build)
+    assert only(quantized(inputs, softened, trains=True), "graph").read_text() == expected

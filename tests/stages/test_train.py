@@ -38,6 +38,11 @@ class Layered(Small):
         return torch.nn.Sequential(torch.nn.LayerNorm(shape), module)
 
 
+class Softened(Small):
+    def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:
+        return torch.nn.Sequential(super().build(shape, outputs, options), torch.nn.Softmax(1))
+
+
 def job(
     folder: Path, asked: TrainOptions = OPTIONS, model: Model | None = None, resume: Path | None = None
 ) -> StageJob:
@@ -171,3 +176,8 @@ def test_the_options_are_copied_from_the_config() -> None:
 def test_what_is_not_built_yet_says_so(training: dict[str, Any], model: Model, message: str) -> None:
     with pytest.raises(NotBuiltYet, match=message):
         options(config(**training), SimpleNamespace(get=lambda kind, name: model))
+
+
+def test_what_the_graph_leaves_out_is_said(tmp_path: Path) -> None:
+    (warning,) = (one for one in run(job(tmp_path, model=Softened())).warnings if "left out" in one)
+    assert "is left out of the integer graph: its outputs are the values before it, of the same class" in warning
