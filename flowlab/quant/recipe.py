@@ -90,6 +90,11 @@ def recipe_of(bits: Collection[int]) -> Recipe:
     return _nearest(TRAINING, min(bits))
 
 
+def share(bits: int, narrowest: int) -> float:
+    """Of the rate, for a layer of so many bits in a network whose narrowest layer has fewer: as their recipes are."""
+    return min(1.0, _nearest(TRAINING, bits).learning_rate / _nearest(TRAINING, narrowest).learning_rate)
+
+
 def tuning_of(bits: Collection[int], activation_bits: int = FULL_BITS) -> Finetune | None:
     """Of a network whose layers have weights of these widths: the narrowest decides; None where all are full."""
     narrowest = min(*bits, activation_bits)

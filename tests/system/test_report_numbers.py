@@ -54,14 +54,15 @@ def test_the_numbers_of_the_page_are_those_of_json(folder: Path, mode: str) -> N
 
 
 def test_the_next_step_of_a_run_that_lost_accuracy_is_a_config_that_loads(folder: Path) -> None:
-    sets = [word for one in MODES["quantization 1, PTQ, 2 bits"] for word in ("--set", one)]
+    lossy = [*MODES["quantization 1, PTQ, 2 bits"], "training.ptq_finetune=false"]
+    sets = [word for one in lossy for word in ("--set", one)]
     words = ("run", "config.yaml", "--engine", "local", "--set", "training.training_epochs=3", *sets)
     page = Path(flowlab(folder, *words)["report"]).read_text(encoding="utf-8")
     step = text(page).partition("--set ")[2].partition(" Add it to")[0]
     assert step == "training.quantization_method=QAT"
     values = json.loads((folder / "config.yaml").read_text(encoding="utf-8"))
     catalogue = load()
-    given = [*MODES["quantization 1, PTQ, 2 bits"], step]
+    given = [*lossy, step]
     assert load_mapping(values, catalogue, sets=given).quantizer_name(catalogue) == "generic_qat"
 
 
