@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,6 +29,17 @@ def convolve(x: Tensor, weight: Tensor, geometry: Mapping[str, Attribute], bias:
     if (top, left) == (bottom, right):
         return F.conv2d(x, weight, bias, stride, (top, left), dilation, groups)
     return F.conv2d(pad(x, (top, left, bottom, right)), weight, bias, stride, 0, dilation, groups)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same values, laid out with the channels last.
+
+    Torch takes strides as they come where there is one channel, since both layouts are then the same memory; its
+    convolution asks the strides which of them to answer in.
+    """
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
 
 
 def turn(geometry: Mapping[str, Attribute]) -> dict[str, Attribute]:

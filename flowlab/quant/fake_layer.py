@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from flowlab.contracts import Requantize
 from flowlab.errors import QuantizationError
 from flowlab.quant.calibrate import Scales
-from flowlab.quant.convolve import convolve, turn
+from flowlab.quant.convolve import channels_last, convolve, turn
 from flowlab.quant.fake_quantize import clip_floor, floor_clip, round_clip, round_scaled, scaled
 from flowlab.quant.observe import BIAS_BITS, DEAD_RATIO, MOST_STEPS, LayerScales
 from flowlab.quant.steps import LayerStep, value_of
@@ -285,9 +285,11 @@ class FakeLayer(nn.Module):
         return channels.reshape((-1,) + (1,) * (self.step.weight.ndim - 1))
 
     def _sums(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        if self.step.geometry:
-            return convolve(x, weight.transpose(2, 3) if self.turned else weight, self.geometry, bias)
-        return F.linear(x, weight, bias)
+        if not self.step.geometry:
+            return F.linear(x, weight, bias)
+        if not self.turned:
+            return convolve(x, weight, self.geometry, bias)
+        return convolve(channels_last(x), weight.transpose(2, 3), self.geometry, bias)
 
     def integers(self) -> LayerIntegers:
         """What ships.

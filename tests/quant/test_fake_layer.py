@@ -163,3 +163,17 @@ def test_one_window_is_trained_with_the_frozen_norm() -> None:
     made.train()
     x = torch.from_numpy(np.array(data().train_features[:1]))
     assert bool(torch.isfinite(made(x)).all())
+
+
+@pytest.mark.parametrize("live", [0.0, 1.0])
+def test_series_of_one_channel_are_trained_with_the_channels_last(live: float) -> None:
+    made = network(trained(), live=live)
+    seen = []
+    for part in made.layers():
+        part.register_forward_hook(lambda _part, _given, value: seen.append(value))
+    made.train()
+    made(torch.from_numpy(np.array(data().train_features[:8])))
+    several = [value for value in seen if value.ndim == 4 and value.shape[1] > 1 and value.shape[3] > 1]
+    assert made.turned
+    assert several
+    assert all(value.stride(1) == 1 for value in several)
