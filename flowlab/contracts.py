@@ -204,7 +204,8 @@ class QuantizeJob:
     ``output_int`` False ends the graph in one float32 multiply by the output's scale.
     ``format`` has no widths for a quantizer that asks for none. ``bits_of`` are weight bits of single layers, by node:
     only a quantizer that says ``mixed`` is given any. ``finetune``: one that does not train may go on from the
-    calibration windows, without labels and at a fixed cost.
+    calibration windows, without labels and at a fixed cost. ``float_bias``: biases of convolutions and linear layers
+    stay floats (the graph's ``requantize_float``), which no accelerator takes; only a wrapper asks for it.
     """
 
     model: torch.nn.Module
@@ -220,6 +221,7 @@ class QuantizeJob:
     progress: Progress
     bits_of: Mapping[str, int] = field(default_factory=dict)
     finetune: bool = False
+    float_bias: bool = False
 
 
 @dataclass(frozen=True)

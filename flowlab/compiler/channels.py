@@ -19,6 +19,7 @@ from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 
 KEEPS = (
     "requantize",
+    "requantize_float",
     "max_pool",
     "sum_pool",
     "average_pool",

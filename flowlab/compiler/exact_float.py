@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowlab.compiler.ir import Node, TensorType
+from flowlab.errors import GraphError
 
 LIMIT = 2**24  # float32 has 24 bits of significand
 MAX_SHIFT_UNSIGNED = 16  # y < 2^8, so what passes 2^24 before a shift of at most 16 is clipped
@@ -64,6 +65,20 @@ def parts_needed(weight: NDArray[np.generic], largest_input: int) -> int:
             return parts
         parts *= 2
     return 0
+
+
+def form_of_floats(name: str, bounds: NDArray[np.int64], parts: int) -> Form:
+    """The one form of a layer with a float bias, which is float32 behind its sums.
+
+    Raises:
+        GraphError: where float32 does not hold the sums.
+    """
+    if parts != 1 or bounds.max(initial=0) >= LIMIT:
+        raise GraphError(
+            f"{name}: sums of up to {bounds.max(initial=0)} are not exact in float32, in which a float bias is added. "
+            "Leave float_ops out"
+        )
+    return Form(1, double=False, stop_fusion=True)
 
 
 def choose_form(bounds: NDArray[np.int64], parts: int, requantize: Node) -> Form:

@@ -8,6 +8,9 @@ The metadata carry what integers in float tensors cannot say: types, scales, wid
 Where float32 is not proven exact, the layer's sums are computed by several convolutions over parts of the fan-in (each
 proven), cast to double and added there; the tail (Add ... Clip) is then in double as well, and a last Cast returns.
 
+A layer with a float bias becomes ``Conv``/``Gemm`` -> ``Clip`` (24 bits) -> ``Mul`` -> ``Add`` -> ``Floor`` ->
+``Clip``, which is no form of an accelerator.
+
 Metadata keys: ``flowlab.format`` ("1"), ``flowlab.graph`` (the graph's metadata), ``flowlab.values``
 (name -> dtype, shape, scale, zero_point), ``flowlab.weight_bits`` (node -> bits); all but the first are JSON.
 """
@@ -34,6 +37,7 @@ OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18
 FORMAT = "1"
 LEAST = {"int8": -128, "uint8": 0}
+REQUANTIZE = ("requantize", "requantize_float")
 
 Array = NDArray[Any]
 
@@ -128,9 +132,12 @@ class _Writer:
     def form_of(self, node: Node, bounds: NDArray[np.int64], parts: int) -> exact_float.Form:
         """The exact form of an accumulating node, chosen with the requantization that reads it."""
         users = self.graph.users(node.name)
-        if len(users) != 1 or users[0].op != "requantize" or node.name in self.graph.outputs.values():
+        if len(users) != 1 or users[0].op not in REQUANTIZE or node.name in self.graph.outputs.values():
             raise GraphError(f"{node.name}: an accumulator needs exactly one requantize behind it to be exported")
-        form = exact_float.choose_form(bounds, parts, users[0])
+        if users[0].op == "requantize_float":
+            form = exact_float.form_of_floats(node.name, bounds, parts)
+        else:
+            form = exact_float.choose_form(bounds, parts, users[0])
         self.forms[node.name] = form
         return form
 
@@ -259,6 +266,23 @@ def _write_requantize(writer: _Writer, node: Node) -> None:
     writer.op("Clip", [value, *bounds], target)
     if form.double:
         writer.op("Cast", [target], node.name, to=TensorProto.FLOAT)
+
+
+def _write_requantize_float(writer: _Writer, node: Node) -> None:
+    """Multiplication and sum in float32; a clip that changes nothing keeps optimisers from folding them together."""
+    rank = len(node.type.shape)
+
+    def constant(key: str, values: Array) -> str:
+        return writer.constant(f"{node.name}.{key}", values.astype(np.float32))
+
+    stops = [constant(key, np.array(limit)) for key, limit in _FUSION_STOP]
+    value = writer.op("Clip", [node.inputs[0], *stops], f"{node.name}/stop")
+    ratio, bias = (constant(key, _per_channel(node.constants[key], rank)) for key in ("ratio", "bias"))
+    value = writer.op("Mul", [value, ratio], f"{node.name}/mul")
+    value = writer.op("Add", [value, bias], f"{node.name}/add")
+    value = writer.op("Floor", [value], f"{node.name}/floor")
+    bounds = [constant(key, np.array(node.attributes[key])) for key in ("low", "high")]
+    writer.op("Clip", [value, *bounds], node.name)
 
 
 _FUSION_STOP = (("least", -exact_float.LIMIT), ("most", exact_float.LIMIT))
@@ -425,6 +449,7 @@ _WRITERS: dict[str, Callable[[_Writer, Node], None]] = {
     "sum_pool": _write_sum_pool,
     "average_pool": _write_average_pool,
     "requantize": _write_requantize,
+    "requantize_float": _write_requantize_float,
     "quantize": _write_quantize,
     "max_pool": _write_max_pool,
     "flatten": _write_flatten,

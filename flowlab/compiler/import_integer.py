@@ -290,6 +290,8 @@ class _Importer:
         if self.model.reader(proto.output[0], "Div", "Floor") is not None:
             return  # of a requantization or quantization, which claims it
         parts = self.model.split(proto)
+        if self.model.reader(proto.output[0], "Add") is not None:
+            raise _error(proto, "is of a layer with a float bias, which no program has; quantize without float_ops")
         if parts is None or parts[1].size != 1:
             raise _error(proto, "multiplies by no single constant")
         self.add(proto.output[0], "dequantize", (parts[0],), (proto,), {"scale": float(parts[1].reshape(()))})

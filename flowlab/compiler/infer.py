@@ -180,6 +180,7 @@ _SHAPES: dict[str, Callable[..., Shape]] = {
     "sum_pool": _global_pool,
     "average_pool": _global_pool,
     "requantize": _keep,
+    "requantize_float": _keep,
     "quantize": _quantize,
     "max_pool": _max_pool,
     "flatten": _flatten,

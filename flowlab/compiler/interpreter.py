@@ -169,6 +169,13 @@ def _requantize(node: Node, x: Array) -> Array:
     return np.clip(y + node.type.zero_point, integer(node, "low"), integer(node, "high"))
 
 
+def _requantize_float(node: Node, x: Array) -> Array:
+    real = x.astype(np.float32)
+    with np.errstate(over="ignore"):  # what overflows is clipped
+        y = np.floor(real * _column(node, "ratio", real) + _column(node, "bias", real))
+    return np.clip(y, integer(node, "low"), integer(node, "high"))
+
+
 def _quantize(node: Node, x: Array) -> Array:
     read = x.shape[1]
     bias = _column(node, "bias", x)[:, :read].astype(np.float32)
@@ -291,6 +298,7 @@ _RUN: Mapping[str, Callable[..., Array]] = {
     "sum_pool": _sum_pool,
     "average_pool": _average_pool,
     "requantize": _requantize,
+    "requantize_float": _requantize_float,
     "quantize": _quantize,
     "max_pool": _max_pool,
     "flatten": _flatten,

@@ -131,6 +131,7 @@ _RANGES: dict[str, Callable[[Graph, Node, Mapping[str, Interval]], Interval]] = 
     "add": _added,
     "multiply": _multiplied,
     "requantize": _clipped,
+    "requantize_float": _clipped,
     "quantize": _clipped,
     "max_pool": _kept,
     "flatten": _flattened,

@@ -32,6 +32,10 @@ _ROWS = (
        "clip(floor((acc + bias) * multiplier / 2^shift) + zero_point, low, high) for rounding 'floor'; "
        "a negative shift is to the left. acc + bias fits int32 (verified); the product is exact, so it may need 64 "
        "bits. Other roundings, and the bias behind the multiplication: `flowlab.compiler.number_format`."),
+    Op("requantize_float", 1, ("ratio", "bias"), ("low", "high"),
+       "int32 -> int8 or uint8 with a float bias, one ratio and bias (float32) a channel: "
+       "clip(floor(float32(acc) * ratio + bias), low, high); product and sum are float32 operations in this order, each "
+       "rounded on its own (never fused). |acc| < 2^24 (verified), so float32 holds it. No accelerator has it."),
     Op("quantize", 1, ("bias", "multiplier", "shift"), ("low", "high"),
        "float32 -> int8, for each channel: clip(floor((x + bias) * multiplier) >> shift, low, high); bias float32, "
        "multiplier int32 (signed), shift int32 (0..31); sum and product are float32 operations in this order. The "

@@ -18,7 +18,9 @@ from flowlab.compiler.rules import Layer, Rule
 from flowlab.contracts import LayerRow
 
 FLOAT_BITS = 32  # of a weight that nobody quantizes
-NO_LAYER = ("relu", "batch_norm", "requantize", "quantize", "dequantize", "flatten")  # part of another, or of the entry
+NO_LAYER = (  # part of another, or of the entry
+    "relu", "batch_norm", "requantize", "requantize_float", "quantize", "dequantize", "flatten",
+)  # fmt: skip
 KINDS = {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}
 CURES = {
     "table": "use ReLU, which costs nothing: it is the clip of the layer before",
@@ -76,12 +78,12 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str 
     for node in graph.nodes:
         if node.op in NO_LAYER:
             units[node.name] = units.get(node.inputs[0], "cpu")  # what follows a layer is fused to it
-            if node.op == "requantize":
+            if node.op.startswith("requantize"):
                 node = node.with_attributes(unit=units[node.name])  # noqa: PLW2901
             nodes.append(node)
             continue
         layer = describe(graph, node)
-        row = _row(node, layer, rules, unit_name, off)
+        row = _row(node, layer, rules, unit_name, off, float_bias=_has_float_bias(graph, node))
         units[node.name] = row.unit
         macs[row.unit] += row.macs
         rows.append(row)
@@ -140,9 +142,17 @@ def _kind(node: Node) -> str:
     return "PWCONV" if weight[2:] == (1, 1) and integers(node, "stride", 2) == (1, 1) else "GCONV"
 
 
-def _row(node: Node, layer: Layer, rules: Sequence[Rule], unit_name: str, off: str) -> LayerRow:
+def _has_float_bias(graph: Graph, node: Node) -> bool:
+    return any(user.op == "requantize_float" for user in graph.users(node.name))
+
+
+def _row(
+    node: Node, layer: Layer, rules: Sequence[Rule], unit_name: str, off: str, *, float_bias: bool = False
+) -> LayerRow:
     reason, cure = off, ""
-    if rules and not off:
+    if rules and not off and float_bias:
+        reason, cure = f"float bias: the {unit_name} adds integers alone.", "quantize without float_ops"
+    elif rules and not off:
         reason, cure = _verdict(node, layer, rules, unit_name)
     unit = "npu" if rules and not reason else "cpu"
     return LayerRow(

@@ -22,7 +22,7 @@ from flowlab.errors import GraphError
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 SUMS = ("conv", "linear")  # operations with weights
-ROUNDING = ("quantize", "requantize", "table")  # operations that make an 8-bit value; all others are exact
+ROUNDING = ("quantize", "requantize", "requantize_float", "table")  # make an 8-bit value; all others are exact
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def reals_of(graph: Graph) -> dict[str, Real]:
     for node in graph.nodes:
         if node.op == "quantize":
             made[node.name] = _input(node)
-        elif node.op == "requantize":
+        elif node.op in ("requantize", "requantize_float"):
             made[node.inputs[0]] = _layer(graph, node)
     for node in graph.nodes:
         if node.op in SUMS and node.type.dtype == "int32" and node.name not in made:
@@ -87,6 +87,9 @@ def _layer(graph: Graph, node: Node) -> RealLayer:
     """Of the sums that ``node`` requantizes."""
     factor = _sum_scale(node)
     bias = node.constants["bias"].astype(np.float64)
+    if node.op == "requantize_float":
+        clip = (0.0 if integer(node, "low") == 0 else -np.inf, np.inf)
+        return RealLayer(own_weight(graph, node), (bias - 0.5) * node.type.scale, clip, np.ones(len(factor)))
     shift = node.constants["shift"].astype(np.int64)
     offset = np.where((shift > 0) & (node.attributes["rounding"] == "floor"), 0.5 * node.type.scale, 0.0)
     behind = factor if node.attributes["bias_before_multiply"] else np.full(len(bias), node.type.scale)
@@ -114,7 +117,9 @@ def own_weight(graph: Graph, node: Node) -> Floats:
 
 
 def _sum_scale(node: Node) -> Floats:
-    """What one integer of the sums stands for, one a channel: multiplier / 2^shift steps of the result."""
+    """What one integer of the sums stands for, one a channel: multiplier / 2^shift steps of the result, or a ratio."""
+    if node.op == "requantize_float":
+        return np.asarray(node.constants["ratio"].astype(np.float64) * node.type.scale)
     multiplier, shift = (node.constants[key].astype(np.float64) for key in ("multiplier", "shift"))
     return np.asarray(multiplier * np.exp2(-shift) * node.type.scale)
 
@@ -177,6 +182,7 @@ def _dequantize(graph: Graph, node: Node, x: Floats, reals: Mapping[str, Real]) 
 
 _SPECIAL: Mapping[str, Callable[[Graph, Node, Floats, Mapping[str, Real]], Floats]] = {
     "requantize": _requantize,
+    "requantize_float": _requantize,
     "quantize": _quantize,
     "table": _table,
     "dequantize": _dequantize,

@@ -12,6 +12,7 @@ SPOKEN = {
     "reshape": "gives numbers another shape",
     "concat": "puts two values behind one another",
     "multiply": "multiplies two values",
+    "requantize_float": "adds a float bias",
 }
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMMON_ATTRIBUTES = ("unit", "layer", "channels", "in_channels")  # placement, and channels before padding
 ROUNDINGS = ("floor", "half_up", "single", "double")
 FUNCTION_ATTRIBUTES = ("alpha", "low", "high")  # parameters of an activation function
+FLOAT_BITS = 25  # of a signed integer that float32 holds, whatever it is
 MAX_RANK = 3
 MAX_NUMBERS = 1 << 26  # of one value: a graph from outside must not fill the memory
 
@@ -220,14 +221,29 @@ def _requantize_law(node: Node, read: TensorType) -> None:
     _whole_numbers(node, "shift", *((0, 62) if tflite else (-31, 31)))
 
 
+def _requantize_float_law(node: Node, read: TensorType) -> None:
+    _need(node, "the input", read.dtype, ("int32",))
+    _need(node, "the result", node.type.dtype, ("int8", "uint8"))
+    _limits_law(node)
+    if node.type.zero_point:
+        raise _error(node, f"has the zero point {node.type.zero_point}; with a float bias it is 0")
+    for key in ("ratio", "bias"):
+        _finite_floats(node, key)
+
+
+def _finite_floats(node: Node, key: str) -> None:
+    array = node.constants[key]
+    _need(node, f"constant '{key}'", array.dtype.name, ("float32",))
+    _per_channel(node, key)
+    if not all(math.isfinite(value) for value in array.tolist()):
+        raise _error(node, f"a {key} is not finite")
+
+
 def _quantize_law(node: Node, read: TensorType) -> None:
     _need(node, "the input", read.dtype, ("float32",))
     _need(node, "the result", node.type.dtype, ("int8",))
     _limits_law(node)
-    _need(node, "constant 'bias'", node.constants["bias"].dtype.name, ("float32",))
-    _per_channel(node, "bias")
-    if not all(math.isfinite(value) for value in node.constants["bias"].tolist()):
-        raise _error(node, "a bias is not finite")
+    _finite_floats(node, "bias")
     _whole_numbers(node, "multiplier", -(2**24), 2**24)  # exact in float32
     _whole_numbers(node, "shift", 0, 31)
 
@@ -270,6 +286,7 @@ _DTYPE_LAWS: dict[str, Callable[..., None]] = {
     "sum_pool": _sum_pool_law,
     "average_pool": _float_law,
     "requantize": _requantize_law,
+    "requantize_float": _requantize_float_law,
     "quantize": _quantize_law,
     "max_pool": _same_law,
     "flatten": _same_law,
@@ -298,12 +315,15 @@ def _check_sums(graph: Graph) -> None:
             low, high = ranges[node.inputs[0]]
             bias = node.constants["bias"].astype("int64")
             _check_range(node, "accumulator + bias", low + bias, high + bias)
+        elif node.op == "requantize_float":
+            _check_range(node, "the accumulator", *ranges[node.inputs[0]], bits=FLOAT_BITS)
 
 
-def _check_range(node: Node, what: str, low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
+def _check_range(node: Node, what: str, low: NDArray[np.int64], high: NDArray[np.int64], bits: int = 32) -> None:
+    limit = 2 ** (bits - 1)
     for channel, (least, most) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        if least < INT32[0] or most > INT32[1]:
-            raise _error(node, f"{what} of channel {channel} can be {least} .. {most}, which leaves 32 bits")
+        if least < -limit or most >= limit:
+            raise _error(node, f"{what} of channel {channel} can be {least} .. {most}, which leaves {bits} bits")
 
 
 def _check_format(graph: Graph, format: NumberFormat) -> None:

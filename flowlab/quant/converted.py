@@ -102,6 +102,11 @@ def _requantize(module: Converted, node: Node, x: Tensor) -> Tensor:
     return (((x + bias) * multiplier) >> shift).clamp(*_limits(node))
 
 
+def _requantize_float(module: Converted, node: Node, x: Tensor) -> Tensor:
+    real = x.float() * _channels(module.constant(node, "ratio"), x)
+    return torch.floor(real + _channels(module.constant(node, "bias"), x)).clamp(*_limits(node)).to(torch.int64)
+
+
 def _max_pool(module: Converted, node: Node, x: Tensor) -> Tensor:
     top, left, bottom, right = _numbers(node, "padding")
     padded = F.pad(x, (left, right, top, bottom), value=torch.iinfo(torch.int64).min)
@@ -152,6 +157,7 @@ _RUNNERS: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "sum_pool": _sum_pool,
     "requantize": _requantize,
+    "requantize_float": _requantize_float,
     "max_pool": _max_pool,
     "flatten": _flatten,
     "reshape": _reshape,

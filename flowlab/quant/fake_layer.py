@@ -41,12 +41,17 @@ View = Callable[[Tensor], Tensor]  # from a module's parameter to the shape of t
 
 @dataclass(frozen=True)
 class LayerIntegers:
-    """The integers of a layer as they ship: weight int8; bias (with the rounding offset), multiplier, shift int32."""
+    """The integers of a layer as they ship: weight int8; bias (with the rounding offset), multiplier, shift int32.
+
+    ``floats`` are there where the bias is a float: ratio and bias (with the rounding offset) in steps of the output,
+    float32, which then stand for the other three.
+    """
 
     weight: NDArray[np.int8]
     bias: NDArray[np.int32]
     multiplier: NDArray[np.int32]
     shift: NDArray[np.int32]
+    floats: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +60,15 @@ class LayerForm:
 
     ``raw`` keeps the norm apart from the weight, so that it can be live or belong to a module; ``learn_scales`` trains
     the weights' scales where their ratios are free; ``parameters`` are used in place of own copies, by
-    ``<node>.<constant>`` (the norm's by its own node), ``views`` turn them into the step's shape.
+    ``<node>.<constant>`` (the norm's by its own node), ``views`` turn them into the step's shape. ``float_bias`` leaves
+    biases as they are, and adds them in float32 behind the ratio of scales.
     """
 
     raw: bool = False
     learn_scales: bool = False
     parameters: Mapping[str, nn.Parameter] | None = None
     views: Mapping[str, View] | None = None
+    float_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class FakeLayer(nn.Module):
         self.largest_input = float(max(abs(limit) for limit in scales.range[step.source]))
         self.geometry = turn(step.geometry) if turned else dict(step.geometry)
         self.view = (how.views or {}).get(step.name)
-        self.live = False
+        self.live, self.float_bias = False, how.float_bias
         self._take_parameters(how)
         self._take_scales(chosen, how)
 
@@ -178,8 +185,11 @@ class FakeLayer(nn.Module):
 
     def _shipped(self, x: Tensor) -> Tensor:
         whole = self._whole()
-        weight, bias, ratio = whole.weight, self._rounded(whole.bias), whole.ratio.reshape(1, -1, 1, 1)
-        ratio = ratio if self.step.geometry else ratio.reshape(1, -1)
+        ratio = self._behind(whole.ratio)
+        if self.float_bias:
+            sums = self._exact_sums(x, whole.weight).float() * ratio + self._behind(whole.bias * whole.ratio)
+            return floor_clip(sums, self.low, self.high)
+        weight, bias = whole.weight, self._rounded(whole.bias)
         bounds = weight.abs().flatten(1).sum(1) * self.largest_input + bias.abs()
         if bool(bounds.max() >= EXACT):
             sums = self._sums(x.double(), weight.double(), bias.double())
@@ -188,6 +198,15 @@ class FakeLayer(nn.Module):
             if bool((bounds.double() * whole.multiplier).max() >= EXACT):
                 sums = sums.double()
         return floor_clip(sums * ratio.to(sums.dtype), self.low, self.high).to(x.dtype)
+
+    def _exact_sums(self, x: Tensor, weight: Tensor) -> Tensor:
+        if bool((weight.abs().flatten(1).sum(1) * self.largest_input).max() < EXACT):
+            return self._sums(x, weight, None)
+        return self._sums(x.double(), weight.double(), None)
+
+    def _behind(self, channels: Tensor) -> Tensor:
+        """One value a channel, to stand beside the sums."""
+        return channels.reshape(1, -1, 1, 1) if self.step.geometry else channels.reshape(1, -1)
 
     def freeze(self) -> None:
         """Stop the norm being live; a filter whose integers are all zero stays zero."""
@@ -222,6 +241,8 @@ class FakeLayer(nn.Module):
         return round_scaled(self._seen(), self._beside(unit), self.weight_limit)
 
     def _rounded(self, bias: Tensor) -> Tensor:
+        if self.float_bias:
+            return bias
         limit = 2.0 ** (self.bias_bits - 1) - 1
         return round_clip(bias, -limit, limit)
 
@@ -235,7 +256,7 @@ class FakeLayer(nn.Module):
             unit, ratio, multiplier, shift = self._snapped(unit, torch.ones_like(unit), self.bias)
             sum_scale = ratio * self.output_scale
         weight = self._rounded_weight(unit)
-        return _Whole(weight, self.bias / sum_scale + _half(ratio, shift), ratio, multiplier, shift)
+        return _Whole(weight, self.bias / sum_scale + self._half(ratio, shift), ratio, multiplier, shift)
 
     def _folded(self) -> _Whole:
         assert self.beta is not None
@@ -256,7 +277,7 @@ class FakeLayer(nn.Module):
                 torch.where(dead, torch.full_like(value, constant), value)
                 for value, constant in ((ratio, DEAD_RATIO), (multiplier, 1.0), (shift, DEAD_SHIFT))
             )
-        return _Whole(weight, bias / (ratio * self.output_scale) + _half(ratio, shift), ratio, multiplier, shift)
+        return _Whole(weight, bias / (ratio * self.output_scale) + self._half(ratio, shift), ratio, multiplier, shift)
 
     def _snapped(self, scale: Tensor, factor: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The scale that is used, ratio, multiplier and shift: as fine as the scale says and the bias register allows.
@@ -280,11 +301,16 @@ class FakeLayer(nn.Module):
             difference = multiplier * torch.exp2(-shift) - wanted
         return torch.maximum(scale, finest / size), wanted + difference, multiplier, shift
 
+    def _half(self, ratio: Tensor, shift: Tensor) -> Tensor:
+        """The offset by which a floor rounds to nearest; none where nothing is shifted out of an integer."""
+        half = 0.5 / ratio.detach()
+        return half if self.float_bias else torch.where(shift > 0, half, torch.zeros_like(shift))
+
     def _beside(self, channels: Tensor) -> Tensor:
         """One value a channel, to stand beside the step's weight."""
         return channels.reshape((-1,) + (1,) * (self.step.weight.ndim - 1))
 
-    def _sums(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _sums(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.step.geometry:
             return F.linear(x, weight, bias)
         if not self.turned:
@@ -299,6 +325,8 @@ class FakeLayer(nn.Module):
         """
         with torch.no_grad():
             whole = self._whole()
+            if self.float_bias:
+                return _with_floats(whole)
             weight, bias = whole.weight.double(), self._rounded(whole.bias).double()
             limit = 2.0 ** (self.bias_bits - 1) - 1
             wanted = torch.round(whole.bias).double()
@@ -323,16 +351,17 @@ class FakeLayer(nn.Module):
         )
 
 
+def _with_floats(whole: _Whole) -> LayerIntegers:
+    none = np.zeros(len(whole.bias), np.int32)
+    floats = whole.ratio.float().numpy(), (whole.bias * whole.ratio).float().numpy()
+    return LayerIntegers(whole.weight.numpy().astype(np.int8), none, none, none, floats)
+
+
 def clip_limits(clip: tuple[float, float], scale: float, limits: tuple[int, int]) -> tuple[int, int]:
     """The clip of the real value in integers, within the type's limits."""
     low = limits[0] if clip[0] == -np.inf else max(limits[0], int(np.rint(clip[0] / scale)))
     high = limits[1] if clip[1] == np.inf else min(limits[1], int(np.rint(clip[1] / scale)))
     return low, high
-
-
-def _half(ratio: Tensor, shift: Tensor) -> Tensor:
-    """The offset by which a floor rounds to nearest; none where nothing is shifted out."""
-    return torch.where(shift > 0, 0.5 / ratio.detach(), torch.zeros_like(shift))
 
 
 def _or_one(factor: Tensor) -> Tensor:

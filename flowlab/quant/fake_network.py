@@ -40,6 +40,7 @@ class FakeQuantized(nn.Module):
         learn_scales: bool = False,
         parameters: Mapping[str, nn.Parameter] | None = None,
         views: Mapping[str, View] | None = None,
+        float_bias: bool = False,
     ) -> None:
         """
         Args:
@@ -48,13 +49,14 @@ class FakeQuantized(nn.Module):
             learn_scales: train the weights' scales where their ratios are free.
             parameters: used in place of own copies, by ``<node>.<constant>`` of the float graph; ``views``, by step,
                 turn a module's weight into the step's shape.
+            float_bias: leave the biases of layers with weights floats.
         """
         super().__init__()
         steps = scales.steps or steps
         self.plan, self.scales, self.format, self.live = steps, scales, format, live
         self.bits_of = {step.name: (bits_of or {}).get(step.name, bits) for step in steps.steps}
         self.turned = _can_turn(steps)
-        how = LayerForm(live > 0, learn_scales, parameters, views)
+        how = LayerForm(live > 0, learn_scales, parameters, views, float_bias)
         self.parts = nn.ModuleList(self._part(step, how) for step in steps.steps)
         self.output_scales = {name: float(np.float32(scales.scale[value])) for name, value in steps.outputs.items()}
         self.set_live(live > 0)

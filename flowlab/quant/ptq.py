@@ -60,7 +60,14 @@ def wrap(job: QuantizeJob, *, live: float = 0.0, learn_scales: bool = False) -> 
             steps, job.calibration, job.format, job.weight_bits, job.activation_bits, bits_of=job.bits_of
         )
         return FakeQuantized(
-            steps, scales, job.format, job.weight_bits, bits_of=job.bits_of, live=live, learn_scales=learn_scales
+            steps,
+            scales,
+            job.format,
+            job.weight_bits,
+            bits_of=job.bits_of,
+            live=live,
+            learn_scales=learn_scales,
+            float_bias=job.float_bias,
         )
 
 

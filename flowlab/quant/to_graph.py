@@ -103,6 +103,10 @@ def _layer(network: FakeQuantized, step: LayerStep, part: FakeLayer, bits: int) 
     weight: Mapping[str, NDArray[np.generic]] = {"weight": whole.weight}
     attributes = {**step.geometry, "weight_bits": part.bits}
     sums = Node(step.name, step.op, (step.source,), TensorType("int32", step.shape, 0.0), attributes, weight)
+    if whole.floats is not None:
+        floats = dict(zip(("ratio", "bias"), whole.floats, strict=True))
+        limits: dict[str, Attribute] = {"low": part.low, "high": part.high}
+        return [sums, Node(value_of(step), "requantize_float", (step.name,), _type(network, step), limits, floats)]
     numbers = {"bias": whole.bias, "multiplier": whole.multiplier, "shift": whole.shift}
     return [sums, _requantize(network, step, (part.low, part.high), numbers)]
 

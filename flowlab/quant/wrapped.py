@@ -55,9 +55,19 @@ class Wrapped(nn.Module):
     trains: ClassVar[bool]
     format: ClassVar[NumberFormat]
 
-    def __init__(self, model: nn.Module, bits: Bits, epochs: Epochs, reservoir: Reservoir, *, verbose: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        bits: Bits,
+        epochs: Epochs,
+        reservoir: Reservoir,
+        *,
+        verbose: bool,
+        float_ops: bool,
+    ) -> None:
         """``model`` is copied, and not changed."""
         super().__init__()
+        self.float_ops = float_ops
         self.bits, self.epochs, self.reservoir, self.verbose = bits, epochs, reservoir, verbose
         self.module = copy.deepcopy(model)
         self.network: FakeQuantized | None = None
@@ -158,6 +168,7 @@ class Wrapped(nn.Module):
             live=0.0 if self.norms_frozen else 1.0,
             parameters=shared_parameters(self.module, traced),
             views=traced.views,
+            float_bias=self.float_ops,
         )
         freeze_others(network, self.module)
         if first and self.trains and self.begun and (names := untrained(network, self.module, steps, traced)):
@@ -180,6 +191,7 @@ class Wrapped(nn.Module):
         epochs = self.epochs
         return {
             "bits": (self.bits.weight, self.bits.activation, self.bits.mixed),
+            "float_ops": self.float_ops,
             "bits_of": dict(self.bits_of),
             "epochs": (epochs.total, epochs.done, epochs.steps, epochs.in_epoch, epochs.told),
             "frozen": (self.norms_frozen, self.scales_frozen, self.begun),
@@ -194,7 +206,7 @@ class Wrapped(nn.Module):
         """Take it up again; the network is built anew around the same parameters.
 
         Raises:
-            QuantizationError: where the state is that of other bit widths.
+            QuantizationError: where the state is that of other bit widths, or of other biases.
         """
         bits = (self.bits.weight, self.bits.activation, self.bits.mixed)
         if tuple(state["bits"]) != bits:
@@ -202,6 +214,8 @@ class Wrapped(nn.Module):
                 f"the state has weights and activations of {state['bits'][0]} and {state['bits'][1]} bits, and this "
                 f"wrapper {bits[0]} and {bits[1]}: give it the same qconfig_type"
             )
+        if bool(state["float_ops"]) != self.float_ops:
+            raise QuantizationError(f"the state has float_ops={state['float_ops']}: give this wrapper the same")
         self.bits_of = {str(name): int(value) for name, value in state["bits_of"].items()}
         total, done, steps, in_epoch, told = state["epochs"]
         self.epochs = replace(self.epochs, total=total, done=done, steps=steps, in_epoch=in_epoch, told=told)

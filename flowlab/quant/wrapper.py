@@ -33,6 +33,11 @@ from flowlab.quant.reservoir import Reservoir
 from flowlab.quant.wrapped import Wrapped
 
 CALIBRATION_COUNT = 512  # windows that are kept
+FLOAT_OPS = (
+    "float_ops: every convolution and linear layer gets a float bias, and runs on the CPU for that reason: "
+    "clip(floor(float32(sum) * ratio + bias)), product and sum rounded in float32 one after the other. None of their "
+    "multiplications counts as the NPU's"
+)
 
 
 class Wrapper(Wrapped):
@@ -53,7 +58,8 @@ class Wrapper(Wrapped):
         bias_calibration_factor: the part of each layer's mean error, 0 to 1, that its bias takes over when scales are
             first chosen.
         verbose: say what happens to the logger ``flowlab.quant``.
-        float_ops: refused: biases are integers here.
+        float_ops: leave the biases of convolutions and linear layers floats. No accelerator adds them: these layers run
+            on the CPU, by the arithmetic of ``requantize_float`` (`flowlab.compiler.ops`); a warning says so.
         steps_per_epoch: batches of an epoch, for loops that never evaluate.
         calibration_count: the most windows that are kept to choose scales by.
         seed: of their choice.
@@ -86,7 +92,7 @@ class Wrapper(Wrapped):
         seed: int = 0,
         finetune: bool = True,
     ) -> None:
-        self._check_arguments(model, is_qat, backend, float_ops)
+        self._check_arguments(model, is_qat, backend)
         bits = parse(qconfig_type, self.format)
         if steps_per_epoch is not None:
             whole("steps_per_epoch", steps_per_epoch, 1)
@@ -95,18 +101,18 @@ class Wrapper(Wrapped):
         norms_until = norm_epochs(num_batch_norm_update_epochs, total_epochs)
         observe_until = observer_epochs(num_observer_update_epochs)
         bias_factor = _fraction("bias_calibration_factor", bias_calibration_factor)
-        super().__init__(model, bits, epochs, reservoir, verbose=verbose)
+        super().__init__(model, bits, epochs, reservoir, verbose=verbose, float_ops=bool(float_ops))
         self.finetune = bool(finetune)
         self.norms_asked, self.norms_until = num_batch_norm_update_epochs, norms_until
         self.observe_until, self.bias_factor, self.seed = observe_until, bias_factor, seed
         self.norms_frozen = self.norms_until == 0
         self.scales_frozen = self.observe_until == 0 and not self.trains
-        for said in bits.said:
+        for said in (*bits.said, *([FLOAT_OPS] if float_ops else [])):
             warnings.warn(said, stacklevel=2)
         if example_inputs is not None:
             self._learn_shape(example_inputs[0] if isinstance(example_inputs, tuple | list) else example_inputs)
 
-    def _check_arguments(self, model: object, is_qat: bool | None, backend: str | None, float_ops: bool) -> None:
+    def _check_arguments(self, model: object, is_qat: bool | None, backend: str | None) -> None:
         name = type(self).__name__
         if isinstance(model, Wrapper | IntegerNetwork):
             raise OptionError(
@@ -124,11 +130,6 @@ class Wrapper(Wrapped):
                 raise OptionError(f"{name}: '{where}' is not on the CPU, where quantization works: use model.cpu()")
             if value.is_floating_point() and value.dtype != torch.float32:
                 raise OptionError(f"{name}: '{where}' is {value.dtype}; float32 is quantized: use model.float()")
-        if float_ops:
-            raise OptionError(
-                f"{name}: float_ops is not supported: biases are integers here, and a float one would put its layer "
-                "on the CPU. Leave it out"
-            )
 
     def _calibrate(self) -> None:
         first = self.network is None
@@ -154,6 +155,7 @@ class Wrapper(Wrapped):
             progress=lambda what, done: self._say(what),
             bits_of=self.bits_of,
             finetune=self.finetune,
+            float_bias=self.float_ops,
         )
 
     def _converted(self, output_int: bool) -> Quantized:

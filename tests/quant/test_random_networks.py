@@ -21,7 +21,7 @@ from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.ptq import convert, wrap
 from flowlab_tinpu.number_format import NPU
 
-GRAPHS, PART = 510, 85
+GRAPHS, PART, FLOAT_BIAS = 510, 85, 60
 LEAST = 20  # of each kind
 WIDTHS: tuple[tuple[NumberFormat, int, int], ...] = (
     *((NPU, bits, 8) for bits in (8, 4, 2)),
@@ -39,7 +39,7 @@ class Seen:
     saturated: int
 
 
-def seen(seed: int) -> Seen:
+def seen(seed: int, *, float_bias: bool = False) -> Seen:
     drawn, (format, weight_bits, activation_bits) = draw(seed), WIDTHS[seed % len(WIDTHS)]
     random = np.random.default_rng(seed)
     graph = trace_module(drawn.module, drawn.shape).graph
@@ -57,6 +57,7 @@ def seen(seed: int) -> Seen:
         scratch=Path("unused"),
         seed=seed,
         progress=lambda what, done: None,
+        float_bias=float_bias,
     )
     network = wrap(job, live=0.5, learn_scales=True)
     if seed % 3 == 0:
@@ -123,3 +124,8 @@ def test_random_networks_agree_to_the_bit(first: int) -> None:
     assert [seed for seed, one in found.items() if not one.equal] == []
     layers, both = (sum(getattr(one, name) for one in found.values()) for name in ("layers", "saturated"))
     assert both >= 0.3 * layers > 0
+
+
+def test_random_networks_with_float_biases_agree_to_the_bit() -> None:
+    found = {seed: seen(seed, float_bias=True) for seed in range(FLOAT_BIAS)}
+    assert [seed for seed, one in found.items() if not one.equal] == []

@@ -398,7 +398,6 @@ def test_bits_by_layer_keep_their_mean() -> None:
         ({"calibration_count": 0}, "calibration_count: 0"),
         ({"backend": "cuda"}, "backend: 'cuda'"),
         ({"is_qat": False}, "is_qat=False says the opposite"),
-        ({"float_ops": True}, "float_ops is not supported"),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_named(options: dict[str, Any], said: str) -> None:
