@@ -8,7 +8,7 @@ output: the relative squared error). Sensitivities add up well enough to choose 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -49,12 +49,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Chosen:
-    """One layer: its weights, the bits chosen, and what every width would cost the outputs."""
+    """One layer: its weights, the bits chosen, and what every width would cost the outputs, where that was measured."""
 
     layer: str
     weights: int
     bits: int
-    sensitivity: Mapping[int, float]
+    sensitivity: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def weight_bytes(self) -> float:
@@ -64,9 +64,10 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Mixed:
-    """The choice of all layers, in order."""
+    """The bits of all layers, in order; ``measured``: by what each width costs, and not by a layer's place."""
 
     layers: tuple[Chosen, ...]
+    measured: bool = True
 
     @property
     def bits_of(self) -> dict[str, int]:
@@ -81,11 +82,13 @@ class Mixed:
     def sentence(self) -> str:
         """For people: it is no secret that other widths than the config's were taken."""
         named = ", ".join(f"{one.layer} {one.bits}" for one in self.layers)
-        return f"weight bits were chosen for each layer: {named}; {self.mean_bits:.2f} on average"
+        what = "weight bits were chosen for each layer" if self.measured else "first and last layer have their own bits"
+        return f"{what}: {named}; {self.mean_bits:.2f} on average"
 
     def to_json(self) -> dict[str, Any]:
         """For records: the table of choices."""
         return {
+            "measured": self.measured,
             "mean_bits": self.mean_bits,
             "weight_bytes": sum(one.weight_bytes for one in self.layers),
             "layers": [
@@ -100,10 +103,13 @@ class Mixed:
         }
 
 
-def edges(steps: Steps) -> list[str]:
-    """The first and the last layer with weights, by name; one where there is only one."""
-    layers = [step.name for step in steps.steps if isinstance(step, LayerStep)]
-    return list(dict.fromkeys(layers[place] for place in (0, -1) if layers))
+def with_edges(steps: Steps, bits: int, edge_bits: int) -> Mixed:
+    """``edge_bits`` for the first and the last layer with weights, ``bits`` for those between."""
+    layers = [step for step in steps.steps if isinstance(step, LayerStep)]
+    edges = (0, len(layers) - 1)
+    widths = [edge_bits if place in edges else bits for place in range(len(layers))]
+    chosen = (Chosen(step.name, step.weight.size, width) for step, width in zip(layers, widths, strict=True))
+    return Mixed(tuple(chosen), measured=False)
 
 
 def choose_bits(

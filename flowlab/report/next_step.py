@@ -12,6 +12,7 @@ from typing import Any
 
 from flowlab.report.class_falls import POINTS, WINDOWS, ClassFall, worst_fall
 from flowlab.report.facts import Document, ReportFacts
+from flowlab.report.widths import layer_bits
 
 SMALL = 0.005  # a drop up to this is none: half a point, where the chapter calls less than one usual at 8 bits
 NOTHING = "LEARNED NOTHING"  # how the warning of a training at chance level can be told; a test holds it
@@ -119,7 +120,10 @@ def _value(document: Document, key: str) -> float | None:
 
 
 def _step(config: Document, facts: ReportFacts) -> tuple[str, tuple[str, ...]]:
-    weights, activations = _bits(config, "weight_bits"), _bits(config, "activation_bits")
+    weights, activations = _narrowest(config, facts), _bits(config, "activation_bits")
+    mixed = layer_bits(facts)
+    whose = "Some weights" if mixed else "Weights"
+    uniform = ("training.auto_quantization=false",) if mixed and mixed.get("measured", True) else ()
     narrow = ("training.quantization_activation_bitwidth=8",) if activations < 8 else ()
     if config.get("method") == "PTQ" and facts.trained_quantizer:
         return (
@@ -129,9 +133,9 @@ def _step(config: Document, facts: ReportFacts) -> tuple[str, tuple[str, ...]]:
         )
     if weights < 8:
         return (
-            f"Weights have {weights} bits. Use higher widths first, and come back to {weights} bits when 8 bits lose "
+            f"{whose} have {weights} bits. Use higher widths first, and come back to {weights} bits when 8 bits lose "
             "nothing.",
-            ("training.quantization_weight_bitwidth=8", *narrow),
+            (*uniform, "training.quantization_weight_bitwidth=8", *narrow),
         )
     if narrow:
         return (
@@ -149,6 +153,12 @@ def _step(config: Document, facts: ReportFacts) -> tuple[str, tuple[str, ...]]:
     if facts.larger_model:
         return f"{best}.", (f"training.model_name={facts.larger_model}",)
     return f"{best}, and no larger one of this family is known: `flowlab models` lists the others.", ()
+
+
+def _narrowest(config: Document, facts: ReportFacts) -> int:
+    """The fewest bits of any layer's weights."""
+    mixed = layer_bits(facts)
+    return min(int(row["bits"]) for row in mixed["layers"]) if mixed else _bits(config, "weight_bits")
 
 
 def _bits(config: Document, key: str) -> int:

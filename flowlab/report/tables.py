@@ -9,7 +9,7 @@ from typing import Any
 from flowlab.contracts import FLOAT
 from flowlab.report.facts import Document, ReportFacts
 from flowlab.report.numbers import FLOAT_BYTES
-from flowlab.report.widths import beside_weights
+from flowlab.report.widths import beside_weights, layer_bits
 
 PARTS = {"arena": "arena: activations", "quantize": "quantized input"}  # of a memory, in words
 FEW = (0.01, 0.001)  # false alarms that may be, for which thresholds are shown
@@ -349,7 +349,9 @@ def widths(facts: ReportFacts) -> list[tuple[str, str]]:
     rows = []
     for what, name in (("weights", "weight"), ("activations", "activation")):
         used, wanted = config.get(f"{name}_bits"), config.get(f"requested_{name}_bits")
-        if used is not None:
+        if name == "weight" and (mixed := layer_bits(facts)):
+            rows.append((what, f"{mixed['mean_bits']:.2f} bits on average, by layer: see below"))
+        elif used is not None:
             rows.append((what, f"{used} bits" + (f" (asked for: {wanted})" if wanted not in (None, used) else "")))
     for key, what in (("quantizer", "quantizer"), ("method", "method"), ("number_format", "number format")):
         if config.get(key) is not None:
@@ -361,8 +363,7 @@ def widths(facts: ReportFacts) -> list[tuple[str, str]]:
 
 def mixed_rows(facts: ReportFacts) -> list[tuple[str, ...]]:
     """Layer, weights, bits, and what 2, 4 and 8 bits cost the outputs; none where one width serves all layers."""
-    mixed = facts.metrics_quantize.get("mixed")
-    rows = mixed.get("layers", ()) if isinstance(mixed, Mapping) else ()
+    rows = (layer_bits(facts) or {}).get("layers", ())
     return [
         (
             str(row["layer"]),

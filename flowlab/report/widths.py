@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flowlab.report.facts import ReportFacts
 
@@ -17,24 +18,35 @@ class WidthRow:
 
     name: str
     bytes: int
-    times: int
+    times: float
     typical: str
     accuracy: float | None
     this_run: bool
 
 
+def layer_bits(facts: ReportFacts) -> Mapping[str, Any] | None:
+    """The bits of each layer's weights and their mean, where they differ."""
+    mixed = facts.metrics_quantize.get("mixed")
+    return mixed if isinstance(mixed, Mapping) else None
+
+
 def width_rows(facts: ReportFacts) -> list[WidthRow]:
-    """The four precisions; none where the number of parameters is not known."""
+    """The four precisions, and the mean where layers differ; none where the number of parameters is not known."""
     parameters = facts.metrics_train.get("parameters")
     if not isinstance(parameters, int):
         return []
-    config = facts.quantization_config
-    used = 32 if config.get("method") == "none" else config.get("weight_bits")
+    config, mixed = facts.quantization_config, layer_bits(facts)
+    used = 32 if config.get("method") == "none" else None if mixed else config.get("weight_bits")
     rows = []
     for bits, name, typical in PRECISIONS:
         document = facts.metrics_train if bits == 32 else facts.metrics_quantize if bits == used else {}
         accuracy = (document.get("test") or {}).get("accuracy")
         rows.append(WidthRow(name, -(-parameters * bits // 8), 32 // bits, typical, accuracy, bits == used))
+    if mixed:
+        mean = float(mixed["mean_bits"])
+        reached = (facts.metrics_quantize.get("test") or {}).get("accuracy")
+        size, times = -(-int(parameters * mean) // 8), round(32 / mean, 1)
+        rows.append(WidthRow(f"{mean:.2f} bits on average", size, times, "", reached, True))
     return rows
 
 

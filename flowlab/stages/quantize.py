@@ -265,7 +265,7 @@ def _float_model(job: StageJob, spec: Mapping[str, Any]) -> Any:
 
 
 def quantize(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
-    """What the quantizer makes of a float network, and the table of bits by layer where they were chosen, else None."""
+    """What the quantizer makes of a float network, and the table of bits by layer where they differ, else None."""
     asked, mixed = _job(job, model, data)
     return _quantizer(job).quantize(asked, job.plugin_options["quantizer"]), mixed
 
@@ -278,7 +278,7 @@ def _quantizer(job: StageJob) -> Quantizer:
 
 
 def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
-    """What the quantizer is asked for, and the table of bits by layer where they were chosen."""
+    """What the quantizer is asked for, and the table of bits by layer where they differ."""
     from copy import deepcopy
     from dataclasses import replace
 
@@ -286,7 +286,7 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
     from flowlab.learn.loop import fit
     from flowlab.learn.trace import float_graph
     from flowlab.quant.fold import fold
-    from flowlab.quant.mixed import edges
+    from flowlab.quant.mixed import with_edges
     from flowlab.quant.recipe import recipe_of, widths
     from flowlab.quant.reservoir import reservoir
     from flowlab.quant.teacher import Teacher
@@ -310,7 +310,8 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
     )
     made, found = _mixed(made, asked) if asked.mixed else (made, None)
     if asked.edge_bits is not None:
-        made = replace(made, bits_of=dict.fromkeys(edges(fold(made.graph)), asked.edge_bits))
+        found = with_edges(fold(made.graph), asked.weight_bits, asked.edge_bits)
+        made = replace(made, bits_of=found.bits_of)
     settings = _fit_settings(asked, widths(made))
 
     def trained(module: Any) -> Any:
@@ -444,7 +445,7 @@ def _account(job: StageJob, windows: int, onnx_metadata: Mapping[str, str], mixe
         number_format=asked.format.name,
         requested_weight_bits=asked.weight_bits,
         requested_activation_bits=asked.requested_activation_bits,
-        weight_bits=max(mixed.bits_of.values()) if mixed else max(asked.weight_bits, asked.edge_bits or 0),
+        weight_bits=max(mixed.bits_of.values()) if mixed else asked.weight_bits,
         activation_bits=asked.activation_bits,
         calibration_count=min(asked.calibration_count, windows),
         calibration_seed=asked.seed,

@@ -96,7 +96,7 @@ def test_a_budget_is_one_thing() -> None:
 
 def test_the_table_is_plain_json() -> None:
     found = chosen(mean_bits=3.0).to_json()
-    assert set(found) == {"mean_bits", "weight_bytes", "layers"}
+    assert set(found) == {"measured", "mean_bits", "weight_bytes", "layers"}
     assert found["weight_bytes"] == sum(row["weights"] * row["bits"] for row in found["layers"]) / 8
     assert set(found["layers"][0]["sensitivity"]) == {"2", "4", "8"}
 

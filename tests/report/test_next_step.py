@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,17 @@ def test_the_step_is_the_first_of_the_chapter_that_was_not_taken(
     assert not step.good
     assert tuple(step.settings) == settings
     assert "2.00 points on the test split (98.91 % to 96.91 %)" in step.said
+
+
+@pytest.mark.parametrize(("measured", "first"), [(True, ("training.auto_quantization=false",)), (False, ())])
+def test_the_narrowest_of_several_widths_counts(
+    dropped: Callable[..., ReportFacts], measured: bool, first: tuple[str, ...]
+) -> None:
+    facts = dropped(weight_bits=8)
+    mixed = {"mean_bits": 3.0, "measured": measured, "layers": [{"bits": 8}, {"bits": 2}]}
+    step = next_step(replace(facts, metrics_quantize={**facts.metrics_quantize, "mixed": mixed}))
+    assert "Some weights have 2 bits." in step.why
+    assert tuple(step.settings) == (*first, "training.quantization_weight_bitwidth=8")
 
 
 def test_where_nobody_brings_a_trained_quantizer_the_next_step_is_taken(

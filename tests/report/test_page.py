@@ -155,11 +155,24 @@ def test_how_quantization_went_is_said(changed: Changed, facts: ReportFacts) -> 
 
 def test_bits_chosen_by_layer_are_a_table(facts: ReportFacts, changed: Changed) -> None:
     row = {"layer": "conv1", "weights": 40, "bits": 8, "sensitivity": {"2": 4.32896, "4": 0.06389, "8": 0.00067}}
-    mixed = {"mean_bits": 3.94, "weight_bytes": 1784.0, "layers": [row]}
+    mixed = {"mean_bits": 3.94, "weight_bytes": 1784.0, "measured": True, "layers": [row]}
     shown = text(render(changed(metrics_quantize={**facts.metrics_quantize, "mixed": mixed})))
     assert "3.94 bits of a weight on average" in shown
     assert "conv1 40 8 4.32896 0.06389 0.00067" in " ".join(shown.split())
     assert "bits of a weight on average" not in text(render(facts))
+
+
+def test_bits_of_the_edges_are_a_table_without_costs(facts: ReportFacts, changed: Changed) -> None:
+    rows = [{"layer": name, "weights": 40, "bits": bits, "sensitivity": {}} for name, bits in (("in", 8), ("conv2", 2))]
+    mixed = {"mean_bits": 5.0, "weight_bytes": 50.0, "measured": False, "layers": rows}
+    config = {**facts.quantization_config, "weight_bits": 8, "requested_weight_bits": 2}
+    metrics = {**facts.metrics_quantize, "mixed": mixed}
+    shown = " ".join(text(render(changed(metrics_quantize=metrics, quantization_config=config))).split())
+    assert "weights 5.00 bits on average, by layer: see below" in shown
+    assert "5.00 bits of a weight on average: first and last layer have bits of their own" in shown
+    assert "in 40 8 conv2 40 2" in shown
+    assert "cost of 2" not in shown
+    assert "asked for: 2" not in shown
 
 
 def test_requested_and_effective_widths_are_shown(facts: ReportFacts) -> None:

@@ -37,6 +37,14 @@ def test_accuracy_stands_only_where_it_was_measured(
     assert {i: row.accuracy for i, row in enumerate(rows) if row.accuracy is not None} == measured
 
 
+def test_bits_that_differ_by_layer_have_a_row_of_their_own(facts: ReportFacts, changed: Changed) -> None:
+    mixed = {"mean_bits": 2.5, "measured": False, "layers": [{"bits": 2}, {"bits": 8}]}
+    rows = width_rows(changed(metrics_quantize={**facts.metrics_quantize, "mixed": mixed}))
+    assert [row.this_run for row in rows] == [False, False, False, False, True]
+    assert (rows[4].name, rows[4].bytes, rows[4].times) == ("2.50 bits on average", -(-3848 * 25 // 80), 12.8)
+    assert rows[4].accuracy == facts.metrics_quantize["test"]["accuracy"]
+
+
 def test_a_model_whose_parameters_are_not_known_has_no_table(facts: ReportFacts, changed: Changed) -> None:
     unknown = changed(metrics_train={**facts.metrics_train, "parameters": None})
     assert width_rows(unknown) == []

@@ -229,7 +229,10 @@ def test_the_first_and_the_last_layer_may_have_bits_of_their_own(
     graph = parse_graph(only(result, "graph").read_text())
     bits = [node.attributes["weight_bits"] for node in graph.nodes if "weight" in node.constants]
     assert bits == [8, 2, 8]
-    assert result.metrics["mixed"] is None
+    table = result.metrics["mixed"]
+    assert [row["bits"] for row in table["layers"]] == bits
+    assert not table["measured"]
+    assert any(one.startswith("first and last layer have their own bits: ") for one in result.warnings)
     again = rebuild_onnx(only(result, "quantization_config"), only(result, "quantized_weights"))
     assert again == only(result, "quantized_onnx").read_bytes()
 
