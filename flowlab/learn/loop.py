@@ -118,7 +118,8 @@ def fit(
 
     The loop calls ``module.train()`` and ``module.eval()`` once each epoch, and before that
     ``module.begin_epoch(epoch, epochs)`` (from 0) where the module has it; that call, and not a count of its own, is
-    how a module that changes with the epochs stays right after a restart.
+    how a module that changes with the epochs stays right after a restart. Where it has ``module.parameter_groups()``,
+    those are what the optimizer gets; a group's ``share`` is its part of the rate.
 
     Args:
         module: float32 ``(batch, channel, height, width)`` -> ``(batch, outputs)``.

@@ -17,7 +17,7 @@ from flowlab.contracts import NumberFormat
 from flowlab.quant.calibrate import Scales
 from flowlab.quant.fake_layer import FakeLayer, LayerForm, View
 from flowlab.quant.fake_parts import part_of
-from flowlab.quant.recipe import FULL_BITS, share
+from flowlab.quant.recipe import FULL_BITS, live_epochs, share
 from flowlab.quant.steps import LayerStep, Step, Steps, sources_of, value_of
 
 
@@ -84,7 +84,7 @@ class FakeQuantized(nn.Module):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Freeze the norms where their part of the ``epochs`` is over; ``epoch`` counts from 0."""
-        self.set_live(epoch < round(self.live * epochs))
+        self.set_live(epoch < live_epochs(self.live, epochs))
 
     def finish(self) -> None:
         """Freeze what is still live, now."""

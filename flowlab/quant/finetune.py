@@ -18,7 +18,7 @@ from torch import Tensor
 from flowlab.errors import QuantizationError
 from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.real_value import real_values
-from flowlab.quant.recipe import Finetune
+from flowlab.quant.recipe import Finetune, live_epochs
 
 MOST_WINDOWS = 512
 MANY = 2  # outputs of a window that are classes
@@ -85,7 +85,7 @@ def _one(found: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 
 def _train(network: FakeQuantized, windows: Tensor, taught: Outputs, how: Finetune, seed: int) -> None:
-    live = round(how.live * how.steps)
+    live = live_epochs(how.live, how.steps)
     drawn = _batches(len(windows), min(how.batch, len(windows)), seed)
     late = how.learning_rate * (how.then if live else 1)
     for steps, rate, norms_live in ((live, how.learning_rate, True), (how.steps - live, late, False)):

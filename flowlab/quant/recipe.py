@@ -38,15 +38,12 @@ class Recipe:
     temperature: float = 3.0
 
     def folded(self, epochs: int) -> float:
-        """Where in a training of so many epochs norms are folded, 0 to 1; 1 where they never are, or were never live.
-
-        Whole epochs are live, as `FakeQuantized.begin_epoch` counts them.
-        """
-        return round(self.live * epochs) / epochs or 1.0
+        """Where in a training of so many epochs norms are folded, 0 to 1; 1 where they never are or were never live."""
+        return live_epochs(self.live, epochs) / epochs or 1.0
 
     def sentence(self, epochs: int, optimizer: str, learning_rate: float, distillation: float) -> str:
         """What a training was that followed this recipe, but for what was asked for otherwise."""
-        live = round(self.live * epochs)
+        live = live_epochs(self.live, epochs)
         norms = f"norms live for {live} of {epochs} epochs" if live else f"norms folded, {epochs} epochs"
         taught = f", {distillation:.0%} of the loss from the float network's outputs" if distillation else ""
         return f"{optimizer}, highest rate {learning_rate:g}, {norms}{taught}"
@@ -78,6 +75,11 @@ TUNING: Mapping[int, Finetune] = {
     4: Finetune(),
 }
 FULL_BITS = 8  # with so many everywhere, fine-tuning changed no prediction that was measured: scales alone will do
+
+
+def live_epochs(share: float, epochs: int) -> int:
+    """How many whole epochs, the first ones, have live norms; ``share`` of them, 0 to 1."""
+    return round(share * epochs)
 
 
 def widths(job: QuantizeJob) -> set[int]:

@@ -292,6 +292,17 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
     from flowlab.quant.teacher import Teacher
 
     asked: QuantizeOptions = job.options
+
+    def trained(module: Any) -> Any:
+        checkpoint, bits = job.scratch / "quantized.checkpoint", widths(made)  # as they are chosen below
+        settings = _fit_settings(asked, bits)
+        said = recipe_of(bits).sentence(
+            settings.epochs, settings.optimizer, settings.learning_rate, settings.distillation
+        )
+        job.progress(f"quantization-aware training: {said}", 0.0)
+        found = fit(module, data, settings, checkpoint=checkpoint, progress=job.progress, teacher=Teacher(made.graph))
+        return {**found, "recipe": said}
+
     chosen = reservoir(len(data.train_features), asked.calibration_count, asked.seed)
     shape = data.train_features.shape[1:]
     made = QuantizeJob(
@@ -301,7 +312,7 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
         weight_bits=asked.weight_bits,
         activation_bits=asked.activation_bits,
         calibration=data.train_features[chosen],
-        fit=_no_fit,
+        fit=trained,
         output_int=asked.output_int,
         scratch=job.scratch,
         seed=asked.seed,
@@ -311,23 +322,8 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
     made, found = _mixed(made, asked) if asked.mixed else (made, None)
     if asked.edge_bits is not None:
         found = with_edges(fold(made.graph), asked.weight_bits, asked.edge_bits)
-        made = replace(made, bits_of=found.bits_of)
-    settings = _fit_settings(asked, widths(made))
-
-    def trained(module: Any) -> Any:
-        checkpoint = job.scratch / "quantized.checkpoint"
-        said = recipe_of(widths(made)).sentence(
-            settings.epochs, settings.optimizer, settings.learning_rate, settings.distillation
-        )
-        job.progress(f"quantization-aware training: {said}", 0.0)
-        found = fit(module, data, settings, checkpoint=checkpoint, progress=job.progress, teacher=Teacher(made.graph))
-        return {**found, "recipe": said}
-
-    return replace(made, fit=trained), found
-
-
-def _no_fit(module: Any) -> Any:
-    raise AssertionError("the job's fit was not set")
+        made = replace(made, weight_bits=min(found.bits_of.values()), bits_of=found.bits_of)
+    return made, found
 
 
 def _fit_settings(asked: QuantizeOptions, widths: Collection[int]) -> Any:
