@@ -13,14 +13,16 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from flowlab.contracts import Dataset, Model, NumberFormat, Preset, Quantized, QuantizeJob, Quantizer, StageJob
+from flowlab.contracts import Dataset, Model, Preset, Quantized, Quantizer, StageJob
+from flowlab.engine.bench_onnx import exported, outputs_of, packed_bytes, speeds
 from flowlab.engine.bench_tables import Drop, File, Found, Ratio, writable, write
+from flowlab.engine.bench_watch import EnoughError, Watch
 from flowlab.errors import ConfigError, DataError, FlowlabError, PluginError, unknown_name
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ BATCHES = (64, 256)  # of a training epoch
 FED = (1, 64)  # windows that a file is fed at once
 HELD_OUT = 10  # one training window of so many chooses the best epoch
 QUICK_ROUNDS = 3
-FED_S = 0.2  # of feeding, in each round
 THREE = "three plain eager float epochs"  # the most that fine-tuning behind PTQ may take
 SECOND = "one second"  # what an export is compared with
 
@@ -263,7 +264,7 @@ class _Bench:
             except FlowlabError as error:
                 yield self._drop(row["label"], None, bar, 0.0, f"refused: {error}")
                 continue
-            outputs = _run(export_onnx(quantized.graph, {}), self.data.test[0])
+            outputs = outputs_of(export_onnx(quantized.graph, {}), self.data.test[0])
             epochs.add(len(quantized.history.get("epochs", ())))
             yield self._drop(row["label"], _accuracy(outputs, self.data.test[1]), bar, seconds)
         yield self._control(max(epochs, default=0))
@@ -336,7 +337,7 @@ class _Bench:
         three = [{THREE: 3 * self._plain_epoch(BATCHES[0]), **_without(taken, label)} for taken in rounds]
         yield from self._over(three, THREE, BATCHES[0])
         if graph is not None:
-            taken_s = [_timed(partial(_exported, graph)) for _ in range(self.plan.rounds)]
+            taken_s = [_timed(partial(exported, graph)) for _ in range(self.plan.rounds)]
             rounds = [{SECOND: 1.0, "export of the ONNX": seconds} for seconds in taken_s]
             yield from self._over(rounds, SECOND, 1)
 
@@ -374,7 +375,7 @@ class _Bench:
         watch = Watch(first_epoch=True)
         try:
             self.quantized(row, FitData(*_timing_data(self.data)), watch, batch_size=batch)
-        except _EnoughError:
+        except EnoughError:
             return watch.epoch_s
         raise FlowlabError(f"{row['label']}: the quantizer trained no epoch, so there is none to time")
 
@@ -401,79 +402,12 @@ class _Bench:
         made = [("float", self.float_onnx(), 0)]
         for row in self.plan.rows("file_rows"):
             graph = self.quantized(row, _fit_data(self.data))[0].graph
-            made.append((f"{row['label']}: best_model.onnx", export_onnx(graph, {}), _packed(graph)))
+            made.append((f"{row['label']}: best_model.onnx", export_onnx(graph, {}), packed_bytes(graph)))
             if self.format_of(row) == "cpu":
-                made.append((f"{row['label']}: best_model_int8.onnx", export_qdq(graph), _packed(graph)))
-        speeds = {
-            fed: _speeds([model for _, model, _ in made], self.data.test[0], fed, self.plan.rounds) for fed in FED
-        }
+                made.append((f"{row['label']}: best_model_int8.onnx", export_qdq(graph), packed_bytes(graph)))
+        ratios = {fed: speeds([model for _, model, _ in made], self.data.test[0], fed, self.plan.rounds) for fed in FED}
         for at, (what, model, packed) in enumerate(made):
-            yield File(self.data.name, self.model, what, len(model), packed, *(speeds[fed][at] for fed in FED))
-
-
-class _EnoughError(Exception):
-    """The first epoch is over: it was all that is timed."""
-
-
-class Watch:
-    """Looks on while a quantizer works, and stops it behind the first epoch where that is all that is asked."""
-
-    def __init__(self, first_epoch: bool = False) -> None:
-        self.first_epoch, self.seconds, self.epoch_s, self._start = first_epoch, 0.0, 0.0, 0.0
-
-    def over(self, plugins: Mapping[str, tuple[Any, Any]]) -> Quantizer:
-        """The quantizer with this watch over it."""
-        return _Watched(plugins["quantizer"][0], self)
-
-    def run(self, module: Any, fit: Callable[[Any], Any]) -> None:
-        """Train a module until this watch has seen enough."""
-        try:
-            self.fit(fit)(module)
-        except _EnoughError:
-            return
-
-    def fit(self, fit: Callable[..., Any]) -> Callable[..., Any]:
-        """A training that tells this watch when its first epoch begins."""
-
-        def watched(module: Any, *args: Any, **kwargs: Any) -> Any:
-            begin = getattr(module, "begin_epoch", None)
-
-            def begun(epoch: int, epochs: int) -> None:
-                if callable(begin):
-                    begin(epoch, epochs)
-                self._start = time.process_time()
-
-            if self.first_epoch:
-                module.begin_epoch = begun
-            return fit(module, *args, **kwargs)
-
-        return watched
-
-    def progress(self, what: str, done: float) -> None:
-        """Behind each epoch."""
-        if self.first_epoch and self._start:
-            self.epoch_s = time.process_time() - self._start
-            raise _EnoughError
-
-
-class _Watched(Quantizer):
-    """A quantizer that is timed."""
-
-    def __init__(self, inner: Quantizer, watch: Watch) -> None:
-        self.inner, self.watch = inner, watch
-        self.name, self.format, self.trains, self.mixed = inner.name, inner.format, inner.trains, inner.mixed
-
-    def check(self, graph: Any, format: NumberFormat, options: Any) -> Sequence[str]:
-        """The inner one's."""
-        return self.inner.check(graph, format, options)
-
-    def quantize(self, job: QuantizeJob, options: Any) -> Quantized:
-        """The inner one's, timed."""
-        start = time.process_time()
-        try:
-            return self.inner.quantize(replace(job, fit=self.watch.fit(job.fit)), options)
-        finally:
-            self.watch.seconds = time.process_time() - start
+            yield File(self.data.name, self.model, what, len(model), packed, *(ratios[fed][at] for fed in FED))
 
 
 # --- arrays and files -----------------------------------------------------------------------------
@@ -515,59 +449,3 @@ def _timed(work: Callable[[], Any]) -> float:
 
 def _without(taken: Mapping[str, float], name: str) -> dict[str, float]:
     return {what: seconds for what, seconds in taken.items() if what != name}
-
-
-def _exported(graph: Any) -> bytes:
-    from flowlab.compiler.export_onnx import export_onnx
-
-    return export_onnx(graph, {})
-
-
-def _packed(graph: Any) -> int:
-    """Bytes of a graph's weights at their bits."""
-    bits = sum(
-        node.constants["weight"].size * node.attributes.get("weight_bits", 8)
-        for node in graph.nodes
-        if "weight" in node.constants
-    )
-    return -(-int(bits) // 8)
-
-
-def _session(model: bytes) -> Any:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-
-
-def _run(model: bytes, features: Any, batch: int = 256) -> Any:
-    import numpy as np
-
-    session = _session(model)
-    name = session.get_inputs()[0].name
-    parts = [session.run(None, {name: features[at : at + batch]})[0] for at in range(0, len(features), batch)]
-    return np.concatenate(parts)
-
-
-def _speeds(models: Sequence[bytes], features: Any, batch: int, rounds: int) -> list[float]:
-    """How many times as fast as the first each is: the median over rounds in which they take turns."""
-    sessions = [_session(model) for model in models]
-    windows = features[:batch]
-    ratios: list[list[float]] = [[] for _ in models]
-    for at in range(rounds + 1):
-        taken = [_per_call(session, windows) for session in sessions]
-        if at:  # the first round warms up
-            for one, seconds in zip(ratios, taken, strict=True):
-                one.append(taken[0] / seconds)
-    return [median(one) for one in ratios]
-
-
-def _per_call(session: Any, windows: Any) -> float:
-    feed, calls, start = {session.get_inputs()[0].name: windows}, 0, time.process_time()
-    while time.process_time() - start < FED_S:
-        for _ in range(16):
-            session.run(None, feed)
-        calls += 16
-    return (time.process_time() - start) / calls

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flowlab.contracts import Dataset, Preset, Recording
-from flowlab.engine import bench_quantization
+from flowlab.engine import bench_onnx, bench_quantization
 from flowlab.engine.bench_quantization import Asked, quantization
 from flowlab.errors import ConfigError, DataError, PluginError
 from flowlab.plugins import Brought, Catalogue, load
@@ -58,7 +58,7 @@ def catalogue(rows: tuple[dict[str, Any], ...] = ()) -> Catalogue:
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_quantization, "QUICK_ROUNDS", 1)
-    monkeypatch.setattr(bench_quantization, "FED_S", 0.001)
+    monkeypatch.setattr(bench_onnx, "FED_S", 0.001)
 
 
 def test_accuracy_times_and_files_are_measured_printed_and_written(tmp_path: Path) -> None:
