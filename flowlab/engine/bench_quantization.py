@@ -289,23 +289,64 @@ class _Bench:
 
     def peers(self) -> Found:
         """Other quantizers that are installed, on the same float network; and those that are not."""
-        from flowlab.quant.peers import NOT_BUILT, PEERS
+        from flowlab.quant.peers import PEERS
 
-        drops, notes = [], [f"not run: {name} (flowlab has no way to run it yet)" for name in NOT_BUILT]
+        drops, notes, job = [], [], self._peer_job()
         for peer in PEERS:
-            missing = peer.missing()
-            if missing:
+            if missing := peer.missing():
                 notes.append(f"not run: {peer.name} ({missing})")
+                continue
+            if peer.trains and self.plan.asked.quick:
                 continue
             start = time.process_time()
             try:
-                outputs = peer.outputs(self.module, self.float_onnx(), _fit_data(self.data), self.data.test[0])
+                outputs = peer.outputs(job, self.data.test[0])
             except Exception as error:  # noqa: BLE001 - another project's code: whatever it raises is its result
-                notes.append(f"failed: {peer.name} on {self.data.name}, {self.model}: {str(error).splitlines()[0]}")
+                notes.append(f"failed: {peer.name} on {self.data.name}, {self.model}: {_first_line(error)}")
                 continue
             seconds = time.process_time() - start
             drops.append(self._drop(peer.name, _accuracy(outputs, self.data.test[1]), None, seconds))
         return Found(drops=tuple(drops), notes=tuple(notes))
+
+    def _peer_job(self) -> Any:
+        from flowlab.quant.peers import PeerJob
+
+        epochs = int(self.config({"training": {}}).quantization_epochs)
+        return PeerJob(self.module, self.float_onnx(), _fit_data(self.data), epochs, self.seed)
+
+    def _peers_that_train(self) -> list[Any]:
+        """Of those that are installed one each, the first that is trained: all its widths take the same time."""
+        from flowlab.quant.peers import PEERS
+
+        chosen = {peer.needs: peer for peer in reversed(PEERS) if peer.trains and not peer.missing()}
+        return list(chosen.values())[::-1]
+
+    def _peer_modules(self, peers: Sequence[Any]) -> dict[str, Any]:
+        """By row what is trained for an epoch, made once; what cannot be made is said."""
+        from flowlab.quant.peers import quiet
+
+        made = {}
+        for peer in peers:
+            with quiet():
+                try:
+                    made[f"{peer.name} epoch"] = peer.prepared(self._peer_job())
+                except Exception as error:  # noqa: BLE001 - another project's code
+                    self.plan.say(f"not timed: {peer.name}: {_first_line(error)}")
+        return made
+
+    def _peer_epoch(self, module: Any, batch: int) -> float:
+        from copy import deepcopy
+
+        from flowlab.learn.loop import FitData
+        from flowlab.quant.peers import quiet, trained
+
+        watch, data = Watch(first_epoch=True), FitData(*_timing_data(self.data))
+        with quiet():
+            watch.run(
+                deepcopy(module),
+                lambda one: trained(one, data, epochs=1, seed=self.seed, batch=batch, progress=watch.progress),
+            )
+        return watch.epoch_s
 
     def ratios(self) -> Iterator[Ratio]:
         """Epochs of training, calibration and export against the user's module in plain eager float32."""
@@ -315,11 +356,13 @@ class _Bench:
         rows = self.plan.rows("speed_rows")
         trained = [row for row in rows if row["training"]["quantization_method"] == "QAT"]
         after = [row for row in rows if row["training"]["quantization_method"] == "PTQ"]
+        others = self._peer_modules(self._peers_that_train())
         for batch in BATCHES:
             rounds = []
             for _ in range(self.plan.rounds):
                 taken = {plain: self._plain_epoch(batch), float_loop: self._loop_epoch(batch)}
                 taken |= {f"{row['label']} epoch": self._epoch(row, batch) for row in trained}
+                taken |= {what: self._peer_epoch(module, batch) for what, module in others.items()}
                 rounds.append(taken)
             yield from self._over(rounds, plain, batch)
         self.plan.say(f"{self.data.name} {self.model}: training timed")
@@ -408,6 +451,10 @@ class _Bench:
         ratios = {fed: speeds([model for _, model, _ in made], self.data.test[0], fed, self.plan.rounds) for fed in FED}
         for at, (what, model, packed) in enumerate(made):
             yield File(self.data.name, self.model, what, len(model), packed, *(ratios[fed][at] for fed in FED))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # --- arrays and files -----------------------------------------------------------------------------

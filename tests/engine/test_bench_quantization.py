@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,8 @@ from flowlab.engine import bench_onnx, bench_quantization
 from flowlab.engine.bench_quantization import Asked, quantization
 from flowlab.errors import ConfigError, DataError, PluginError
 from flowlab.plugins import Brought, Catalogue, load
+from flowlab.quant import peers
+from flowlab.quant.peers import onnxruntime
 
 
 class Waves(Dataset):
@@ -59,6 +62,7 @@ def catalogue(rows: tuple[dict[str, Any], ...] = ()) -> Catalogue:
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_quantization, "QUICK_ROUNDS", 1)
     monkeypatch.setattr(bench_onnx, "FED_S", 0.001)
+    monkeypatch.setattr(peers, "PEERS", onnxruntime.PEERS)  # the others take minutes: tests/system/test_peers.py
 
 
 def test_accuracy_times_and_files_are_measured_printed_and_written(tmp_path: Path) -> None:
@@ -144,3 +148,34 @@ def test_what_is_named_is_measured_alone(tmp_path: Path) -> None:
 def test_a_name_that_the_preset_has_not_is_an_error(kind: str, name: str, suggestion: str) -> None:
     with pytest.raises(ConfigError, match=rf"--{kind}: no {kind} named '{name}'.*{suggestion}"):
         quantization(Asked(only={kind: [name]}), catalogue(), lambda text: pytest.fail("it began"))
+
+
+def broken(job: peers.PeerJob) -> Any:
+    raise RuntimeError("no kernel\nfor this")
+
+
+def test_a_peer_that_fails_or_is_not_installed_is_said_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = (peers.Peer("Broken", (), broken), peers.Peer("Absent", ("none_such.part",), broken))
+    monkeypatch.setattr(peers, "PEERS", (*others, *onnxruntime.PEERS))
+    only = {"table": ["accuracy"], "row": ["CPU 8"]}
+    lines = quantization(Asked(quick=True, only=only), catalogue(), lambda text: None)
+    assert "failed: Broken on waves, CLS_500_NPU: no kernel" in lines
+    assert "not run: Absent (none_such.part is not installed)" in lines
+    assert any("ONNX Runtime static 8/8" in line for line in lines)
+
+
+def test_one_peer_of_each_project_that_trains_is_timed_in_the_same_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def same(job: peers.PeerJob) -> Any:
+        return copy.deepcopy(job.module)
+
+    trained = [
+        peers.Peer(name, (needs,), same, trains=True)
+        for name, needs in (("A 8", "json"), ("A 4", "json"), ("B", "csv"))
+    ]
+    failing = peers.Peer("C", ("math",), broken, trains=True)
+    monkeypatch.setattr(peers, "PEERS", (*trained, failing))
+    said: list[str] = []
+    lines = quantization(Asked(quick=True, only={"table": ["speed"]}), catalogue(), said.append)
+    text = "\n".join(lines)
+    assert "A 8 epoch" in text and "B epoch" in text and "A 4 epoch" not in text and "C epoch" not in text
+    assert "not timed: C: no kernel" in said
