@@ -41,8 +41,12 @@ def test_what_was_done_is_said() -> None:
     assert TRAINING[8].sentence(10, "sgd", 0.002, 0.0) == "sgd, highest rate 0.002, norms folded, 10 epochs"
 
 
-@pytest.mark.parametrize(("bits", "narrowest", "expected"), [(8, 2, 0.1), (8, 4, 0.1), (4, 2, 1), (2, 2, 1), (8, 8, 1)])
-def test_wider_layers_keep_the_rate_of_their_own_recipe(bits: int, narrowest: int, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("bits", "narrowest", "expected"), [(8, 2, 0.1**0.5), (8, 4, 0.1**0.5), (4, 2, 1), (2, 2, 1), (8, 8, 1)]
+)
+def test_wider_layers_have_a_rate_between_their_own_and_the_narrowests(
+    bits: int, narrowest: int, expected: float
+) -> None:
     assert share(bits, narrowest) == pytest.approx(expected)
 
 
@@ -51,10 +55,10 @@ def test_a_mixed_network_is_trained_in_two_groups_at_two_rates() -> None:
     layers = [node.name for node in job.graph.nodes if "weight" in node.constants and node.op != "batch_norm"]
     network = wrap(replace(job, weight_bits=2, bits_of={layers[0]: 8, layers[-1]: 8}), live=0.5, learn_scales=True)
     groups = {group["share"]: list(group["params"]) for group in network.parameter_groups()}
-    assert set(groups) == {0.1, 1.0}
+    assert set(groups) == {slow := share(8, 2), 1.0}
     assert sum(map(len, groups.values())) == len(list(network.parameters()))
     first, middle, _ = network.layers()
-    assert any(one is first.weight for one in groups[0.1])
+    assert any(one is first.weight for one in groups[slow])
     assert any(one is middle.weight for one in groups[1.0])
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     history = fit(network, data(), settings(epochs=1, learning_rate=0.01, optimizer="adam", lr_scheduler="onecyclelr"))
@@ -62,4 +66,4 @@ def test_a_mixed_network_is_trained_in_two_groups_at_two_rates() -> None:
     moved = {name: float((value.detach() - before[name]).abs().max()) for name, value in network.named_parameters()}
     name = next(name for name, value in network.named_parameters() if value is first.weight)
     other = next(name for name, value in network.named_parameters() if value is middle.weight)
-    assert 0 < moved[name] < 0.3 * moved[other]
+    assert 0 < moved[name] < 0.6 * moved[other]
