@@ -2,7 +2,8 @@
 
 A layer becomes ``Conv``/``Gemm`` without bias -> ``Add`` (B) -> ``Mul`` (M) -> ``Div`` (2^R) -> ``Floor`` -> ``Clip``.
 The last ONNX node of each of the graph's nodes has that node's name, and so has its tensor, unless it is an output of
-the graph: then the tensor has the output's name. What lies between has a suffix (``fc.bnorm/add``).
+the graph: then the tensor has the output's name, and where that is another node's, the other's tensor has a suffix
+(``fc/value``). What lies between has a suffix too (``fc.bnorm/add``).
 The metadata carry what integers in float tensors cannot say: types, scales, widths of weights.
 
 Where float32 is not proven exact, the layer's sums are computed by several convolutions over parts of the fan-in (each
@@ -12,7 +13,9 @@ A layer with a float bias becomes ``Conv``/``Gemm`` -> ``Clip`` (24 bits) -> ``M
 ``Clip``, which is no form of an accelerator.
 
 Metadata keys: ``flowlab.format`` ("1"), ``flowlab.graph`` (the graph's metadata), ``flowlab.values``
-(name -> dtype, shape, scale, zero_point), ``flowlab.weight_bits`` (node -> bits); all but the first are JSON.
+(name -> dtype, shape, scale, zero_point), ``flowlab.weight_bits`` (node -> bits), ``flowlab.bounds`` (accumulator ->
+the bound of its partial sums, the parts that it is summed in, whether what follows is double); all but the first are
+JSON.
 """
 
 from __future__ import annotations
@@ -53,7 +56,9 @@ def export_onnx(graph: Graph, metadata: Mapping[str, str] | None = None) -> byte
         GraphError: if an operation cannot be written, or no exact form exists for a layer; it names the node.
     """
     made = {node.name for node in graph.nodes}
-    writer = _Writer(graph, {value: name for name, value in list(graph.outputs.items())[::-1] if value in made})
+    tensors = {value: name for name, value in list(graph.outputs.items())[::-1] if value in made}
+    tensors |= {name: f"{name}/value" for name in graph.outputs if name in made and name not in tensors}
+    writer = _Writer(graph, tensors)
     for node in graph.nodes:
         writer.write(node)
     inputs = [_value_info(value.name, value.type) for value in graph.inputs]
@@ -66,7 +71,7 @@ def export_onnx(graph: Graph, metadata: Mapping[str, str] | None = None) -> byte
     model = helper.make_model(
         body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="flowlab"
     )
-    helper.set_model_props(model, {**_metadata(graph), **(metadata or {})})
+    helper.set_model_props(model, {**_metadata(graph), **writer.bounds(), **(metadata or {})})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -106,6 +111,7 @@ class _Writer:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
     forms: dict[str, exact_float.Form] = field(default_factory=dict)  # by name of the accumulator
+    sums: dict[str, int] = field(default_factory=dict)
 
     def op(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
         names = [self.tensors.get(value, value) for value in inputs]
@@ -139,7 +145,16 @@ class _Writer:
         else:
             form = exact_float.choose_form(bounds, parts, users[0])
         self.forms[node.name] = form
+        self.sums[node.name] = int(bounds.max(initial=0))
         return form
+
+    def bounds(self) -> dict[str, str]:
+        """What was proven of each accumulator, as metadata; nothing for a float graph."""
+        found = {
+            name: {"sum": self.sums[name], "parts": form.parts, "double": form.double}
+            for name, form in self.forms.items()
+        }
+        return {"flowlab.bounds": json.dumps(found, sort_keys=True)} if found else {}
 
 
 # --- layers: sums ---------------------------------------------------------------------------------

@@ -102,10 +102,16 @@ class OnnxModel:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
         tensors = {*self.makers, *self.constants, *self.inputs()}
+        named = {output.name for output in self.proto.graph.output}
         for output in self.proto.graph.output:
             maker = self.makers.get(output.name)
-            if maker is not None and maker.op_type != "Identity" and maker.name and maker.name not in tensors:
+            if maker is None or maker.op_type == "Identity" or not maker.name:
+                continue
+            if maker.name not in tensors or maker.name in named:  # named: the output of another node
                 self.renamed[output.name] = maker.name
+        for node in self.proto.graph.node:
+            if node.name in named and node.output[0] == f"{node.name}/value":  # whose own name an output has
+                self.renamed[node.output[0]] = node.name
 
     def _constant(self, node: onnx.NodeProto) -> None:
         values = attributes_of(node)

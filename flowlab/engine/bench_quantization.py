@@ -5,7 +5,8 @@ as many epochs. Times are CPU seconds on one thread, in rounds in which everythi
 medians are printed; a training epoch is divided by one of the user's module in plain eager float32.
 
 The preset's values: ``config`` (sections of a config), ``sets`` (dataset, its seed, frame, models), ``rows`` (label,
-training keys, points that may be lost by set), and ``quick_rows``, ``quick_epochs``, ``speed_rows``, ``file_rows``.
+training keys, points that may be lost by set), ``peers`` (the module of other quantizers), and ``quick_rows``,
+``quick_epochs``, ``speed_rows``, ``file_rows``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -289,10 +291,8 @@ class _Bench:
 
     def peers(self) -> Found:
         """Other quantizers that are installed, on the same float network; and those that are not."""
-        from flowlab.quant.peers import PEERS
-
         drops, notes, job = [], [], self._peer_job()
-        for peer in PEERS:
+        for peer in self._peers().PEERS:
             if missing := peer.missing():
                 notes.append(f"not run: {peer.name} ({missing})")
                 continue
@@ -308,26 +308,25 @@ class _Bench:
             drops.append(self._drop(peer.name, _accuracy(outputs, self.data.test[1]), None, seconds))
         return Found(drops=tuple(drops), notes=tuple(notes))
 
-    def _peer_job(self) -> Any:
-        from flowlab.quant.peers import PeerJob
+    def _peers(self) -> Any:
+        """The module of other projects' quantizers that the preset names."""
+        return import_module(self.plan.values["peers"])
 
+    def _peer_job(self) -> Any:
         epochs = int(self.config({"training": {}}).quantization_epochs)
-        return PeerJob(self.module, self.float_onnx(), _fit_data(self.data), epochs, self.seed)
+        return self._peers().PeerJob(self.module, self.float_onnx(), _fit_data(self.data), epochs, self.seed)
 
     def _peers_that_train(self) -> list[Any]:
         """Of those that are installed one each, the first that is trained: all its widths take the same time."""
-        from flowlab.quant.peers import PEERS
-
-        chosen = {peer.needs: peer for peer in reversed(PEERS) if peer.trains and not peer.missing()}
+        known = self._peers().PEERS
+        chosen = {peer.needs: peer for peer in reversed(known) if peer.trains and not peer.missing()}
         return list(chosen.values())[::-1]
 
     def _peer_modules(self, peers: Sequence[Any]) -> dict[str, Any]:
         """By row what is trained for an epoch, made once; what cannot be made is said."""
-        from flowlab.quant.peers import quiet
-
         made = {}
         for peer in peers:
-            with quiet():
+            with self._peers().quiet():
                 try:
                     made[f"{peer.name} epoch"] = peer.prepared(self._peer_job())
                 except Exception as error:  # noqa: BLE001 - another project's code
@@ -338,13 +337,14 @@ class _Bench:
         from copy import deepcopy
 
         from flowlab.learn.loop import FitData
-        from flowlab.quant.peers import quiet, trained
 
         watch, data = Watch(first_epoch=True), FitData(*_timing_data(self.data))
-        with quiet():
+        with self._peers().quiet():
             watch.run(
                 deepcopy(module),
-                lambda one: trained(one, data, epochs=1, seed=self.seed, batch=batch, progress=watch.progress),
+                lambda one: self._peers().trained(
+                    one, data, epochs=1, seed=self.seed, batch=batch, progress=watch.progress
+                ),
             )
         return watch.epoch_s
 

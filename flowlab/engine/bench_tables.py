@@ -113,7 +113,9 @@ def _accuracy_rows(drops: Sequence[Drop]) -> Iterator[tuple[str, ...]]:
             f"{mean(accuracy for accuracy, _ in reached):.2f}" if reached else "refused",
             f"{mean(drop for _, drop in reached):.2f}" if reached else "",
             "" if bar is None else f"{bar:.1f}",
-            " ".join("refused" if one.drop is None else f"{one.drop:.2f}" for one in ones) if len(ones) > 1 else "",
+            " ".join("refused" if one.drop is None else f"{one.drop:.2f}" for one in ones)
+            if len(ones) > 1
+            else f"seed {ones[0].seed} alone",
             "; ".join(dict.fromkeys(one.note for one in ones if one.note)),
         )
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from flowlab.errors import OptionError
 
 Shape = tuple[int, ...]
+ENDINGS = {"softmax": torch.softmax, "log_softmax": torch.log_softmax}
 
 
 @dataclass(frozen=True)
@@ -21,25 +23,32 @@ class Border:
     """What a network takes and gives outside, without the batch.
 
     ``input`` is the caller's shape, ``graph_input`` the graph's (a series ``(channel, length)`` is ``(channel, length,
-    1)`` there); ``outputs`` the shape of each output by its name; ``structure`` what the outputs are in.
+    1)`` there); ``outputs`` the shape of each output by its name; ``structure`` what the outputs are in;
+    ``endings`` the softmax at an output's end that the graph leaves out: kind and dimension.
     """
 
     input: Shape
     graph_input: Shape
     outputs: Mapping[str, Shape]
     structure: str
+    endings: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def inside(self, x: Tensor) -> Tensor:
         """The caller's input as the graph takes it."""
         return x if self.input == self.graph_input else x.reshape(len(x), *self.graph_input)
 
-    def outside(self, found: Tensor | Mapping[str, Tensor]) -> Any:
-        """What the graph gives, as the caller's module gave it: a tensor, or a tuple, list or dict of them."""
+    def outside(self, found: Tensor | Mapping[str, Tensor], *, ended: bool = False) -> Any:
+        """What the graph gives, as the caller's module gave it: a tensor, or a tuple, list or dict of them.
+
+        ``ended``: with the softmax that the graph leaves out.
+        """
         parts = {next(iter(self.outputs)): found} if isinstance(found, Tensor) else dict(found)
         shaped = {
             name: part if tuple(part.shape[1:]) == self.outputs[name] else part.reshape(len(part), *self.outputs[name])
             for name, part in parts.items()
         }
+        if ended:
+            shaped |= {name: ENDINGS[kind](shaped[name], dim) for name, (kind, dim) in self.endings.items()}
         if self.structure == "dict":
             return shaped
         if self.structure in ("tuple", "list"):
@@ -67,9 +76,9 @@ def named(model: bytes, border: Border, inputs: Sequence[str] | None, outputs: S
             raise OptionError(f"the name '{name}' is taken in this network: choose another one")
     inner = {one.name: _inner(one, name, shape) for one, name, shape in ends}
     for node in graph.node:
-        for field in (node.input, node.output):
-            for place, name in enumerate(field):
-                field[place] = inner.get(name, name)
+        for names_ in (node.input, node.output):
+            for place, name in enumerate(names_):
+                names_[place] = inner.get(name, name)
     for number, (one, name, shape) in enumerate(ends):
         if inner[one.name] != name:
             source, target = (name, inner[one.name]) if number == 0 else (inner[one.name], name)
@@ -87,7 +96,7 @@ def shape_in(value: onnx.ValueInfoProto) -> Shape:
 def _names(argument: str, given: Sequence[str] | None, count: int, own: list[str]) -> list[str]:
     if given is None:
         return own
-    names = [given] if isinstance(given, str) else list(given)
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else []
     if len(names) != count or not all(isinstance(name, str) and name for name in names):
         raise OptionError(f"{argument}: {given!r}; {count} non-empty text{'s' if count > 1 else ''} expected")
     return names

@@ -29,7 +29,7 @@ class CalibratingWrapper(Wrapper):
         if not self.scales_frozen:
             self._observe(x)
         self.module.eval()  # a new wrapper is in training mode, as every module
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
             return self.module(x)
 
     def train(self, mode: bool = True) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from flowlab.errors import OptionError
 
@@ -74,9 +75,9 @@ def observer_epochs(asked: bool | int | None) -> int | None:
 def _number(name: str, asked: object, others: str) -> int | None:
     if asked is False:
         return None
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 0:
+    if isinstance(asked, bool) or not isinstance(asked, Integral) or asked < 0:
         raise OptionError(f"{name}: {asked!r} is none of {others} and a number of epochs, 0 or more")
-    return asked
+    return int(asked)
 
 
 def whole(name: str, value: object, least: int = 0) -> int:
@@ -85,6 +86,6 @@ def whole(name: str, value: object, least: int = 0) -> int:
     Raises:
         OptionError: naming the argument, for anything else or less.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise OptionError(f"{name}: {value!r} is no whole number of {least} or more")
-    return value
+    return int(value)

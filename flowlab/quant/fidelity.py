@@ -13,6 +13,7 @@ from flowlab.quant.real_value import real_values
 from flowlab.quant.steps import value_of
 
 MOST_WINDOWS = 128
+RIGHT_ERROR = 0.12  # with full bits everywhere, what is farther off is not right
 
 
 def errors(network: FakeQuantized, features: NDArray[np.float32]) -> dict[str, float]:
@@ -53,6 +54,8 @@ def differences(left: Tensor, right: Tensor) -> dict[str, float]:
     Raises:
         QuantizationError: for different shapes.
     """
+    if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+        raise QuantizationError("two tensors are compared; of a network with several outputs give one pair at a time")
     if left.shape != right.shape:
         raise QuantizationError(f"outputs of shapes {tuple(left.shape)} and {tuple(right.shape)} cannot be compared")
     real, other = left.detach().double(), right.detach().double()

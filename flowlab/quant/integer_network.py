@@ -39,6 +39,8 @@ class IntegerNetwork(nn.Module):
         Raises:
             QuantizationError: for another shape, and for a NaN, which no integer stands for.
         """
+        if len(x) == 0:
+            raise QuantizationError("the batch is empty")
         with torch.no_grad():
             return self.border.outside(self.integers(self.border.inside(checked(x, self.border.input))))
 
@@ -77,6 +79,7 @@ class IntegerNetwork(nn.Module):
             OptionError: for another shape, for names that do not fit, and where the file cannot be written.
             GraphError: where a layer has no exact form in ONNX.
         """
+        path = _path(filename)
         if isinstance(example_input, Tensor) and tuple(example_input.shape[1:]) != self.border.input:
             raise OptionError(
                 f"the example has the shape {tuple(example_input.shape)}, and the network takes "
@@ -85,7 +88,21 @@ class IntegerNetwork(nn.Module):
         if opset_version not in (None, OPSET):
             warnings.warn(f"opset {opset_version} was asked for; opset {OPSET} is written", stacklevel=2)
         model = named(export_onnx(self.graph), self.border, input_names, output_names)
-        write_whole(Path(os.fspath(filename)), model)
+        write_whole(path, model)
+
+
+def _path(filename: object) -> Path:
+    """Where a file can be.
+
+    Raises:
+        OptionError: for what is no path, or none of a file.
+    """
+    if not isinstance(filename, str | os.PathLike):
+        raise OptionError(f"filename: {filename!r} is no path")
+    text = os.fspath(filename)
+    if not isinstance(text, str) or "\0" in text or not Path(text).name:
+        raise OptionError(f"filename: {filename!r} is no path of a file")
+    return Path(text)
 
 
 def checked(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -100,6 +117,8 @@ def checked(x: Tensor, shape: tuple[int, ...]) -> Tensor:
         raise QuantizationError(
             f"the input has the shape {tuple(x.shape)}, and the network takes (batch, {', '.join(map(str, shape))})"
         )
+    if x.is_complex():
+        raise QuantizationError(f"the input is {x.dtype}; real numbers are expected")
     x = x.float()
     if bool(x.isnan().any()):
         raise QuantizationError(f"the input has a NaN in {_windows(x.isnan())}; no integer stands for it")

@@ -5,12 +5,14 @@ They have convolutions with small kernels, ReLU, maximum pools of a small window
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flowlab.errors import OptionError
 from flowlab.quant.squeeze_excite import SqueezeExcite
 from flowlab.quant.surgery import Operated, Place, operate
 
@@ -35,7 +37,8 @@ def default_replacements() -> dict[Any, Any]:
     * convolutions with a large kernel: a stack of small ones with the same receptive field, batch norm and ReLU
       between them;
     * maximum pools with a large window: a stack of small ones, which is the same function;
-    * averages over parts: a depthwise convolution that begins with equal weights, where the input's shape is known.
+    * averages over parts, as modules: a depthwise convolution that begins with equal weights, where the input's shape
+      is known; where it is not, a warning names them.
     """
     found: dict[Any, Any] = dict.fromkeys((*ACTIVATIONS, *FUNCTIONS), nn.ReLU)
     found[SqueezeExcite] = nn.Identity
@@ -54,6 +57,14 @@ def lite(
     Raises:
         OptionError, GraphError: as `flowlab.quant.surgery.operate`.
     """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"the model is {type(model).__name__}; an nn.Module is expected")
+    if replacements is not None and not isinstance(replacements, dict):
+        raise OptionError(f"replacement_dict is {type(replacements).__name__}; a dictionary is expected")
+    if isinstance(example, tuple | list) and len(example) == 1:
+        (example,) = example
+    if example is not None and not isinstance(example, torch.Tensor):
+        raise OptionError(f"example_inputs is {type(example).__name__}; a tensor with its batch is expected")
     defaults = default_replacements()
     return operate(
         model, defaults if replacements is None else replacements, may_be_absent=tuple(defaults), example=example
@@ -165,6 +176,11 @@ def average_as_convolution(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, place: Pl
     Averages with windows of several sizes (an uneven adaptive one, a size rounded up) get windows of one size.
     """
     if place.input_shape is None or len(place.input_shape) != 4:
+        if place.input_shape is None and not _is_global(layer):
+            warnings.warn(
+                f"'{place.name}' averages parts and stays as it is: give example_inputs, and it becomes a convolution",
+                stacklevel=2,
+            )
         return layer
     channels, *area = place.input_shape[1:]
     with torch.no_grad():
@@ -185,6 +201,10 @@ def average_as_convolution(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, place: Pl
     with torch.no_grad():
         new.weight.fill_(1.0 / (kernel[0] * kernel[1]))
     return new
+
+
+def _is_global(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.AdaptiveAvgPool2d) and _pair(layer.output_size) == (1, 1)
 
 
 def _pair(value: Any) -> Pair:

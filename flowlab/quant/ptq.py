@@ -11,14 +11,13 @@ from flowlab.errors import QuantizationError
 from flowlab.quant.calibrate import calibrate
 from flowlab.quant.converted import Converted
 from flowlab.quant.fake_network import FakeQuantized
-from flowlab.quant.fidelity import first_bad_layer
+from flowlab.quant.fidelity import RIGHT_ERROR, first_bad_layer
 from flowlab.quant.finetune import finetune
 from flowlab.quant.fold import fold
 from flowlab.quant.recipe import FULL_BITS, tuning_of, widths
 from flowlab.quant.to_graph import to_graph
 
 LARGE_ERROR = 0.5  # of the outputs' size, beyond which a quantized network is another network
-RIGHT_ERROR = 0.12  # with full bits everywhere, what is farther off is not right
 
 
 def wrap(job: QuantizeJob, *, live: float = 0.0, learn_scales: bool = False) -> FakeQuantized:

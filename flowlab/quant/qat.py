@@ -11,8 +11,9 @@ import torch
 
 from flowlab.contracts import Quantized, QuantizeJob
 from flowlab.errors import QuantizationError
+from flowlab.quant.fidelity import RIGHT_ERROR, first_bad_layer
 from flowlab.quant.ptq import convert, with_warnings, wrap
-from flowlab.quant.recipe import recipe_of, widths
+from flowlab.quant.recipe import FULL_BITS, recipe_of, widths
 
 
 def quantization_aware(job: QuantizeJob, quantizer: str) -> Quantized:
@@ -23,15 +24,19 @@ def quantization_aware(job: QuantizeJob, quantizer: str) -> Quantized:
     """
     recipe = recipe_of(widths(job))
     network = wrap(job, live=recipe.live, learn_scales=recipe.learn_scales)
+    bad = ""
+    if min(*widths(job), job.activation_bits) >= FULL_BITS:  # with fewer, training is what brings it back
+        bad = first_bad_layer(network, job.calibration, RIGHT_ERROR)
     before = {name: value.clone() for name, value in network.named_parameters()}
     history = job.fit(network)
     network.finish()
     _check(network, history)
     unchanged = all(torch.equal(value, before[name]) for name, value in network.named_parameters())
     result = replace(convert(job, network, quantizer), history=history)
+    said = [f"before training: {bad}"] if bad else []
     if unchanged:
-        return with_warnings(result, "quantization-aware training changed no weight: the result is that of PTQ")
-    return result
+        said.append("quantization-aware training changed no weight: the result is that of PTQ")
+    return with_warnings(result, *said)
 
 
 def _check(network: torch.nn.Module, history: Mapping[str, Any]) -> None:

@@ -68,7 +68,7 @@ class Finetune:
 
 TRAINING: Mapping[int, Recipe] = {
     2: Recipe(live=0.7, learning_rate=1e-2),
-    4: Recipe(live=0.7, learning_rate=1e-2),
+    4: Recipe(live=0.7, learning_rate=3e-3),
     8: Recipe(),
 }
 TUNING: Mapping[int, Finetune] = {

@@ -44,6 +44,11 @@ class Trace(Protocol):
         """What the graph leaves out."""
         ...
 
+    @property
+    def endings(self) -> Mapping[str, tuple[str, int] | None]:
+        """Output -> the softmax at its end that the graph leaves out; None where numbers are moved behind it."""
+        ...
+
 
 def shared_parameters(module: nn.Module, traced: Trace) -> dict[str, nn.Parameter]:
     """The module's parameters by the node's constant, where the constant is nothing but the parameter."""
@@ -84,14 +89,13 @@ def untrained(network: FakeQuantized, module: nn.Module, steps: Steps, traced: T
     ]
 
 
-def give_statistics(network: FakeQuantized, module: nn.Module, traced_modules: Mapping[str, str]) -> None:
-    """Give the module's norms the statistics that live ones of the network have gathered."""
+def share_statistics(network: FakeQuantized, module: nn.Module, traced_modules: Mapping[str, str]) -> None:
+    """Let the network's norms gather their statistics in the module's own buffers."""
     for part in network.layers():
         norm = None if part.step.raw is None else part.step.raw.norm
         if norm is None or norm.name not in traced_modules:
             continue
         layer = module.get_submodule(traced_modules[norm.name])
         mean, variance = getattr(layer, "running_mean", None), getattr(layer, "running_var", None)
-        if isinstance(mean, Tensor) and isinstance(variance, Tensor):
-            mean.copy_(part.mean)
-            variance.copy_(part.variance)
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor) and mean.shape == part.mean.shape:
+            part.mean, part.variance = mean, variance

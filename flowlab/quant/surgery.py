@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from flowlab.errors import GraphError, OptionError, did_you_mean
@@ -36,6 +38,9 @@ class Replaced:
 
     def __str__(self) -> str:
         return f"{self.name or 'the network itself'}: {self.before} -> {self.after}"
+
+
+DROPOUTS: dict[Any, type[nn.Module]] = {F.dropout: nn.Dropout, F.dropout1d: nn.Dropout1d, F.dropout2d: nn.Dropout2d}
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,8 @@ class _Surgeon:
 
     def _key(self, name: str, kind: type[nn.Module]) -> Any:
         """The key for a module, the most particular first; all that match are noted."""
-        names = [key for key in self.replacements if isinstance(key, str) and fnmatchcase(name, key)]
+        keys = self.replacements if name else ()  # the network itself has no name
+        names = [key for key in keys if isinstance(key, str) and fnmatchcase(name, key)]
         names.sort(key=lambda key: key != name)
         self.matched.update(names)
         if kind in self.replacements:
@@ -208,7 +214,12 @@ class _Surgeon:
 
     def _trace(self, must: bool) -> fx.GraphModule | None:
         try:
-            graph = fx.Tracer().trace(self.model)
+            graph, dropping = self._followed()
+        except GraphError as error:
+            if must:
+                raise
+            warnings.warn(f"{error}; functions in it stay as they are", stacklevel=2)
+            return None
         except Exception as error:  # tracing runs the user's own forward, which may raise anything
             if must:
                 raise GraphError(
@@ -217,8 +228,39 @@ class _Surgeon:
                 ) from error
             return None
         traced = fx.GraphModule(self.model, graph, type(self.model).__name__)
+        for node in dropping:
+            probability = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+            traced.add_submodule(node.name, DROPOUTS[node.target](probability))
+            with graph.inserting_after(node):
+                new = graph.call_module(node.name, node.args[:1] or (node.kwargs["input"],))
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+        traced.recompile()
         traced.train(self.model.training)
         return traced
+
+    def _followed(self) -> tuple[fx.Graph, list[fx.Node]]:
+        """``forward`` as a graph, and its calls of dropout that ask for ``self.training``, which a graph does not know.
+
+        Raises:
+            GraphError: where something else asks for it.
+        """
+        modes = {module: module.training for module in self.model.modules()}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                graphs = [fx.Tracer().trace(self.model.train(mode)) for mode in (False, True)]
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        told = [[(node.op, node.target, str(node.args), str(node.kwargs)) for node in graph.nodes] for graph in graphs]
+        if len(told[0]) != len(told[1]):
+            raise GraphError(f"{type(self.model).__name__}.forward takes another way in training, which a graph cannot")
+        differ = [node for node, *pair in zip(graphs[0].nodes, *told, strict=True) if pair[0] != pair[1]]
+        for node in differ:
+            if node.target not in DROPOUTS:
+                raise GraphError(f"'{node.name}' in {type(self.model).__name__}.forward depends on self.training")
+        return graphs[0], differ
 
     def _take(self, traced: fx.GraphModule) -> None:
         traced.graph.eliminate_dead_code()

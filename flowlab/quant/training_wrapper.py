@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import replace
 from typing import Any, Self
 
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from flowlab.contracts import Quantized
 from flowlab.errors import QuantizationError
-from flowlab.quant.epochs import norm_epochs
+from flowlab.quant.epochs import norm_epochs, whole
 from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.integer_network import check_finite
 from flowlab.quant.ptq import convert
 from flowlab.quant.reservoir import Reservoir
+from flowlab.quant.wrapped import exactly
 from flowlab.quant.wrapper import Wrapper
 
 FEWEST = 64  # windows before the first scales are chosen from them, in training
@@ -27,32 +29,50 @@ class TrainingWrapper(Wrapper):
     The first batches choose the scales (until `FEWEST` windows are kept the network is still a float one), and while
     training has not settled they are chosen again after 2, 4, 8, ... steps where a value's range has doubled or halved.
     An epoch is over when ``train()`` follows ``eval()``, when `epoch_end` is called, or after ``steps_per_epoch``
-    batches. In evaluation mode the outputs are those of the integers that would ship now, to the bit.
+    batches. In evaluation mode the outputs are those of the integers that would ship now, to the bit. A softmax at the
+    network's end is no part of those; in training mode it is there, so that the loss stays what it was.
     """
 
     trains = True
 
     def forward(self, x: Tensor, *more: Any) -> Any:
         """(batch, ...) -> what the wrapped module gives, computed with the integers that ship."""
-        x = self._checked(x, more)
+        with torch.autocast("cpu", enabled=False):
+            return self._forward(self._checked(x, more))
+
+    def _forward(self, x: Tensor) -> Any:
         if self.training:
             self._before_step(x)
-        elif self.network is None and self.begun:
-            self._calibrate()  # from the few windows that came
-        elif self.network is None:
-            self._observe(x)  # a loop that only calibrates
+        else:
+            self._follow()
+            if self.network is None and self.begun:
+                self._calibrate()  # from the few windows that came
+            elif self.network is None:
+                self._look(x)
         assert self.border is not None
         if self.network is None:
             return self.module(x)
-        return self.border.outside(self.network(self.border.inside(x)))
+        return self.border.outside(self.network(self.border.inside(x)), ended=self.training)
+
+    def _look(self, x: Tensor) -> None:
+        """A loop that only calibrates, or that evaluates before it trains."""
+        if not self.reservoir.seen:
+            warnings.warn(
+                "evaluated before a batch came in training mode: these outputs are the float network's, and the "
+                "windows choose the scales if nothing is trained",
+                stacklevel=6,
+            )
+        self._observe(x)
 
     def _before_step(self, x: Tensor) -> None:
         check_finite(x)
+        self.copied = False
         if not self.begun:
             self.begun = True
             self.reservoir = Reservoir(self.reservoir.count, self.seed)  # what was evaluated is no training data
         if not self._settled:
-            self.reservoir.add(x)
+            with exactly():
+                self.reservoir.add(x)
         if torch.is_grad_enabled():
             self.epochs.step()
             self._keep_schedule()
@@ -83,6 +103,7 @@ class TrainingWrapper(Wrapper):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Say where the loop stands, as flowlab's own does; ``epoch`` counts from 0."""
+        epoch, epochs = whole("epoch", epoch), whole("epochs", epochs)
         self.norms_until = norm_epochs(self.norms_asked, epochs)
         self.epochs.begin(epoch, epochs)
         self._keep_schedule()
@@ -95,6 +116,7 @@ class TrainingWrapper(Wrapper):
                 self.network.finish()
 
     def _converted(self, output_int: bool) -> Quantized:
+        self._follow()
         if self.network is None:
             self._calibrate()
         said = self._unfinished()
@@ -117,7 +139,14 @@ class TrainingWrapper(Wrapper):
     def _unfinished(self) -> list[str]:
         """Sentences on a schedule that never came to its end, and on weights that nobody trained."""
         said, epochs = [], self.epochs
-        if self.norms_until is not None and not self.norms_frozen:
+        seen = epochs.done + (not self.training and epochs.in_epoch > 0)  # evaluation behind the last epoch ends it
+        if self.observe_until is not None and not self.scales_frozen and seen < self.observe_until:
+            said.append(
+                f"the loop was seen to end {seen} epochs in {epochs.steps} steps, so scales, to stay after "
+                f"{self.observe_until}, followed to the end. Call eval() and train() in every epoch, or epoch_end(), "
+                "or give steps_per_epoch"
+            )
+        if self.norms_until is not None and not self.norms_frozen and seen < self.norms_until:
             said.append(
                 f"the loop was seen to end {epochs.done} of {epochs.total} epochs in {epochs.steps} steps, so batch "
                 f"norm, to be frozen after {self.norms_until}, is frozen only now. Call eval() and train() in every "

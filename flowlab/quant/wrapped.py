@@ -9,9 +9,11 @@ import copy
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowlab.contracts import NumberFormat
-from flowlab.errors import QuantizationError
+from flowlab.errors import FlowlabError, OptionError, QuantizationError
 from flowlab.quant.border import Border
 from flowlab.quant.calibrate import Scales, calibrate
 from flowlab.quant.epochs import Epochs
@@ -33,13 +35,14 @@ from flowlab.quant.scales_state import from_plain, to_plain
 from flowlab.quant.shared_parameters import (
     Trace,
     freeze_others,
-    give_statistics,
+    share_statistics,
     shared_parameters,
     untrained,
 )
 from flowlab.quant.steps import Steps
 
 SETTLED = 2.0  # times as large or small, a value's scale follows its range; less costs more than it gives
+REPARAMETERS = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
 WIDEST_BITS = 8  # of weights whose bits are chosen by layer
 
 logger = logging.getLogger("flowlab.quant")
@@ -69,8 +72,8 @@ class Wrapped(nn.Module):
         super().__init__()
         self.float_ops = float_ops
         self.bits, self.epochs, self.reservoir, self.verbose = bits, epochs, reservoir, verbose
-        self.module = copy.deepcopy(model)
-        self.network: FakeQuantized | None = None
+        self.module = own_copy(model)
+        self._hold(None)
         self.border: Border | None = None
         self.bits_of: dict[str, int] = {}
         self.norm_modules: dict[str, str] = {}
@@ -78,6 +81,29 @@ class Wrapped(nn.Module):
         self.scales_frozen = False
         self.begun = False  # a batch came in training mode
         self.untouched = self._digest()
+        self.copied, self.versions = False, self._versions()
+        self.origin: weakref.ref[Wrapped] | None = None  # what a copy was made of
+        self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
+
+    @property
+    def network(self) -> FakeQuantized | None:
+        """The integers around the module's parameters, None before the first scales.
+
+        It is no submodule: what it has of its own follows from the module and the scales, so averages over copies,
+        which go through parameters and buffers, find the module's alone.
+        """
+        found: FakeQuantized | None = self.__dict__["_held"]
+        return found
+
+    def _hold(self, network: FakeQuantized | None) -> None:
+        self.__dict__["_held"] = network
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation, of the module and of the integers."""
+        super().train(mode)
+        if self.network is not None:
+            self.network.train(mode)
+        return self
 
     @staticmethod
     def trace(module: nn.Module, shape: tuple[int, ...]) -> Trace:
@@ -91,10 +117,16 @@ class Wrapped(nn.Module):
         if not isinstance(x, Tensor) or x.ndim < 2:
             raise QuantizationError(f"the input is {_kind(x)}; a tensor (batch, ...) is expected")
         shape = tuple(x.shape[1:])
+        with exactly():
+            self._learn(shape)
+
+    def _learn(self, shape: tuple[int, ...]) -> None:
         traced = type(self).trace(self.module, shape)
         fold(traced.graph)
+        endings = self._endings(traced)
         for said in traced.warnings:
-            warnings.warn(said, stacklevel=5)
+            kept = "; in training mode they end in it as before, so that the loss stays what it was" * self.trains
+            warnings.warn(said + kept, stacklevel=7)
         trial = copy.deepcopy(self.module).eval()
         with torch.no_grad():
             found = trial(torch.zeros(2, *shape))
@@ -103,7 +135,16 @@ class Wrapped(nn.Module):
         else:
             parts = list(found) if isinstance(found, tuple | list) else [found]
         shapes = {name: tuple(part.shape[1:]) for name, part in zip(traced.graph.outputs, parts, strict=True)}
-        self.border = Border(shape, traced.graph.inputs[0].type.shape, shapes, traced.structure)
+        self.border = Border(shape, traced.graph.inputs[0].type.shape, shapes, traced.structure, endings)
+
+    def _endings(self, traced: Trace) -> dict[str, tuple[str, int]]:
+        for name, ending in traced.endings.items():
+            if ending is None and self.trains:
+                raise QuantizationError(
+                    f"'{name}' ends in a softmax with something behind it that moves numbers, so training cannot put "
+                    "it back. Let the softmax be the last, or leave it to the loss"
+                )
+        return {name: ending for name, ending in traced.endings.items() if ending is not None}
 
     def _checked(self, x: Tensor, more: tuple[Any, ...]) -> Tensor:
         if more:
@@ -118,7 +159,8 @@ class Wrapped(nn.Module):
 
     def _observe(self, x: Tensor) -> None:
         check_finite(x)
-        self.reservoir.add(x)
+        with exactly():
+            self.reservoir.add(x)
 
     def _windows(self) -> NDArray[np.float32]:
         """The kept windows as the graph takes them."""
@@ -136,22 +178,29 @@ class Wrapped(nn.Module):
         assert self.border is not None
         return type(self).trace(self.module, self.border.input)
 
-    def _calibrate(self) -> None:
-        """Choose scales from the kept windows and the weights as they are now, and put the integers to work."""
+    def _calibrate(self, *, anew: bool = False) -> None:
+        """Choose scales from the kept windows and the weights as they are now, and put the integers to work.
+
+        ``anew``: also where no scale has moved far.
+        """
+        with exactly():
+            self._choose(anew)
+        self.versions = self._versions()
+
+    def _choose(self, anew: bool) -> None:
         first = self.network is None
-        self._keep_statistics()
         traced = self._traced()
         steps = fold(traced.graph)
         windows = self._windows()
         if first and self.bits.mixed:
-            budget = Budget(mean_bits=float(self.bits.weight))
+            budget = self.bits.budget or Budget(mean_bits=float(self.bits.weight))
             found = choose_bits(steps, windows, self.format, budget, activation_bits=self.bits.activation)
             self.bits_of = found.bits_of
-            self._say(found.sentence())
+            warnings.warn(found.sentence(), stacklevel=6)
         scales = calibrate(
             steps, windows, self.format, self._weight_bits, self.bits.activation, bits_of=self.bits_of or None
         )
-        if not first and self.reservoir.seen >= self.reservoir.count and not _moved(self.network, scales):
+        if not anew and not first and self.reservoir.seen >= self.reservoir.count and not _moved(self.network, scales):
             return
         self._build(traced, steps, scales)
         if first:
@@ -177,17 +226,31 @@ class Wrapped(nn.Module):
                 stacklevel=6,
             )
         self.norm_modules = dict(traced.modules)
-        self.network = network.train(self.training)
+        share_statistics(network, self.module, self.norm_modules)
+        self._hold(network.train(self.training))
 
-    def _keep_statistics(self) -> None:
-        if self.network is not None:
-            give_statistics(self.network, self.module, self.norm_modules)
+    def _versions(self) -> int:
+        """How often the parameters were written to, to tell whether somebody did since the last scales."""
+        return sum(value._version for value in self.module.parameters())
+
+    def _follow(self) -> None:
+        """A copy whose weights somebody else writes (an average over a training) takes the scales of what it copied.
+
+        As they are now, since training fits weights to them; where that wrapper is gone, scales are chosen again.
+        """
+        if not self.copied or self._versions() == self.versions:
+            return
+        origin = None if self.origin is None else self.origin()
+        if origin is not None and origin.network is not None:
+            self.set_extra_state(origin.get_extra_state())
+        elif self.network is not None and len(self.reservoir):
+            self._calibrate(anew=True)
+        self.versions = self._versions()
 
     # --- state ---------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a state dict carries besides tensors: plain values, which torch loads without code."""
-        self._keep_statistics()
         epochs = self.epochs
         return {
             "bits": (self.bits.weight, self.bits.activation, self.bits.mixed),
@@ -199,14 +262,22 @@ class Wrapped(nn.Module):
             "kept": None if self.reservoir.kept is None else self.reservoir.kept.clone(),
             "shape": None if self.border is None else tuple(self.border.input),
             "scales": None if self.network is None else to_plain(self.network.scales),
+            "chosen": self._chosen(),
             "untouched": list(self.untouched),
         }
+
+    def _chosen(self) -> dict[str, Tensor]:
+        """What the network keeps besides the module's parameters and statistics: scales as its layers use them."""
+        buffers = {} if self.network is None else dict(self.network.named_buffers())
+        theirs = {id(value) for value in self.module.buffers()}
+        return {name: value.clone() for name, value in buffers.items() if id(value) not in theirs}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take it up again; the network is built anew around the same parameters.
 
         Raises:
-            QuantizationError: where the state is that of other bit widths, or of other biases.
+            QuantizationError: where the state is that of other bit widths, of other biases, or of another network; the
+                wrapper is then as it was.
         """
         bits = (self.bits.weight, self.bits.activation, self.bits.mixed)
         if tuple(state["bits"]) != bits:
@@ -216,38 +287,67 @@ class Wrapped(nn.Module):
             )
         if bool(state["float_ops"]) != self.float_ops:
             raise QuantizationError(f"the state has float_ops={state['float_ops']}: give this wrapper the same")
+        before = dict(self.__dict__)
+        try:
+            with exactly(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said when the shape was learned
+                self._take_up(state)
+        except (FlowlabError, KeyError, RuntimeError, ValueError, IndexError) as error:
+            self.__dict__.update(before)
+            raise QuantizationError(
+                f"the state is that of another network, and nothing of it was taken: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _take_up(self, state: dict[str, Any]) -> None:
         self.bits_of = {str(name): int(value) for name, value in state["bits_of"].items()}
         total, done, steps, in_epoch, told = state["epochs"]
         self.epochs = replace(self.epochs, total=total, done=done, steps=steps, in_epoch=in_epoch, told=told)
         self.norms_frozen, self.scales_frozen, self.begun = state["frozen"]
+        self.reservoir = Reservoir(self.reservoir.count, self.reservoir.seed)
         self.reservoir.seen = state["seen"]
         self.reservoir.kept = None if state["kept"] is None else state["kept"].clone()
         self.untouched = list(state["untouched"])
-        self.network = None
+        self._hold(None)
         if state["shape"] is not None and (self.border is None or self.border.input != tuple(state["shape"])):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said when the shape was learned
-                self._learn_shape(torch.zeros(1, *state["shape"]))
+            self._learn_shape(torch.zeros(1, *state["shape"]))
         if state["scales"] is not None:
             traced = self._traced()
             folded = fold(traced.graph)
             begun, self.begun = self.begun, False  # what is not trained was said before
             self._build(traced, folded, from_plain(state["scales"], folded))
             self.begun = begun
+            assert self.network is not None
+            buffers = dict(self.network.named_buffers())
+            for name, value in state["chosen"].items():
+                if buffers[name].shape != value.shape:
+                    raise QuantizationError(f"'{name}' has {value.numel()} numbers, not {buffers[name].numel()}")
+                buffers[name].copy_(value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A wrapper of its own, also where evaluation keeps no gradients."""
+        with torch.inference_mode(False):
+            other = type(self).__new__(type(self))
+            memo[id(self)] = other
+            other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        other.origin = weakref.ref(self)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the network by its state, since it reads the module through functions."""
         saved = None if self.network is None else (self.get_extra_state(), dict(self.network.state_dict()))
-        return {**self.__dict__, "_modules": {**self._modules, "network": None}, "saved": saved}
+        return {**self.__dict__, "_held": None, "origin": None, "saved": saved}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the network again."""
         saved = state.pop("saved")
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.copied = True
         if saved is not None:
             self.set_extra_state(saved[0])
             assert self.network is not None
-            self.network.load_state_dict(saved[1])
+            with torch.inference_mode(False):
+                self.network.load_state_dict(saved[1])
+        self.versions = self._versions()
 
     def _digest(self) -> list[str]:
         """What the weights are, to tell whether anything was trained."""
@@ -259,6 +359,55 @@ class Wrapped(nn.Module):
     def _say(self, what: str) -> None:
         if self.verbose:
             logger.info(what)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """What is made stays fit for training, and what is computed is float32, wherever a script calls from."""
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False):
+        yield
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """A copy that owns all of its parameters.
+
+    Raises:
+        OptionError: for a module that cannot be copied, or whose shapes are not known yet; it says what to do.
+    """
+    for name, value in model.named_parameters():
+        if isinstance(value, nn.parameter.UninitializedParameter):
+            raise OptionError(f"'{name}' has no shape yet: run one batch through the model before it is wrapped")
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not value.is_leaf:
+                where = f"{name}.{key}".lstrip(".")
+                raise OptionError(
+                    f"'{where}' is computed from other parameters (pruning, weight norm), which no copy can be. Make "
+                    "it permanent: torch.nn.utils.prune.remove, torch.nn.utils.remove_weight_norm"
+                )
+        hooks = [*module._forward_pre_hooks.values()]
+        if any(type(hook).__module__ in REPARAMETERS for hook in hooks):
+            raise OptionError(
+                f"'{name}' is pruned, or has a weight norm of the old kind, which writes its weight at every forward. "
+                "Make it permanent: torch.nn.utils.prune.remove, torch.nn.utils.remove_weight_norm"
+            )
+    return copy.deepcopy(model)
+
+
+def _loaded(module: nn.Module, keys: object) -> None:
+    """Behind ``load_state_dict``: scales came with the weights."""
+    assert isinstance(module, Wrapped)
+    module.versions = module._versions()
+
+
+def show_log() -> None:
+    """Let what the logger says be seen where nobody configured logging: ``verbose`` of a plain script asks for it."""
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        logger.addHandler(handler)
 
 
 def _moved(network: FakeQuantized | None, scales: Scales) -> bool:

@@ -26,11 +26,12 @@ from flowlab.errors import OptionError, QuantizationError
 from flowlab.quant.bias_correction import correct_biases
 from flowlab.quant.epochs import Epochs, norm_epochs, observer_epochs, whole
 from flowlab.quant.fake_network import FakeQuantized
-from flowlab.quant.fidelity import differences, errors
+from flowlab.quant.fidelity import RIGHT_ERROR, differences, errors, first_bad_layer
 from flowlab.quant.integer_network import IntegerNetwork
 from flowlab.quant.qconfig import parse
+from flowlab.quant.recipe import FULL_BITS
 from flowlab.quant.reservoir import Reservoir
-from flowlab.quant.wrapped import Wrapped
+from flowlab.quant.wrapped import Wrapped, exactly, show_log
 
 CALIBRATION_COUNT = 512  # windows that are kept
 FLOAT_OPS = (
@@ -46,7 +47,9 @@ class Wrapper(Wrapped):
     Args:
         model: the float network; it is not changed, and what is trained is a copy.
         qconfig_type: None (8 bits), or ``{"weight": {"bitwidth": 4}, "activation": {"bitwidth": 8}}``
-            (`flowlab.quant.qconfig`); with ``"auto_quantization": True`` the bits are a mean, chosen by layer.
+            (`flowlab.quant.qconfig`); with ``"auto_quantization": True`` the bits are a mean, chosen by layer, and a
+            mapping in its place is another budget: ``{"mean_bits": 2.5}``, ``{"weight_bytes": 1200}`` or
+            ``{"tolerance": 0.01}`` (`flowlab.quant.mixed.Budget`).
         example_inputs: an input with its batch; without it the first batch says the shape.
         is_qat: may be given, and says the same as the class.
         backend: a known name is accepted, and changes nothing: no global switch of torch is touched.
@@ -57,7 +60,7 @@ class Wrapper(Wrapped):
             epochs.
         bias_calibration_factor: the part of each layer's mean error, 0 to 1, that its bias takes over when scales are
             first chosen.
-        verbose: say what happens to the logger ``flowlab.quant``.
+        verbose: say what happens to the logger ``flowlab.quant``; without a handler of its own it writes to stderr.
         float_ops: leave the biases of convolutions and linear layers floats. No accelerator adds them: these layers run
             on the CPU, by the arithmetic of ``requantize_float`` (`flowlab.compiler.ops`); a warning says so.
         steps_per_epoch: batches of an epoch, for loops that never evaluate.
@@ -97,20 +100,26 @@ class Wrapper(Wrapped):
         if steps_per_epoch is not None:
             whole("steps_per_epoch", steps_per_epoch, 1)
         epochs = Epochs(whole("total_epochs", total_epochs), steps_per_epoch)
-        reservoir = Reservoir(whole("calibration_count", calibration_count, 1), whole("seed", seed))
+        reservoir = Reservoir(whole("calibration_count", calibration_count, 1), whole("seed", seed) % 2**63)
         norms_until = norm_epochs(num_batch_norm_update_epochs, total_epochs)
         observe_until = observer_epochs(num_observer_update_epochs)
         bias_factor = _fraction("bias_calibration_factor", bias_calibration_factor)
         super().__init__(model, bits, epochs, reservoir, verbose=verbose, float_ops=bool(float_ops))
+        if verbose:
+            show_log()
         self.finetune = bool(finetune)
         self.norms_asked, self.norms_until = num_batch_norm_update_epochs, norms_until
-        self.observe_until, self.bias_factor, self.seed = observe_until, bias_factor, seed
+        self.observe_until, self.bias_factor, self.seed = observe_until, bias_factor, reservoir.seed
         self.norms_frozen = self.norms_until == 0
         self.scales_frozen = self.observe_until == 0 and not self.trains
         for said in (*bits.said, *([FLOAT_OPS] if float_ops else [])):
             warnings.warn(said, stacklevel=2)
         if example_inputs is not None:
-            self._learn_shape(example_inputs[0] if isinstance(example_inputs, tuple | list) else example_inputs)
+            if isinstance(example_inputs, tuple | list):
+                if len(example_inputs) != 1:
+                    raise OptionError(f"example_inputs: {len(example_inputs)} of them; a network takes one here")
+                example_inputs = example_inputs[0]
+            self._learn_shape(example_inputs)
 
     def _check_arguments(self, model: object, is_qat: bool | None, backend: str | None) -> None:
         name = type(self).__name__
@@ -131,11 +140,16 @@ class Wrapper(Wrapped):
             if value.is_floating_point() and value.dtype != torch.float32:
                 raise OptionError(f"{name}: '{where}' is {value.dtype}; float32 is quantized: use model.float()")
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, *, anew: bool = False) -> None:
         first = self.network is None
-        super()._calibrate()
+        super()._calibrate(anew=anew)
+        assert self.network is not None
+        if first and self.trains and min(self._weight_bits, self.bits.activation) >= FULL_BITS:
+            found = first_bad_layer(self.network, self._windows(), RIGHT_ERROR)
+            self.network.train(self.training)
+            if found:
+                warnings.warn(f"before training: {found}", stacklevel=6)
         if first and self.bias_factor:
-            assert self.network is not None
             correct_biases(self.network, torch.from_numpy(self._windows()), self.bias_factor)
             self.network.train(self.training)
             self.untouched = self._digest()
@@ -176,7 +190,7 @@ class Wrapper(Wrapped):
                 f"{type(self).__name__}.convert(): nothing was calibrated. Run the model on windows of the training "
                 "split first; an empty loader runs nothing"
             )
-        with torch.inference_mode(False):  # fine-tuning needs gradients, wherever it is asked for
+        with exactly():  # fine-tuning needs gradients, wherever it is asked for
             quantized = self._converted(output_int)
         for said in quantized.warnings:
             warnings.warn(said, stacklevel=2)
@@ -211,7 +225,8 @@ class Wrapper(Wrapped):
         if float_output is None or quant_output is None:
             if self.border is None or not len(self.reservoir):
                 raise QuantizationError("measure_stats(): nothing was calibrated, and no outputs are given")
-            found = errors(self._measured(), self._windows())
+            with exactly():
+                found = errors(self._measured(), self._windows())
         else:
             found = differences(float_output, quant_output)
         self._say("; ".join(f"{name} {value:.4g}" for name, value in found.items()))

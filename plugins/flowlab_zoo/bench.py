@@ -23,6 +23,11 @@ def _row(
     return {"label": label, "training": {**keys, **more}, "bars": dict(zip(("synfft", "digits64"), bars, strict=True))}
 
 
+def _mean(bits: float) -> dict[str, Any]:
+    """Weight bits chosen for each layer, with this mean."""
+    return {"auto_quantization": True, "auto_quantization_mean_bits": bits}
+
+
 QUANTIZATION = Preset(
     kind="bench",
     name="spectra_and_digits",
@@ -55,10 +60,15 @@ QUANTIZATION = Preset(
             _row("QAT 2/8", NPU, "QAT", (2, 8), (1.5, 1.5)),
             _row("QAT 2/8 edges 8", NPU, "QAT", (2, 8), (0.3, 0.5), quantization_edge_bitwidth=8),
             _row("PTQ 2/8", NPU, "PTQ", (2, 8), (6.0, 6.0)),
+            _row("QAT chosen, mean 4", NPU, "QAT", (8, 8), (None, None), **_mean(4.0)),
+            _row("QAT chosen, mean 2.5", NPU, "QAT", (8, 8), (None, None), **_mean(2.5)),
+            _row("PTQ chosen, mean 4", NPU, "PTQ", (8, 8), (None, None), **_mean(4.0)),
+            _row("PTQ chosen, mean 2.5", NPU, "PTQ", (8, 8), (None, None), **_mean(2.5)),
             _row("generic QAT 8/8", CPU, "QAT", (8, 8), (0.1, 0.4)),
             _row("generic PTQ 8/8", CPU, "PTQ", (8, 8), (0.1, 0.4)),
             _row("generic QAT 4/4", CPU, "QAT", (4, 4), (2.5, 2.5)),
         ],
+        "peers": "flowlab_zoo.peers",
         "quick_rows": ["QAT 8/8", "PTQ 8/8", "QAT 4/8", "PTQ 4/8", "QAT 2/8", "generic PTQ 8/8"],
         "quick_epochs": 10,
         "speed_rows": ["QAT 8/8", "QAT 4/8", "QAT 2/8", "PTQ 8/8", "PTQ 4/8"],

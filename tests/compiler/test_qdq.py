@@ -86,6 +86,17 @@ def test_weights_are_packed_and_mean_what_the_graph_says(bits: int) -> None:
     assert model.opset_import[0].version == OPSET == 18
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_large_layers_weights_take_what_they_take_packed(bits: int) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 64)).eval()
+    graph = post_training(quantize_job(module, format=GENERIC, weight_bits=bits), "test").graph
+    model = onnx.load_model_from_string(export_qdq(graph))
+    packed = sum(-(-node.constants["weight"].size * bits // 8) for node in graph.nodes if "weight" in node.constants)
+    kinds = (TensorProto.INT8, TensorProto.UINT8)
+    stored = sum(len(one.raw_data) for one in model.graph.initializer if one.data_type in kinds)
+    assert packed <= stored <= 1.1 * packed
+
+
 def test_a_file_is_little_more_than_its_packed_weights_and_its_graph() -> None:
     model = onnx.load_model_from_string(export_qdq(quantized(8, 8).graph))
     assert len(model.SerializeToString()) < 2300

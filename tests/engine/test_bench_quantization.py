@@ -15,8 +15,8 @@ from flowlab.engine import bench_onnx, bench_quantization
 from flowlab.engine.bench_quantization import Asked, quantization
 from flowlab.errors import ConfigError, DataError, PluginError
 from flowlab.plugins import Brought, Catalogue, load
-from flowlab.quant import peers
-from flowlab.quant.peers import onnxruntime
+from flowlab_zoo import peers
+from flowlab_zoo.peers import onnxruntime
 
 
 class Waves(Dataset):
@@ -49,6 +49,7 @@ def catalogue(rows: tuple[dict[str, Any], ...] = ()) -> Catalogue:
         "rows": [row("QAT 8", "QAT", 8), row("PTQ 8", "PTQ", 8), row("CPU 8", "PTQ", 8, mode=1), *rows],
         "quick_rows": ["QAT 8", "PTQ 8", *(one["label"] for one in rows)],
         "quick_epochs": 1,
+        "peers": "flowlab_zoo.peers",
         "speed_rows": ["QAT 8", "PTQ 8"],
         "file_rows": ["CPU 8"],
     }

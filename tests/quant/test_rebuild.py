@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,15 @@ import yaml
 from networks.training import quantize_job, trained
 
 from flowlab.compiler.export_onnx import export_onnx
+from flowlab.compiler.number_format import GENERIC
 from flowlab.compiler.text import same
+from flowlab.contracts import NumberFormat, Quantized
 from flowlab.errors import FlowlabError, QuantizationError
 from flowlab.quant.ptq import post_training
+from flowlab.quant.qat import quantization_aware
 from flowlab.quant.quantization_config import Account, parse_config, print_config
 from flowlab.quant.rebuild import rebuild_graph, rebuild_onnx, weights_bytes
+from flowlab_tinpu.number_format import NPU
 
 ACCOUNT = Account(
     quantizer="test",
@@ -48,6 +53,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_onnx_is_built_again_to_the_same_hash(files: Path) -> None:
     again = rebuild_onnx(files / "quantization_config.yaml", files / "best_model.pt")
     assert hashlib.sha256(again).digest() == hashlib.sha256((files / "best_model.onnx").read_bytes()).digest()
+
+
+WIDTHS = [(NPU, bits, 8) for bits in (8, 4, 2)] + [(GENERIC, bits, acts) for bits in (8, 4, 2) for acts in (8, 4, 2)]
+
+
+@pytest.mark.parametrize("quantize", [post_training, quantization_aware])
+@pytest.mark.parametrize(("format", "bits", "activations"), WIDTHS, ids=lambda one: str(getattr(one, "name", one)))
+def test_every_width_and_method_is_built_again(
+    tmp_path: Path, format: NumberFormat, bits: int, activations: int, quantize: Callable[..., Quantized]
+) -> None:
+    for output_int in (True, False):
+        job = quantize_job(
+            trained(), format=format, weight_bits=bits, activation_bits=activations, epochs=1, output_int=output_int
+        )
+        graph = quantize(job, "test").graph
+        (tmp_path / "config").write_text(print_config(ACCOUNT, graph), encoding="utf-8")
+        (tmp_path / "weights").write_bytes(weights_bytes(graph))
+        again = rebuild_onnx(tmp_path / "config", tmp_path / "weights")
+        assert hashlib.sha256(again).digest() == hashlib.sha256(export_onnx(graph, ACCOUNT.onnx_metadata)).digest()
 
 
 def test_a_fresh_process_needs_neither_data_nor_the_models_code(files: Path) -> None:

@@ -195,7 +195,8 @@ def test_averages_over_parts_become_depthwise_convolutions_where_the_shape_is_kn
     assert done.module(X).shape == model(X).shape
     even = not getattr(pool, "ceil_mode", False) and getattr(pool, "output_size", None) != (6, 1)
     assert torch.allclose(done.module(X), model(X), atol=1e-6) == even
-    assert lite(model).replaced == ()
+    with pytest.warns(UserWarning, match="'1' averages parts and stays as it is: give example_inputs"):
+        assert lite(model).replaced == ()
 
 
 def test_the_global_average_stays() -> None:
@@ -328,3 +329,44 @@ def test_after_surgery_a_network_can_be_copied_pickled_and_loaded() -> None:
     again = pickle.loads(pickle.dumps(copy.deepcopy(done)))
     again.load_state_dict(done.state_dict())
     assert torch.equal(again(X), done(X))
+
+
+class Drops(nn.Module):
+    """Dropout by a function that asks for the mode, beside a function that is replaced."""
+
+    def __init__(self, branch: bool = False) -> None:
+        super().__init__()
+        self.conv, self.fc, self.branch = nn.Conv2d(4, 4, 1), nn.Linear(4, 3), branch
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = nn.functional.gelu(self.conv(x)).mean((2, 3))
+        if self.branch and self.training:
+            y = y + 1
+        return self.fc(nn.functional.dropout(y, 0.5, self.training))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_by_a_function_follows_the_mode(training: bool) -> None:
+    module = lite(Drops().train(training)).module
+    assert module.training == training
+    assert torch.equal(module.eval()(X), module(X))
+    module.train()
+    assert not torch.equal(module(X), module(X))
+
+
+def test_a_forward_that_goes_another_way_in_training_keeps_its_functions_and_is_said() -> None:
+    with pytest.warns(UserWarning, match="takes another way in training.*functions in it stay"):
+        assert lite(Drops(branch=True)).replaced == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "replacements", "example"), [(None, None, None), (nn.GELU(), [1], None), (nn.GELU(), None, 3)]
+)
+def test_what_is_no_network_no_dictionary_and_no_tensor_is_said(model, replacements, example) -> None:
+    with pytest.raises(OptionError, match="is expected"):
+        lite(model, replacements, example=example)
+
+
+def test_a_pattern_of_everything_replaces_parts_and_not_the_network() -> None:
+    model = nn.Sequential(nn.GELU(), nn.GELU())
+    assert [str(one).partition(":")[0] for one in operate(model, {"*": nn.ReLU}).replaced] == ["0", "1"]

@@ -6,10 +6,12 @@ import copy
 import io
 import logging
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -18,9 +20,13 @@ import torch
 from networks.tones import tones
 from networks.training import quantize_job, trained
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from flowlab.compiler.export_onnx import export_onnx
+from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.text import print_graph, same
-from flowlab.errors import OptionError, QuantizationError
+from flowlab.errors import GraphError, OptionError, QuantizationError
 from flowlab.quant.ptq import post_training
 from flowlab.quant.wrapper import Wrapper
 from flowlab_tinpu.torchmodelopt import (
@@ -289,6 +295,7 @@ def test_freezing_is_for_good() -> None:
 
 
 @pytest.mark.parametrize("wrapper", [TINPUTinyMLQATFxModule, TINPUTinyMLPTQFxModule])
+@pytest.mark.filterwarnings("ignore:evaluated before a batch came")
 def test_stats_say_how_far_integers_are_from_real_values(
     wrapper: type[Wrapper], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -370,7 +377,8 @@ def test_bits_that_are_asked_for_are_those_of_the_weights() -> None:
 
 def test_bits_by_layer_keep_their_mean() -> None:
     asked = {"weight": {"bitwidth": 4}, "auto_quantization": True}
-    model = train(TINPUTinyMLQATFxModule(network(), asked, total_epochs=1), 1)
+    with pytest.warns(UserWarning, match="weight bits were chosen for each layer: 1 "):
+        model = train(TINPUTinyMLQATFxModule(network(), asked, total_epochs=1), 1)
     layers = model.network.layers()
     sizes = [part.weight.numel() for part in layers]
     assert model.bits_of == {part.step.name: part.bits for part in layers}
@@ -378,9 +386,136 @@ def test_bits_by_layer_keep_their_mean() -> None:
     assert torch.equal(model.convert()(TEST), model(TEST).detach())
 
 
+@pytest.mark.parametrize("budget", [{"mean_bits": 2.5}, {"weight_bytes": 150}, {"tolerance": 0.05}])
+@pytest.mark.filterwarnings("ignore:weight bits were chosen", "ignore:.*FAR FROM THE FLOAT ONE")
+def test_bits_by_layer_have_the_pipelines_budgets(budget: dict[str, float]) -> None:
+    model = calibrate(TINPUTinyMLPTQFxModule(network(), {"auto_quantization": budget}, finetune=False))
+    graph = model.convert().graph
+    weights = [node for node in graph.nodes if node.op in ("conv", "linear")]
+    bits = {node.name: int(str(node.attributes["weight_bits"])) for node in weights}
+    sizes = {node.name: node.constants["weight"].size for node in weights}
+    total = sum(bits[name] * sizes[name] for name in bits)
+    if "mean_bits" in budget:
+        assert total <= 2.5 * sum(sizes.values())
+    elif "weight_bytes" in budget:
+        assert total <= 8 * 150
+    assert min(bits.values()) < 8
+
+
+def test_a_mean_of_eight_bits_is_said_to_choose_nothing() -> None:
+    with pytest.warns(UserWarning, match="leaves nothing to choose"):
+        TINPUTinyMLPTQFxModule(network(), {"auto_quantization": True})
+
+
+class Ended(nn.Module):
+    """A network that ends in a softmax, as a script that trains with another loss has it."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.body, self.end = network(), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.body(x))
+
+
+ENDS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "log_softmax": (lambda x: nn.functional.log_softmax(x, 1), nn.functional.nll_loss),
+    "softmax": (lambda x: x.softmax(-1), lambda x, y: nn.functional.nll_loss(torch.log(x), y)),
+    "module": (nn.LogSoftmax(dim=1), nn.functional.nll_loss),
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS))
+@pytest.mark.parametrize("wrapper", QAT)
+def test_a_softmax_at_the_end_stays_for_the_loss_and_does_not_ship(wrapper: type[Wrapper], end: str) -> None:
+    function, loss = ENDS[end]
+    with pytest.warns(UserWarning, match="in training mode they end in it as before"):
+        model = wrapper(Ended(function), total_epochs=2)
+        optimizer, losses = sgd(model), []
+        for _ in range(2):
+            model.train()
+            for start in range(0, len(FEATURES), BATCH):
+                optimizer.zero_grad()
+                found = loss(model(FEATURES[start : start + BATCH]), LABELS[start : start + BATCH])
+                found.backward()
+                optimizer.step()
+                losses.append(float(found.detach()))
+            model.eval()
+    assert min(losses) >= 0  # log-probabilities, from the first step to the last
+    assert losses[-1] < losses[0]
+    converted = model.convert()
+    with torch.no_grad():
+        assert torch.equal(converted(TEST), model(TEST))
+        assert not torch.allclose(converted(TEST).exp().sum(1), torch.ones(len(TEST)))
+    assert accuracy(converted) > 0.95
+
+
+def test_a_softmax_that_something_is_moved_behind_is_refused_before_training() -> None:
+    model = TINPUTinyMLQATFxModule(Ended(lambda x: x.softmax(1)[:, :2]), total_epochs=1)
+    with pytest.raises(QuantizationError, match="Let the softmax be the last"):
+        model(FEATURES[:4])
+
+
+class Uneven(nn.Module):
+    """Two values of very different size in one tensor: 8 bits with one scale cannot hold both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, (5, 1)), nn.ReLU())
+        self.norm, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return self.fc(self.norm(torch.cat([y * 40, y / 40], 1)).mean((2, 3)))
+
+
+def test_a_network_that_8_bits_cannot_hold_is_named_before_it_is_trained() -> None:
+    module = Uneven()
+    module.train()
+    with torch.no_grad():
+        for _ in range(60):
+            module(FEATURES)
+    with pytest.warns(UserWarning, match="before training: .*FAR FROM THE FLOAT ONE"):
+        train(GenericTinyMLQATFxModule(module.eval(), total_epochs=1), 1)
+
+
+def test_the_last_epoch_is_over_when_its_evaluation_begins() -> None:
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=2, num_batch_norm_update_epochs=2)
+    optimizer = sgd(model)
+    for _ in range(2):
+        model.train()
+        epoch(model, optimizer)
+        model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.convert()
+
+
+def test_scales_that_were_to_stay_and_followed_to_the_end_are_said() -> None:
+    options: dict[str, Any] = {"num_observer_update_epochs": 2, "num_batch_norm_update_epochs": False}
+    model = train(TINPUTinyMLQATFxModule(network(), total_epochs=4, **options), 4)
+    with pytest.warns(UserWarning, match="scales, to stay after 2, followed to the end"):
+        model.convert()
+
+
+def test_verbose_is_seen_in_a_plain_script() -> None:
+    script = (
+        "import torch\nfrom torch import nn\nfrom flowlab_tinpu.torchmodelopt import TINPUTinyMLPTQFxModule\n"
+        "model = TINPUTinyMLPTQFxModule(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), verbose=True)\n"
+        "model(torch.randn(20, 1, 8, 1))\nprint(model.measure_stats())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "flowlab.quant: scales chosen from 20 windows" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"qconfig_type": {"auto_quantization": {}}}, "one budget is given"),
+        ({"qconfig_type": {"auto_quantization": {"mean_bits": 3, "tolerance": 1}}}, "one budget is given"),
+        ({"qconfig_type": {"auto_quantization": {"bits": 3}}}, "no key 'bits'"),
+        ({"qconfig_type": {"auto_quantization": {"mean_bits": -1}}}, "-1 is no number above 0"),
+        ({"example_inputs": ()}, "example_inputs: 0 of them"),
         ({"qconfig_type": {"weights": {"bitwidth": 4}}}, "no key 'weights'. Did you mean 'weight'"),
         ({"qconfig_type": {"weight": {"bits": 4}}}, r"qconfig_type\['weight'\]: no key 'bits'"),
         ({"qconfig_type": {"weight": {"bitwidth": 3}}}, r"\['bitwidth'\]: 3. Known: 8, 4, 2"),
@@ -440,3 +575,184 @@ def test_what_cannot_be_quantized_is_refused_at_the_first_batch_by_its_name() ->
     with pytest.raises(Exception, match="forward") as raised:
         TINPUTinyMLQATFxModule(Branches(), total_epochs=1)(TEST)
     assert type(raised.value).__module__ == "flowlab.errors"
+
+
+# --- what scripts do besides ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before training", "once scales are there"])
+@pytest.mark.parametrize("buffers", [True, False])
+@pytest.mark.filterwarnings("ignore:.*weights changed", "ignore:the loop was seen")
+def test_an_average_over_the_training_ships_what_it_evaluates(early: bool, buffers: bool) -> None:
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=3)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    average: AveragedModel | None = None
+    for _ in range(3):
+        model.train()
+        for start in range(0, len(FEATURES), BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(
+                model(FEATURES[start : start + BATCH]), LABELS[start : start + BATCH]
+            ).backward()
+            optimizer.step()
+            if average is None and (early or model.network is not None):
+                average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=buffers)
+            elif average is not None:
+                average.update_parameters(model)
+        model.eval()
+    assert average is not None
+    average.eval()
+    with torch.no_grad():
+        found = average(TEST)
+    assert torch.equal(found, average.module.convert()(TEST))
+    assert float((found.argmax(1) == TEST_LABELS).float().mean()) >= accuracy(model) - 0.02
+
+
+def test_an_average_whose_wrapper_is_gone_chooses_its_own_scales() -> None:
+    model = train(TINPUTinyMLQATFxModule(network(), total_epochs=1), 1)
+    other = pickle.loads(pickle.dumps(model))
+    before = dict(other.network.scales.scale)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+        found = other(TEST)
+    assert other.network.scales.scale != before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(found, other.convert()(TEST))
+
+
+@pytest.mark.parametrize("wrapper", QAT)
+def test_evaluation_in_inference_mode_leaves_a_wrapper_that_trains_on(wrapper: type[Wrapper]) -> None:
+    model = wrapper(network(), total_epochs=8)
+    optimizer = sgd(model)
+    for number in range(3):
+        model.train()
+        for start in range(0, 40, 8):  # fewer windows than the first scales need
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(FEATURES[start : start + 8]), LABELS[start : start + 8]).backward()
+            optimizer.step()
+        with torch.inference_mode():
+            model.eval()(TEST)
+            best = copy.deepcopy(model) if number == 1 else model
+    epoch(best.train(), sgd(best))
+    with torch.inference_mode():
+        found = best.eval()(TEST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(found, best.convert()(TEST))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wrapper", (*QAT, *PTQ))
+def test_autocast_changes_nothing(wrapper: type[Wrapper], dtype: torch.dtype) -> None:
+    model = wrapper(network(), total_epochs=1)
+    with torch.autocast("cpu", dtype=dtype):
+        if wrapper in QAT:
+            train(model, 1)
+        else:
+            calibrate(model)
+        found = model(TEST)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            converted = model.convert()
+        shipped = converted(TEST)
+    assert torch.equal(shipped, converted(TEST))
+    if wrapper in QAT:
+        assert torch.equal(found, shipped)
+
+
+def test_the_state_of_another_network_changes_nothing() -> None:
+    source = train(TINPUTinyMLQATFxModule(network(), total_epochs=1), 1)
+    for other in (
+        nn.Sequential(nn.Flatten(), nn.Linear(96, 3)),
+        nn.Sequential(nn.Conv2d(1, 7, (5, 1)), nn.BatchNorm2d(7), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    ):
+        model = TINPUTinyMLQATFxModule(other, total_epochs=1)
+        before = {name: value.clone() for name, value in model.module.state_dict().items()}
+        with pytest.raises(QuantizationError, match="that of another network, and nothing of it was taken"):
+            model.load_state_dict(source.state_dict())
+        assert all(torch.equal(before[name], value) for name, value in model.module.state_dict().items())
+        assert model.network is None
+
+
+def pruned() -> nn.Module:
+    module = network()
+    prune.l1_unstructured(module[1], "weight", 0.5)  # type: ignore[index]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (pruned, "prune.remove"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), "run one batch through the model"),
+    ],
+)
+def test_what_cannot_be_copied_is_refused_with_the_cure(module: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        TINPUTinyMLQATFxModule(module(), total_epochs=1)
+
+
+class Named(nn.Module):
+    """Outputs as somebody puts them together."""
+
+    def __init__(self, together: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.body, self.other, self.together = nn.Linear(8, 3), nn.Linear(8, 2), together
+
+    def forward(self, x: Tensor) -> Any:
+        flat = torch.flatten(x, 1)
+        return self.together(self.body(flat), self.other(flat))
+
+
+class Pair(NamedTuple):
+    """Two outputs with names."""
+
+    first: Tensor
+    second: Tensor
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        (Pair, "the named tuple Pair: return a plain tuple"),
+        (lambda a, b: {0: a, 1: b}, "the key 0: names of outputs are texts"),
+        (lambda a, b: {"input": a, "z": b}, "output 'input': the name is that of the input"),
+    ],
+)
+def test_names_of_outputs_that_cannot_be_are_refused_at_the_first_batch(
+    together: Callable[..., Any], said: str
+) -> None:
+    with pytest.raises(GraphError, match=said):
+        TINPUTinyMLPTQFxModule(Named(together))(torch.zeros(4, 1, 8, 1))
+
+
+def test_an_output_may_have_the_name_of_a_layer_that_it_is_not(tmp_path: Path) -> None:
+    model = TINPUTinyMLPTQFxModule(Named(lambda a, b: {"other": a, "body": b}), finetune=False)
+    features = torch.randn(40, 1, 8, 1, generator=torch.Generator().manual_seed(1))
+    model(features)
+    converted = model.convert()
+    converted.export(features[:1], tmp_path / "model.onnx")
+    found = onnx(tmp_path / "model.onnx", features)
+    assert {name: value.shape[1] for name, value in found.items()} == {"other": 3, "body": 2}
+    assert all(np.array_equal(found[name], value.numpy()) for name, value in converted(features).items())
+    whole = model.convert(output_int=True).graph
+    assert same(import_onnx(export_onnx(whole)), whole)
+
+
+def test_what_is_no_file_no_window_and_no_tensor_is_said(tmp_path: Path) -> None:
+    model = calibrate(TINPUTinyMLPTQFxModule(network())).convert()
+    for filename in ("", ".", "/", None, io.BytesIO(), "a\0b"):
+        with pytest.raises(OptionError, match="filename"):
+            model.export(TEST[:1], filename)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="input_names"):
+        model.export(TEST[:1], tmp_path / "model.onnx", input_names=3)  # type: ignore[arg-type]
+    with pytest.raises(QuantizationError, match="the batch is empty"):
+        model(TEST[:0])
+    with pytest.raises(QuantizationError, match="real numbers are expected"):
+        model(TEST + 1j)
+    with pytest.raises(QuantizationError, match="two tensors are compared"):
+        TINPUTinyMLPTQFxModule(network()).measure_stats({"a": TEST}, {"a": TEST})  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="epoch: -1"):
+        TINPUTinyMLQATFxModule(network(), total_epochs=1).begin_epoch(-1, 4)

@@ -8,7 +8,7 @@ from networks.training import data, trained
 
 from flowlab.compiler.export_onnx import export_onnx
 from flowlab.learn.trace import float_graph
-from flowlab.quant.peers import PEERS, Peer, PeerJob
+from flowlab_zoo.peers import PEERS, Peer, PeerJob
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name.replace(" ", "-"))

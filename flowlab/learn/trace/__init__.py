@@ -12,12 +12,12 @@ is followed by index, and becomes at most one `reshape` or `take` where a layer 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from flowlab.compiler.ir import Graph, Input
-from flowlab.learn.trace.builder import INPUT, Builder, graph_type
+from flowlab.learn.trace.builder import INPUT, Builder, Ending, graph_type
 from flowlab.learn.trace.compare import compare
 from flowlab.learn.trace.record import record
 from flowlab.learn.trace.tables import take
@@ -31,7 +31,8 @@ class Traced:
     ``views``: node -> from the module's weight to the node's, where it is not the same shape.
     ``structure``: what forward returns: ``tensor``, ``tuple``, ``list`` or ``dict``; the graph's outputs are
     ``output``, or ``output0``, ``output1``, ..., or the keys.
-    ``warnings``: sentences on what the graph leaves out.
+    ``warnings``: sentences on what the graph leaves out; ``endings``: of an output that ends in a softmax, which one
+    (``softmax`` or ``log_softmax``) and its dimension with the batch, or None where numbers are moved behind it.
     """
 
     graph: Graph
@@ -39,6 +40,7 @@ class Traced:
     views: Mapping[str, Callable[[Tensor], Tensor]]
     structure: str
     warnings: tuple[str, ...]
+    endings: Mapping[str, Ending | None] = field(default_factory=dict)
 
 
 def trace_module(module: nn.Module, shape: tuple[int, ...], output: str = "output") -> Traced:
@@ -60,7 +62,7 @@ def trace_module(module: nn.Module, shape: tuple[int, ...], output: str = "outpu
     builder.drop_unread(outputs)
     graph = Graph((Input(INPUT, graph_type(shape)),), tuple(builder.nodes), outputs)
     compare(module, builder, graph)
-    return Traced(graph, builder.modules, builder.views, structure, tuple(builder.warnings))
+    return Traced(graph, builder.modules, builder.views, structure, tuple(builder.warnings), builder.endings(output))
 
 
 def float_graph(module: nn.Module, shape: tuple[int, ...], output: str = "output") -> Graph:

@@ -206,11 +206,20 @@ def softmax(call: Call) -> View:
     """Left out at the network's end, where it changes no class; refused inside."""
     inside = "only at the network's end can it be left out: use a sigmoid gate, or nn.Softmax as the last layer"
     call.require(_only_moves_behind(call.node), f"has no integer form here; {inside}")
-    call.builder.left_out.add(call.node)
+    kind = "log_softmax" if "log" in _function_name(call) else "softmax"
+    dim = call.option("dim", 1)
+    if dim is None:  # as torch guesses, of a value with its batch
+        dim = 0 if len(call.view().shape) == 2 else 1
+    call.builder.left_out[call.node] = (kind, int(dim))
     call.builder.warnings.append(
         f"{call.place} is left out of the integer graph: its outputs are the values before it, of the same class"
     )
     return call.view()
+
+
+def _function_name(call: Call) -> str:
+    target = type(call.layer) if call.layer is not None else call.node.target
+    return str(getattr(target, "__name__", target)).lower()
 
 
 def _only_moves_behind(node: fx.Node) -> bool:

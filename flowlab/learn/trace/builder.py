@@ -33,6 +33,9 @@ def graph_type(shape: tuple[int, ...]) -> TensorType:
     return TensorType("float32", canonical(shape))
 
 
+Ending = tuple[str, int]  # ``softmax`` or ``log_softmax``, and its dimension with the batch
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """A torch tensor: a value of the graph, of which ``index`` (torch's shape without the batch) says the elements.
@@ -163,7 +166,7 @@ class Builder:
     modules: dict[str, str] = field(default_factory=dict)
     views: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    left_out: set[fx.Node] = field(default_factory=set)
+    left_out: dict[fx.Node, Ending] = field(default_factory=dict)
     result: Any = None
     named: set[str] = field(default_factory=lambda: {INPUT})  # layers' paths that are taken
     joined: dict[str, tuple[str, str]] = field(default_factory=dict)  # concatenations and their parts
@@ -176,6 +179,12 @@ class Builder:
             self.types[INPUT] = graph_type(self.shape)
             self.env[node] = self.whole(INPUT, self.shape)
             return
+        if RESULT not in node.meta and hasattr(node.target, "_fields"):
+            name = getattr(node.target, "__name__", "of its own")
+            raise GraphError(
+                f"forward makes the named tuple {name}: return a plain tuple, or a dict, whose keys become the "
+                "outputs' names"
+            )
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: self.env[each])
         if node.op == "output":
             self.result = args[0]
@@ -297,7 +306,10 @@ class Builder:
         """The graph's outputs by name, and what they are in: ``tensor``, ``tuple``, ``list`` or ``dict``."""
         result = self.result
         if isinstance(result, dict):
-            parts, structure = {str(key): value for key, value in result.items()}, "dict"
+            for key in result:
+                if not isinstance(key, str) or not key:
+                    raise GraphError(f"forward returns a dict with the key {key!r}: names of outputs are texts")
+            parts, structure = dict(result), "dict"
         elif isinstance(result, (tuple, list)):
             parts = {f"{name}{place}": value for place, value in enumerate(result)}
             structure = "list" if isinstance(result, list) else "tuple"
@@ -305,7 +317,33 @@ class Builder:
             parts, structure = {name: result}, "tensor"
         if not parts:
             raise GraphError("forward returns nothing: return a tensor, or a tuple, list or dict of tensors")
-        return {key: self._output(key, value) for key, value in parts.items()}, structure
+        found = {key: self._output(key, value) for key, value in parts.items()}
+        if INPUT in found and found[INPUT] != INPUT:
+            raise GraphError(f"output '{INPUT}': the name is that of the input. Give it another one")
+        return found, structure
+
+    def endings(self, name: str) -> dict[str, Ending | None]:
+        """By output, the function at its end that the graph leaves out; None where something is moved behind it."""
+        (last,) = (node for node in self.traced.graph.nodes if node.op == "output")
+        result: Any = last.args[0]
+        if isinstance(result, dict):
+            parts = {str(key): value for key, value in result.items()}
+        elif isinstance(result, (tuple, list)):
+            parts = {f"{name}{place}": value for place, value in enumerate(result)}
+        else:
+            parts = {name: result}
+        nodes = {key: node for key, node in parts.items() if isinstance(node, fx.Node)}
+        return {key: self.left_out.get(node) for key, node in nodes.items() if self._leaves_out(node)}
+
+    def _leaves_out(self, node: fx.Node) -> bool:
+        waiting, seen = [node], {node}
+        while waiting:
+            one = waiting.pop()
+            if one in self.left_out:
+                return True
+            waiting += [before for before in one.all_input_nodes if before not in seen]
+            seen.update(one.all_input_nodes)
+        return False
 
     def _output(self, name: str, value: object) -> str:
         if not isinstance(value, View):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowlab.learn.loop import predict
-from flowlab.quant.peers.peer import BATCH, Peer, PeerJob
+from flowlab_zoo.peers.peer import BATCH, Peer, PeerJob
 
 NEEDS = ("torchao",)
 

@@ -5,8 +5,8 @@ Nothing here is used by a run.
 
 from __future__ import annotations
 
-from flowlab.quant.peers import brevitas, onnxruntime, torchao
-from flowlab.quant.peers.peer import Peer, PeerJob, quiet, trained
+from flowlab_zoo.peers import brevitas, onnxruntime, torchao
+from flowlab_zoo.peers.peer import Peer, PeerJob, quiet, trained
 
 __all__ = ["PEERS", "Peer", "PeerJob", "quiet", "trained"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from flowlab.quant.peers.peer import Peer, PeerJob
+from flowlab_zoo.peers.peer import Peer, PeerJob
 
 NEEDS = ("brevitas",)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowlab.quant.peers.peer import Peer, PeerJob
+from flowlab_zoo.peers.peer import Peer, PeerJob
 
 
 def _quantized(job: PeerJob) -> bytes:
