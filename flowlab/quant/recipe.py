@@ -97,8 +97,8 @@ def share(bits: int, narrowest: int) -> float:
     """Of the rate, for a layer of so many bits in a network whose narrowest layer has fewer.
 
     Half the way, in powers, to its own recipe's rate: with all of it 8-bit edges of 2-bit networks trained too slowly,
-    with none of it too wildly. Measured on the validation windows of `flowlab bench quantization`'s sets, three seeds:
-    a loss of 6.1e-2 (digits64, CLS_4k_NPU), against 7.3e-2 with all of it and 6.4e-2 with none.
+    with none of it too wildly. Measured on the validation windows of the benchmark's small set, three seeds: a loss of
+    6.1e-2, against 7.3e-2 with all of it and 6.4e-2 with none.
     """
     own, theirs = _nearest(TRAINING, bits).learning_rate, _nearest(TRAINING, narrowest).learning_rate
     return min(1.0, math.sqrt(own / theirs))
