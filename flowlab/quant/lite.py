@@ -5,7 +5,6 @@ They have convolutions with small kernels, ReLU, maximum pools of a small window
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ def default_replacements() -> dict[Any, Any]:
       between them;
     * maximum pools with a large window: a stack of small ones, which is the same function;
     * averages over parts, as modules: a depthwise convolution that begins with equal weights, where the input's shape
-      is known; where it is not, a warning names them.
+      is known; where it is not, quantizers make the same of equal parts.
     """
     found: dict[Any, Any] = dict.fromkeys((*ACTIVATIONS, *FUNCTIONS), nn.ReLU)
     found[SqueezeExcite] = nn.Identity
@@ -176,12 +175,7 @@ def average_as_convolution(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, place: Pl
     Averages with windows of several sizes (an uneven adaptive one, a size rounded up) get windows of one size.
     """
     if place.input_shape is None or len(place.input_shape) != 4:
-        if place.input_shape is None and not _is_global(layer):
-            warnings.warn(
-                f"'{place.name}' averages parts and stays as it is: give example_inputs, and it becomes a convolution",
-                stacklevel=2,
-            )
-        return layer
+        return layer  # quantizers make the same convolution of an average over equal parts
     channels, *area = place.input_shape[1:]
     with torch.no_grad():
         size = tuple(layer(torch.zeros(1, 1, *area)).shape[2:])
@@ -201,10 +195,6 @@ def average_as_convolution(layer: nn.AvgPool2d | nn.AdaptiveAvgPool2d, place: Pl
     with torch.no_grad():
         new.weight.fill_(1.0 / (kernel[0] * kernel[1]))
     return new
-
-
-def _is_global(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.AdaptiveAvgPool2d) and _pair(layer.output_size) == (1, 1)
 
 
 def _pair(value: Any) -> Pair:
