@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flowlab.compiler.program import Container, Layer, Tensor
+from flowlab.compiler.program import RENAMES, Container, Layer, Tensor
 
 Range = tuple[int, int]  # the least and the most value
 
@@ -22,8 +22,9 @@ def value_ranges(container: Container) -> Mapping[int, Range]:
             continue
         if layer.entries is not None:
             ranges[layer.output] = int(layer.entries.min()), int(layer.entries.max())
-        elif layer.op in ("max_pool", "flatten"):
-            ranges[layer.output] = ranges[layer.inputs[0]]
+        elif layer.op in ("max_pool", "concat", "take", *RENAMES):
+            ends = [ranges[at] for at in layer.inputs] + ([(0, 0)] if layer.op == "take" else [])
+            ranges[layer.output] = min(low for low, _ in ends), max(high for _, high in ends)
         else:
             ranges[layer.output] = layer.low, layer.high
         if layer.op == "quantize":  # channels that padding added are zeros
@@ -45,7 +46,10 @@ def largest_sums(layer: Layer, source: Tensor, given: Range) -> tuple[int, int]:
     """
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
     low, high = min(given[0], 0), max(given[1], 0)
-    if layer.weight is not None:
+    if layer.op == "multiply":
+        largest = max(abs(low), abs(high)) ** 2
+        least, most = (np.full(layer.bias.size, end, np.int64) for end in (-largest, largest))
+    elif layer.weight is not None:
         weights = layer.weight.astype(np.int64).reshape(len(layer.weight), -1)
         plus, minus = np.maximum(weights, 0).sum(axis=1), np.minimum(weights, 0).sum(axis=1)
         least, most = plus * low + minus * high, plus * high + minus * low

@@ -29,6 +29,8 @@ KEEPS = (
     "batch_norm",
     "dequantize",
 )
+MOVES = ("concat", "take", "reshape")  # they say which number goes where, so nobody may stand between
+WHOLE = ("entries", "index")  # constants that have nothing to do with channels
 FILL = {"multiplier": 1, "variance": 1}  # of constants one a channel; all others 0
 
 
@@ -36,7 +38,7 @@ FILL = {"multiplier": 1, "variance": 1}  # of constants one a channel; all other
 class ChannelGroup:
     """Values that share a channel count; a flattened value has ``factor`` features for each channel.
 
-    ``fixed`` says that nobody may widen it: it is an output, or a grouped convolution ties it.
+    ``fixed`` says that nobody may widen it: it is an output, a grouped convolution ties it, or its numbers are moved.
     """
 
     count: int
@@ -78,7 +80,7 @@ def channels_of(graph: Graph) -> Channels:
     fixed |= {value.name for value in graph.inputs if value.type.dtype != "float32"}
     for node in graph.nodes:
         first = node.inputs[0]
-        ties = node.inputs if node.op in (*KEEPS, "add", "flatten") or is_depthwise(node) else ()
+        ties = node.inputs if node.op in (*KEEPS, "add", "multiply", "flatten") or is_depthwise(node) else ()
         for read in ties:
             parent[root(read)] = root(node.name)
         factor[node.name] = factor[first] if ties else 1
@@ -86,6 +88,8 @@ def channels_of(graph: Graph) -> Channels:
             factor[node.name] *= node.type.shape[0] // graph.type_of(first).shape[0]
         if node.op == "conv" and integer(node, "groups") > 1 and not is_depthwise(node):
             fixed |= {first, node.name}
+        if node.op in MOVES:
+            fixed |= {*node.inputs, node.name}
     members: dict[str, list[str]] = {}
     for name in factor:
         members.setdefault(root(name), []).append(name)
@@ -123,10 +127,8 @@ def _widen_node(node: Node, extent: Mapping[str, int]) -> Node:
     made, read = extent[node.name], extent[node.inputs[0]]
     attributes: dict[str, Attribute] = dict(node.attributes)
     constants = {
-        key: _grow(array, 0, made, FILL.get(key, 0)) for key, array in node.constants.items() if key != "entries"
+        key: array if key in WHOLE else _grow(array, 0, made, FILL.get(key, 0)) for key, array in node.constants.items()
     }
-    if "entries" in node.constants:
-        constants["entries"] = node.constants["entries"]
     if node.op in ("conv", "linear"):
         if is_depthwise(node):
             attributes["groups"] = made

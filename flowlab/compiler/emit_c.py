@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowlab.compiler.bounds import largest_sums, value_ranges
+from flowlab.compiler.lower import index_bytes
 from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Tensor, pack_stream
 from flowlab.errors import ProgramError
 
@@ -374,12 +375,12 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
                 int_least32_t acc = 0;
                 for (long i = 0; i < {inner}; i++) {{
                     for (long ky = 0; ky < {kernel_h}; ky++) {{
-                        const long iy = y * {layer.stride[0]} + ky - {top};
+                        const long iy = y * {layer.stride[0]} + {times("ky", layer.dilation[0])} - {top};
                         if (iy < 0 || iy >= {height}) {{
                             continue;
                         }}
                         for (long kx = 0; kx < {kernel_w}; kx++) {{
-                            const long ix = x * {layer.stride[1]} + kx - {left};
+                            const long ix = x * {layer.stride[1]} + {times("kx", layer.dilation[1])} - {left};
                             if (ix < 0 || ix >= {width}) {{
                                 continue;
                             }}
@@ -442,6 +443,63 @@ def _emit_add(source: _Source, number: int, layer: Layer) -> None:
         }}
     }}
 """)  # fmt: skip
+
+
+def _emit_multiply(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    left, right = (tensors[at] for at in layer.inputs)
+    made = tensors[layer.output]
+    area = made.size // made.shape[0]
+    reads = source.read(left, "left", "i"), source.read(right, "right", "i" if right.shape == left.shape else "c")
+    result = source.store(made, "i", _requantize(source, number, layer, "c"))
+    _function(source, number, layer, f"""\
+    for (long c = 0; c < {made.shape[0]}; c++) {{
+        for (long i = c * {area}; i < (c + 1) * {area}; i++) {{
+            const int_least32_t acc = (int_least32_t){reads[0]} * {reads[1]};
+            {result}
+        }}
+    }}
+""")  # fmt: skip
+
+
+def _emit_concat(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    left, right = (tensors[at] for at in layer.inputs)
+    made = tensors[layer.output]
+    stores = (
+        source.store(made, "i", source.read(left, "left", "i")),
+        source.store(made, f"{left.size} + i", source.read(right, "right", "i")),
+    )
+    _function(source, number, layer, f"""\
+    for (long i = 0; i < {left.size}; i++) {{
+        {stores[0]}
+    }}
+    for (long i = 0; i < {right.size}; i++) {{
+        {stores[1]}
+    }}
+""")  # fmt: skip
+
+
+def _emit_take(source: _Source, number: int, layer: Layer) -> None:
+    """Each number of the result from its place; a place of -1 is a zero."""
+    tensors = source.container.tensors
+    given, made = tensors[layer.inputs[0]], tensors[layer.output]
+    type_ = "int_least16_t" if index_bytes(layer) == 2 else "int_least32_t"
+    source.constants.append(array(type_, f"index_{number}", _values(layer.index)))
+    read = source.read(given, "in", f"index_{number}[i]")
+    if min(_values(layer.index)) < 0:
+        read = f"index_{number}[i] < 0 ? 0 : {read}"
+    _function(source, number, layer, f"""\
+    for (long i = 0; i < {made.size}; i++) {{
+        const int value = {read};
+        {source.store(made, "i", "value")}
+    }}
+""")  # fmt: skip
+
+
+def times(name: str, gap: int) -> str:
+    """A place of the kernel times the dilation, in C."""
+    return name if gap == 1 else f"{name} * {gap}"
 
 
 def _emit_max_pool(source: _Source, number: int, layer: Layer) -> None:
@@ -520,6 +578,10 @@ _EMITTERS = {
     "linear": _emit_linear,
     "sum_pool": _emit_sum_pool,
     "add": _emit_add,
+    "multiply": _emit_multiply,
+    "concat": _emit_concat,
+    "take": _emit_take,
+    "reshape": _emit_flatten,
     "max_pool": _emit_max_pool,
     "table": _emit_table,
     "flatten": _emit_flatten,

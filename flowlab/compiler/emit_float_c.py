@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flowlab.compiler.emit_c import array, float_literal, identifier, text_literal
+from flowlab.compiler.emit_c import array, float_literal, identifier, text_literal, times
 from flowlab.compiler.float_plan import FloatPlan, constants, elements
-from flowlab.compiler.infer import integer, integers
+from flowlab.compiler.infer import dilation_of, integer, integers
 from flowlab.compiler.ir import Node
 from flowlab.errors import ProgramError
 
@@ -163,6 +163,7 @@ def _body(source: _Source) -> str:
     return (
         '#include "model.h"\n\n'
         + ("#include <math.h>\n\n" if uses_math else "")
+        + ("#include <stdint.h>\n\n" if any("int_least32_t" in text for text in source.constants) else "")
         + "#ifndef FLOWLAB_TRACE\n#define FLOWLAB_TRACE(node, values, count) ((void)0)\n#endif\n\n"
         + ("static float arena[MODEL_ARENA];\n\n" if source.plan.arena else "")
         + "\n".join(piece for piece in pieces if piece)
@@ -184,6 +185,7 @@ def _conv(source: _Source, number: int, node: Node) -> None:
     top, left, _, _ = integers(node, "padding", 4)
     down, across = integers(node, "stride", 2)
     groups = integer(node, "groups")
+    high, wide = dilation_of(node)
     weight, result = source.constant(number, node, "weight"), _with_bias(source, number, node)
     first = f"(o / {out // groups} * {inner} + i)" if groups > 1 else "i"
     source.function(number, node, f"""\
@@ -193,12 +195,12 @@ def _conv(source: _Source, number: int, node: Node) -> None:
                 float acc = 0.0F;
                 for (long i = 0; i < {inner}; i++) {{
                     for (long ky = 0; ky < {kernel_h}; ky++) {{
-                        const long iy = y * {down} + ky - {top};
+                        const long iy = y * {down} + {times("ky", high)} - {top};
                         if (iy < 0 || iy >= {height}) {{
                             continue;
                         }}
                         for (long kx = 0; kx < {kernel_w}; kx++) {{
-                            const long ix = x * {across} + kx - {left};
+                            const long ix = x * {across} + {times("kx", wide)} - {left};
                             if (ix < 0 || ix >= {width}) {{
                                 continue;
                             }}
@@ -321,6 +323,42 @@ def _add(source: _Source, number: int, node: Node) -> None:
 """)  # fmt: skip
 
 
+def _multiply(source: _Source, number: int, node: Node) -> None:
+    left, right = (source.shape(name) for name in node.inputs)
+    channels, area = left[0], elements(left[1:])
+    source.function(number, node, f"""\
+    for (long c = 0; c < {channels}; c++) {{
+        for (long i = c * {area}; i < (c + 1) * {area}; i++) {{
+            out[i] = left[i] * right[{"i" if left == right else "c"}];
+        }}
+    }}
+""")  # fmt: skip
+
+
+def _concat(source: _Source, number: int, node: Node) -> None:
+    left, right = (elements(source.shape(name)) for name in node.inputs)
+    source.function(number, node, f"""\
+    for (long i = 0; i < {left}; i++) {{
+        out[i] = left[i];
+    }}
+    for (long i = 0; i < {right}; i++) {{
+        out[{left} + i] = right[i];
+    }}
+""")  # fmt: skip
+
+
+def _take(source: _Source, number: int, node: Node) -> None:
+    """Each number of the result from its place; a place of -1 is a zero."""
+    index = [int(place) for place in node.constants["index"]]
+    source.constants.append(array("int_least32_t", f"index_{number}", index))
+    read = f"in[index_{number}[i]]"
+    source.function(number, node, f"""\
+    for (long i = 0; i < {len(index)}; i++) {{
+        out[i] = {f"index_{number}[i] < 0 ? 0.0F : {read}" if min(index) < 0 else read};
+    }}
+""")  # fmt: skip
+
+
 _EMITTERS: dict[str, Callable[[_Source, int, Node], None]] = {
     "conv": _conv,
     "linear": _linear,
@@ -331,4 +369,8 @@ _EMITTERS: dict[str, Callable[[_Source, int, Node], None]] = {
     "activation": _activation,
     "batch_norm": _batch_norm,
     "add": _add,
+    "multiply": _multiply,
+    "concat": _concat,
+    "take": _take,
+    "reshape": _flatten,
 }

@@ -19,6 +19,7 @@ from flowlab.compiler.ir import Graph, Input, Node, is_float
 from flowlab.errors import ProgramError
 
 FLOAT_BYTES = 4
+RENAMES = ("flatten", "reshape")  # the same numbers under another shape
 ELEMENTWISE = ("relu", "activation", "batch_norm")  # they may write over their input
 Floats = NDArray[np.float32]
 
@@ -72,13 +73,13 @@ def elements(shape: tuple[int, ...]) -> int:
 
 
 def roots(graph: Graph) -> dict[str, str]:
-    """By value, the value whose buffer it lies in: itself, what it flattens, or what it may write over."""
+    """By value, the value whose buffer it lies in: itself, what it renames, or what it may write over."""
     source = graph.inputs[0].name
     shared = {source}  # buffers that somebody else still reads: the caller's, outputs, and those with several readers
     root = {source: source}
     for node in graph.nodes:
         before = root[node.inputs[0]]
-        alias = node.op == "flatten" or (node.op in ELEMENTWISE and before not in shared)
+        alias = node.op in RENAMES or (node.op in ELEMENTWISE and before not in shared)
         root[node.name] = before if alias else node.name
         if len(graph.users(node.name)) != 1 or node.name in graph.outputs.values():
             shared.add(root[node.name])
@@ -93,12 +94,15 @@ def constants(node: Node) -> dict[str, Floats]:
     if node.op == "batch_norm":
         scale, shift = batch_norm_line(node, np.float32)
         return {"scale": scale, "shift": shift}
-    return {key: np.asarray(array, np.float32) for key, array in node.constants.items()}
+    return {key: np.asarray(array, np.float32) for key, array in node.constants.items() if key != "index"}
 
 
 def memory(found: FloatPlan) -> dict[str, dict[str, int]]:
     """Bytes of constants (flash) and of activations, features and outputs (RAM); code is not counted."""
-    sizes = {node.name: sum(array.size for array in constants(node).values()) for node in found.graph.nodes}
+    sizes = {
+        node.name: sum(array.size for array in constants(node).values()) + node.constants.get("index", np.empty(0)).size
+        for node in found.graph.nodes
+    }  # a place of a take takes four bytes too
     outputs = {
         name: elements(found.graph.type_of(value).shape) * FLOAT_BYTES for name, value in found.graph.outputs.items()
     }

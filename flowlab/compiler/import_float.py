@@ -1,7 +1,8 @@
 """A plain float ONNX network into a float graph: the door for foreign networks.
 
 Read: Conv, Gemm, MatMul (+ Add), BatchNormalization, Relu, Clip, common activations, MaxPool, GlobalAveragePool,
-AveragePool and ReduceMean over the whole area, Flatten and the Reshapes that flatten, Add, Identity, Dropout.
+AveragePool and ReduceMean over the whole area, Flatten and Reshape, Add and Mul of two values, Concat of channels,
+Gather from a flat value, Identity, Dropout.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
+from flowlab.compiler.import_moves import Taken, is_part_of_take, is_take, read_take, wanted_shape
 from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
@@ -40,21 +42,35 @@ def _error(proto: Proto, message: str) -> GraphError:
 
 
 def conv_attributes(proto: Proto, weight: Array, shape: tuple[int, ...]) -> dict[str, Attribute]:
-    """Stride, padding and groups of a Conv that reads ``shape``."""
+    """Stride, padding, groups and, where there is one, the dilation of a Conv that reads ``shape``."""
     if weight.ndim != 4:
         raise _error(proto, f"is no 2-D convolution: its weight has shape {weight.shape}")
-    kernel = (int(weight.shape[2]), int(weight.shape[3]))
-    stride, padding = _slide(proto, kernel, shape)
-    return {"stride": stride, "padding": padding, "groups": int(attributes_of(proto).get("group", 1))}
+    dilation = _pair(proto, "dilations", (1, 1))
+    if min(dilation) < 1:
+        raise _error(proto, f"has the dilation {dilation}; 1 and more are known")
+    high, wide = ((int(size) - 1) * gap + 1 for size, gap in zip(weight.shape[2:], dilation, strict=True))
+    stride, padding = _slide(proto, (high, wide), shape)
+    found: dict[str, Attribute] = {
+        "stride": stride,
+        "padding": padding,
+        "groups": int(attributes_of(proto).get("group", 1)),
+    }
+    return found if dilation == (1, 1) else {**found, "dilation": dilation}
 
 
 def max_pool_attributes(proto: Proto, shape: tuple[int, ...]) -> dict[str, Attribute]:
     """Kernel, stride and padding of a MaxPool that reads ``shape``."""
     if attributes_of(proto).get("ceil_mode", 0) or len(proto.output) > 1:
         raise _error(proto, "rounds up, or asks for indices; neither is known. Use ceil_mode=False")
+    _refuse_dilation(proto)
     kernel = _pair(proto, "kernel_shape", None)
     stride, padding = _slide(proto, kernel, shape)
     return {"kernel": kernel, "stride": stride, "padding": padding}
+
+
+def _refuse_dilation(proto: Proto) -> None:
+    if _pair(proto, "dilations", (1, 1)) != (1, 1):
+        raise _error(proto, "is dilated; use dilation 1")
 
 
 def _pair(proto: Proto, key: str, default: Pair | None) -> Pair:
@@ -66,8 +82,6 @@ def _pair(proto: Proto, key: str, default: Pair | None) -> Pair:
 
 def _slide(proto: Proto, kernel: Pair, shape: tuple[int, ...]) -> tuple[Pair, tuple[int, int, int, int]]:
     found = attributes_of(proto)
-    if _pair(proto, "dilations", (1, 1)) != (1, 1):
-        raise _error(proto, "is dilated; use dilation 1")
     stride = _pair(proto, "strides", (1, 1))
     auto = found.get("auto_pad", "NOTSET")
     if auto == "NOTSET":
@@ -143,16 +157,18 @@ class _Importer:
         constants: Mapping[str, Array] | None = None,
         *,
         name: str = "",
+        shape: tuple[int, ...] = (),
     ) -> None:
         self.model.claim((proto,))
         inputs = tuple(self.value(each) for each in inputs)
         for index in range(len(inputs)):
             if inputs[index] not in self.types:
                 raise _error(proto, f"reads '{inputs[index]}', which is no value of the network")
-        floats = {key: np.asarray(array, np.float32) for key, array in (constants or {}).items()}
-        node = Node(
-            self.model.named(name or proto.output[0]), op, inputs, TensorType("float32", ()), attributes or {}, floats
-        )
+        floats = {
+            key: array if key == "index" else np.asarray(array, np.float32) for key, array in (constants or {}).items()
+        }
+        name, type_ = self.model.named(name or proto.output[0]), TensorType("float32", shape)
+        node = Node(name, op, inputs, type_, attributes or {}, floats)
         shape = infer_shape(node, tuple(self.types[each] for each in inputs))
         node = replace(node, type=TensorType("float32", shape))
         self.nodes.append(node)
@@ -279,8 +295,12 @@ class _Importer:
         if chain is not None:
             self.model.claim(chain[1:])
             self.add(proto, "activation", (chain[-1].input[0],), {"function": "gelu"})
+        elif all(self.value(each) in self.types for each in proto.input):
+            left, right = (self.types[self.value(each)].shape for each in proto.input)
+            swapped = left != right and left[1:] == (1,) * (len(left) - 1)
+            self.add(proto, "multiply", tuple(proto.input)[:: -1 if swapped else 1])
         elif self.model.reader(proto.output[0], "Mul") is None:
-            raise _error(proto, "is part of no silu or gelu; other products are not known")
+            raise _error(proto, "multiplies by a constant, which is known in silu and gelu alone")
 
     def _gelu_chain(self, half: Proto) -> tuple[Proto, ...] | None:
         outer = self.model.split(half)
@@ -310,6 +330,7 @@ class _Importer:
 
     def _average_pool(self, proto: Proto) -> None:
         shape = self.shape(proto)
+        _refuse_dilation(proto)
         kernel = _pair(proto, "kernel_shape", None)
         if kernel != shape[1:] or _slide(proto, kernel, shape)[1] != (0, 0, 0, 0):
             raise _error(proto, f"averages {kernel} of {shape[1:]}; only a global average is known")
@@ -330,13 +351,44 @@ class _Importer:
     def _flatten(self, proto: Proto) -> None:
         if attributes_of(proto).get("axis", 1) != 1:
             raise _error(proto, "keeps more than the batch. Use axis 1")
+        if is_part_of_take(self.model, proto):
+            return
         self.add(proto, "flatten", (proto.input[0],))
 
     def _reshape(self, proto: Proto) -> None:
+        gather = self.model.maker(proto.input[0], "Gather")
+        if gather is not None:
+            self._take(read_take(self.model, gather, proto, self.shape))
+            return
         shape, wanted = self.shape(proto), [int(extent) for extent in self.model.constant(proto, 1)]
-        if len(wanted) != 2 or wanted[1] not in (-1, math.prod(shape)):
-            raise _error(proto, f"to {wanted} is no flattening; only (batch, features) is known")
-        self.add(proto, "flatten", (proto.input[0],))
+        if len(wanted) == 2 and wanted[1] in (-1, math.prod(shape)):
+            self.add(proto, "flatten", (proto.input[0],))
+        else:
+            self.add(proto, "reshape", (proto.input[0],), shape=wanted_shape(self.model, proto))
+
+    def _take(self, found: Taken) -> None:
+        self.model.claim(found.protos)
+        self.add(found.protos[-1], "take", (found.source,), {}, {"index": found.index}, shape=found.shape)
+
+    def _gather(self, proto: Proto) -> None:
+        if not is_take(self.model, proto):
+            raise _error(proto, "takes along an axis; slices and permutations of flat values are known")
+        if self.model.reader(proto.output[0], "Reshape") is None:
+            self._take(read_take(self.model, proto, None, self.shape))
+
+    def _pad(self, proto: Proto) -> None:
+        """Part of a take, which claims it."""
+        if self.model.reader(proto.output[0], "Gather") is None:
+            raise _error(proto, "pads; give the convolution or the pool behind it the padding")
+
+    def _concat(self, proto: Proto) -> None:
+        if attributes_of(proto).get("axis") not in (1, 1 - 1 - len(self.shape(proto))) or len(proto.input) < 2:
+            raise _error(proto, "joins along another axis than the channels")
+        before = proto.input[0]
+        for place, other in enumerate(proto.input[1:], 2):
+            name = proto.output[0] if place == len(proto.input) else f"{proto.output[0]}/first{place}"
+            self.add(proto, "concat", (before, other), name=name)
+            before = name
 
     def _squeeze(self, proto: Proto) -> None:
         shape = self.shape(proto)
@@ -362,6 +414,9 @@ _HANDLERS: Mapping[str, Callable[[_Importer, Proto], Any]] = {
     "GlobalAveragePool": _Importer._global_average_pool,
     "AveragePool": _Importer._average_pool,
     "ReduceMean": _Importer._reduce_mean,
+    "Concat": _Importer._concat,
+    "Gather": _Importer._gather,
+    "Pad": _Importer._pad,
     "Flatten": _Importer._flatten,
     "Reshape": _Importer._reshape,
     "Squeeze": _Importer._squeeze,

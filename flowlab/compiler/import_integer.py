@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from flowlab.compiler.import_float import conv_attributes, max_pool_attributes
+from flowlab.compiler.import_moves import Taken, is_part_of_take, is_take, read_take, wanted_shape
 from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
 from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
@@ -97,6 +98,7 @@ class _Importer:
         attributes: Mapping[str, Attribute] | None = None,
         *,
         constants: Mapping[str, Array] | None = None,
+        shape: tuple[int, ...] = (),
     ) -> None:
         name = self.model.named(name)
         inputs = tuple(self.model.named(read) for read in inputs)
@@ -110,7 +112,7 @@ class _Importer:
         for read in inputs:
             if read not in self.types:
                 raise _error(protos[-1], f"reads '{read}', which is no value of the integer network")
-        node = Node(name, op, inputs, TensorType(str(found.get("dtype")), ()), attributes or {}, constants or {})
+        node = Node(name, op, inputs, TensorType(str(found.get("dtype")), shape), attributes or {}, constants or {})
         shape = infer_shape(node, tuple(self.types[read] for read in inputs))
         made = Node(
             name, op, inputs, TensorType(node.type.dtype, shape, scale, zero_point), node.attributes, node.constants
@@ -125,7 +127,7 @@ class _Importer:
     def _part(self, proto: Proto) -> None:
         """Read as part of a later node, which claims it."""
 
-    _mul_part = _div = _floor = _cast = _part
+    _mul_part = _div = _floor = _cast = _pad = _part
 
     # --- sums -----------------------------------------------------------------------------------
 
@@ -287,6 +289,9 @@ class _Importer:
     # --- the others -------------------------------------------------------------------------------
 
     def _mul(self, proto: Proto) -> None:
+        if all(self.model.named(name) in self.types for name in proto.input):
+            self._plain_sum(proto, "multiply", tuple(proto.input))
+            return
         if self.model.reader(proto.output[0], "Div", "Floor") is not None:
             return  # of a requantization or quantization, which claims it
         parts = self.model.split(proto)
@@ -301,11 +306,33 @@ class _Importer:
         self.add(proto.output[0], "max_pool", (proto.input[0],), (proto,), attributes)
 
     def _flatten(self, proto: Proto) -> None:
+        if is_part_of_take(self.model, proto):
+            return
         if attributes_of(proto).get("axis", 1) != 1:
             raise _error(proto, "keeps more than the batch")
         self.add(proto.output[0], "flatten", (proto.input[0],), (proto,))
 
+    def _concat(self, proto: Proto) -> None:
+        if attributes_of(proto).get("axis") != 1 or len(proto.input) != 2:
+            raise _error(proto, "joins no two values along their first axis")
+        self.add(proto.output[0], "concat", tuple(proto.input), (proto,))
+
+    def _reshape(self, proto: Proto) -> None:
+        gather = self.model.maker(proto.input[0], "Gather")
+        if gather is not None and is_take(self.model, gather):
+            self._take(read_take(self.model, gather, proto, self._shape_of))
+        else:
+            self.add(proto.output[0], "reshape", (proto.input[0],), (proto,), shape=wanted_shape(self.model, proto))
+
+    def _take(self, found: Taken) -> None:
+        name, constants = found.protos[-1].output[0], {"index": found.index}
+        self.add(name, "take", (found.source,), found.protos, constants=constants, shape=found.shape)
+
     def _gather(self, proto: Proto) -> None:
+        if is_take(self.model, proto):
+            if self.model.reader(proto.output[0], "Reshape") is None:
+                self._take(read_take(self.model, proto, None, self._shape_of))
+            return
         entries = self.model.constant(proto, 0)
         cast = self.model.maker(proto.input[1], "Cast")
         shifted = None if cast is None else self._back(cast.input[0], "Add")

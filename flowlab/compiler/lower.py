@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowlab.compiler import allocate
+from flowlab.compiler.infer import dilation_of
 from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.program import (
     OPS,
     OUTSIDE,
+    RENAMES,
     REQUANTIZED,
     Container,
     GoldenVectors,
@@ -133,6 +135,7 @@ def _details(work: Node, node: Node) -> dict[str, Any]:
         details["stride"], details["padding"] = _integers(attributes["stride"]), _integers(attributes["padding"])
     if work.op == "conv":
         details["groups"] = _integer(attributes["groups"])
+        details["dilation"] = dilation_of(work)
     if node.op in ("requantize", "quantize"):
         details["low"], details["high"] = _integer(node.attributes["low"]), _integer(node.attributes["high"])
         details["bias"] = np.asarray(node.constants["bias"], np.float32 if node.op == "quantize" else np.int32)
@@ -143,6 +146,8 @@ def _details(work: Node, node: Node) -> dict[str, Any]:
         details.update({key: details[key][:read] for key in ("bias", "multiplier", "shift")})
     if work.op == "table":
         details["entries"] = np.asarray(constants["entries"], np.int16)
+    if work.op == "take":
+        details["index"] = np.asarray(constants["index"], np.int32)
     if work.op == "dequantize":
         scale = attributes["scale"]
         assert isinstance(scale, int | float)
@@ -154,12 +159,12 @@ def _details(work: Node, node: Node) -> dict[str, Any]:
 
 
 def roots(layers: Sequence[Layer]) -> dict[int, int]:
-    """Each tensor's storage: a flatten's result is its source under another shape."""
+    """Each tensor's storage: what a flatten or reshape makes is its source under another shape."""
     root: dict[int, int] = {}
     for layer in layers:
         for at in (*layer.inputs, layer.output):
             root.setdefault(at, at)
-        if layer.op == "flatten":
+        if layer.op in RENAMES:
             root[layer.output] = root[layer.inputs[0]]
     return root
 
@@ -175,7 +180,7 @@ def _place(layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[
     steps = [
         allocate.Step(
             tuple(tensors[root[at]].name for at in layer.inputs if stored(at)),
-            (tensors[layer.output].name,) if stored(layer.output) and layer.op != "flatten" else (),
+            (tensors[layer.output].name,) if stored(layer.output) and layer.op not in RENAMES else (),
         )
         for layer in layers
     ]
@@ -210,11 +215,18 @@ def memory(container: Container, char_bytes: int = 1) -> dict[str, dict[str, int
 
 
 def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:
-    """Bytes of weights, biases, multipliers, shifts and tables of one layer."""
+    """Bytes of weights, biases, multipliers, shifts, tables and places of one layer."""
     rows = 0 if layer.bias is None else layer.bias.size
     per_row = 12 if layer.op == "quantize" else 4 + 2 + char_bytes
     table = 256 * 2 if layer.entries is not None else 0  # 16-bit entries
-    return weight_bytes(layer) * char_bytes + rows * per_row + table
+    index = 0 if layer.index is None else layer.index.size * index_bytes(layer)
+    return weight_bytes(layer) * char_bytes + rows * per_row + table + index
+
+
+def index_bytes(layer: Layer) -> int:
+    """Bytes of one place of a take in C: 2 where they are enough, else 4."""
+    assert layer.index is not None
+    return 2 if layer.index.max(initial=0) < 2**15 else 4
 
 
 def weight_bytes(layer: Layer) -> int:
@@ -270,6 +282,8 @@ def _row(container: Container, layer: Layer) -> LayerRow:
     shape = f"{source.shape[0]} -> {result.shape[0]} channels"
     if layer.op in ("conv", "max_pool"):
         shape += f", kernel {layer.kernel[0]}x{layer.kernel[1]}, stride {layer.stride[0]}x{layer.stride[1]}"
+    if layer.dilation != (1, 1):
+        shape += f", dilation {layer.dilation[0]}x{layer.dilation[1]}"
     if layer.groups > 1:
         shape += f", {layer.groups} groups"
     return LayerRow(

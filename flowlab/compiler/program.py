@@ -11,6 +11,8 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
     BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8)
     STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
     LUT8     256-byte tables
+    INDX     of each layer that moves numbers: for each number of its result the place that it is read from, in C order,
+             or -1 for a zero (int32)
     OUTP     output names and their tensors
     GOLD     optional vectors: features, quantized inputs, outputs, CRC-32 of each layer's output
 
@@ -43,10 +45,15 @@ from numpy.typing import NDArray
 from flowlab.errors import ProgramError
 
 MAGIC = b"FLNP"
-MAJOR, MINOR = 2, 0  # 1.0 had a byte for each weight, whatever its width
+MAJOR, MINOR = 3, 0  # 1.0 had a byte for each weight, whatever its width; 2.0 no dilation, and moved no numbers
 BLOCK = 4  # outputs and inputs of a weight block
-OPS = ("quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize")
-REQUANTIZED = ("conv", "linear", "sum_pool", "add")  # an accumulator and its requantization are one layer
+OPS = (
+    "quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize",
+    "multiply", "concat", "take", "reshape",
+)  # fmt: skip
+REQUANTIZED = ("conv", "linear", "sum_pool", "add", "multiply")  # an accumulator and its requantization are one layer
+RENAMES = ("flatten", "reshape")  # the same bytes under another shape
+PAIRS = ("add", "multiply", "concat")  # of two inputs
 UNITS = ("cpu", "npu")
 DTYPES = ("float32", "int8", "uint8")
 WEIGHT_BITS = (8, 4, 2)
@@ -57,12 +64,12 @@ OUTSIDE = 0xFFFFFFFF  # the offset of a tensor that lies in the caller's memory,
 _HEADER = struct.Struct("<4sHHII32sIHxx8x")  # magic major minor size crc source arena sections
 _SECTION = struct.Struct("<4sII")  # tag, offset, size
 _TENSOR = struct.Struct("<IBBxxIIIIId")  # name dtype rank channels dims[3] offset scale
-_LAYER = struct.Struct("<IIBBBB2HHhh2H2H4HHIIIIf")
+_LAYER = struct.Struct("<IIBBBB2HHhh2H2H4HH2HIIIIf")
 _OUTPUT = struct.Struct("<II")
 _BNORM = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "i1"), ("zero", "u1")])
 _INPUT = np.dtype([("bias", "<f4"), ("multiplier", "<i4"), ("shift", "<i4")])
 _CRC_FIELD = slice(12, 16)
-_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"STEP", b"LUT8", b"OUTP", b"GOLD")
+_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"STEP", b"LUT8", b"INDX", b"OUTP", b"GOLD")
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Layer:
 
     ``weight`` int8 (out, in/groups, kernel_h, kernel_w), of ``weight_bits`` bits (8 where there are none); ``bias``,
     ``multiplier``, ``shift`` one a channel: int32, or the input step's (bias float32); ``entries`` 256 integers of a
-    table; ``scale`` the factor of a dequantize.
+    table; ``index`` int32, one place a number of the result, of a take; ``scale`` the factor of a dequantize.
     """
 
     name: str
@@ -101,6 +108,7 @@ class Layer:
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
     low: int = 0
     high: int = 0
     weight_bits: int = 8
@@ -109,7 +117,14 @@ class Layer:
     multiplier: NDArray[np.int32] | None = None
     shift: NDArray[np.int32] | None = None
     entries: NDArray[np.int16] | None = None
+    index: NDArray[np.int32] | None = None
     scale: float = 0.0
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Height and width of what one place of the kernel reads, gaps included."""
+        high, wide = ((size - 1) * gap + 1 for size, gap in zip(self.kernel, self.dilation, strict=True))
+        return high, wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +152,9 @@ class Container:
     golden: GoldenVectors | None = field(default=None)
 
     def traced(self) -> tuple[Layer, ...]:
-        """The layers whose output a trace names: 8-bit values, flatten excepted."""
+        """The layers whose output a trace names: 8-bit values, those that only rename one excepted."""
         return tuple(
-            layer for layer in self.layers if layer.op != "flatten" and self.tensors[layer.output].dtype != "float32"
+            layer for layer in self.layers if layer.op not in RENAMES and self.tensors[layer.output].dtype != "float32"
         )
 
     def first(self) -> Layer:
@@ -317,9 +332,11 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
         bnorm_at = heaps[b"BNRM"].add(_bnorm_record(layer))
     if layer.entries is not None:
         table_at = heaps[b"LUT8"].add((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
+    if layer.index is not None:
+        table_at = heaps[b"INDX"].add(layer.index.astype("<i4").tobytes())
     inputs = (*layer.inputs, 0)[:2]
     codes = (OPS.index(layer.op), UNITS.index(layer.unit), layer.weight_bits, len(layer.inputs))
-    geometry = (*layer.kernel, *layer.stride, *layer.padding, layer.groups)
+    geometry = (*layer.kernel, *layer.stride, *layer.padding, layer.groups, *layer.dilation)
     places = (weight_at, bnorm_at, table_at, shape[0] << 16 | shape[1])
     names = (name_at(layer.name), name_at(layer.kind))
     return _LAYER.pack(*names, *codes, *inputs, layer.output, layer.low, layer.high, *geometry, *places, layer.scale)
@@ -467,10 +484,13 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     values = [_int(value) for value in record[:-1]]
     name_at, kind_at, op_code, unit, weight_bits, count, first, second, output, low, high = values[:11]
     kernel, stride, padding, groups = values[11:13], values[13:15], values[15:19], values[19]
-    weight_at, bnorm_at, table_at, shape = values[20:]
+    dilation = (values[20], values[21])
+    weight_at, bnorm_at, table_at, shape = values[22:]
     name, op = reader.name(name_at), _choice(OPS, op_code, "operation")
-    if count != (2 if op == "add" else 1) or not all(kernel) or not all(stride) or not groups:
+    if count != (2 if op in PAIRS else 1) or not all((*kernel, *stride, *dilation, groups)):
         raise ProgramError(f"layer '{name}': {op} with {count} inputs, kernel {kernel}, stride {stride}")
+    if dilation != (1, 1) and op != "conv":
+        raise ProgramError(f"layer '{name}': {op} has no dilation, and says {dilation}")
     inputs = tuple(_tensor_index(index, tensors) for index in (first, second)[:count])
     source, result = tensors[inputs[0]], tensors[_tensor_index(output, tensors)]
     parts: dict[str, NDArray[np.generic]] = {}
@@ -490,12 +510,14 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     if op == "table":
         bytes_ = np.frombuffer(reader.piece(b"LUT8", table_at, 256), np.uint8)
         parts["entries"] = (bytes_.view(np.int8) if result.dtype == "int8" else bytes_).astype(np.int16)
+    if op == "take":
+        parts["index"] = np.frombuffer(reader.piece(b"INDX", table_at, 4 * result.size), "<i4").astype(np.int32)
     scale = record[-1]
     assert isinstance(scale, float)
     layer = Layer(
         name, op, reader.name(kind_at), _choice(UNITS, unit, "unit"), inputs, output,
         (kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
-        groups, low, high, weight_bits, scale=scale, **parts,  # type: ignore[arg-type]
+        groups, dilation, low, high, weight_bits, scale=scale, **parts,  # type: ignore[arg-type]
     )  # fmt: skip
     check_layer(layer, [tensors[index] for index in inputs], result)
     return layer
@@ -550,16 +572,16 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
         ProgramError: naming the layer, what it would write, and what its tensor is.
     """
     source = sources[0]
-    expected = _expected_shape(layer, source)
+    expected = _expected_shape(layer, sources, result)
     if layer.op == "quantize" and result.channels == source.shape[0] <= result.shape[0]:
         expected = (result.shape[0], *source.shape[1:])  # channels that padding added are zeros
     float_in, float_out = layer.op == "quantize", layer.op == "dequantize"
     wrong_type = any((item.dtype == "float32") != float_in for item in sources) or (
         (result.dtype == "float32") != float_out
     )
-    if layer.op in ("flatten", "max_pool"):
-        wrong_type |= source.dtype != result.dtype
-    if expected != result.shape or wrong_type or any(item.shape != source.shape for item in sources):
+    if layer.op in (*RENAMES, "max_pool", "concat", "take"):
+        wrong_type |= any(item.dtype != result.dtype for item in sources)
+    if expected != result.shape or wrong_type:
         raise ProgramError(
             f"layer '{layer.name}' ({layer.op}, {source.dtype} {source.shape}) would write {expected}, "
             f"its tensor is {result.dtype} {result.shape}"
@@ -574,15 +596,34 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
             raise ProgramError(f"layer '{layer.name}': a shift beyond 31 bits")
 
 
-def _expected_shape(layer: Layer, source: Tensor) -> tuple[int, ...] | None:
-    if layer.op in ("quantize", "table", "add", "dequantize"):
+def _expected_shape(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> tuple[int, ...] | None:
+    source = sources[0]
+    if layer.op in PAIRS:
+        return _paired_shape(layer.op, source.shape, sources[1].shape)
+    if layer.op in ("take", *RENAMES):
+        return _moved_shape(layer, source, result)
+    if layer.op in ("quantize", "table", "dequantize"):
         return source.shape
-    if layer.op == "flatten":
-        return (source.size,)
     if layer.op == "linear":
         assert layer.weight is not None
         return (layer.weight.shape[0],) if layer.weight.shape[1:] == (*source.shape, 1, 1) else None
     return _windowed_shape(layer, source.shape) if len(source.shape) == 3 else None
+
+
+def _moved_shape(layer: Layer, source: Tensor, result: Tensor) -> tuple[int, ...] | None:
+    if layer.op == "flatten":
+        return (source.size,)
+    if layer.index is None:
+        return result.shape if result.size == source.size else None
+    fits = len(layer.index) == result.size and int(layer.index.min(initial=-1)) >= -1
+    return result.shape if fits and int(layer.index.max(initial=-1)) < source.size else None
+
+
+def _paired_shape(op: str, left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...] | None:
+    if op == "concat":
+        return (left[0] + right[0], *left[1:]) if left[1:] == right[1:] else None
+    factors = (left[0], *(1,) * (len(left) - 1))
+    return left if right == left or (op == "multiply" and right == factors) else None
 
 
 def _windowed_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -590,8 +631,8 @@ def _windowed_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | N
     if layer.op == "sum_pool":
         return (channels, 1, 1)
     top, left, bottom, right = layer.padding
-    rows = window_count(height, layer.kernel[0], layer.stride[0], top, bottom)
-    columns = window_count(width, layer.kernel[1], layer.stride[1], left, right)
+    rows = window_count(height, layer.reach[0], layer.stride[0], top, bottom)
+    columns = window_count(width, layer.reach[1], layer.stride[1], left, right)
     fits = rows >= 1 and columns >= 1
     if layer.op == "max_pool":  # a window of padding alone has no largest value
         fits = fits and max(top, bottom) < layer.kernel[0] and max(left, right) < layer.kernel[1]

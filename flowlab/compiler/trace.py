@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def traced(graph: Graph) -> tuple[Node, ...]:
-    """The nodes whose bytes are compared: all that make int8 or uint8, except flatten, which only renames them."""
-    return tuple(node for node in graph.nodes if node.type.dtype in ("int8", "uint8") and node.op != "flatten")
+    """The nodes whose bytes are compared: all that make int8 or uint8, except those that only rename them."""
+    renames = ("flatten", "reshape")
+    return tuple(node for node in graph.nodes if node.type.dtype in ("int8", "uint8") and node.op not in renames)
 
 
 def unpadded(node: Node, value: NDArray[Any]) -> NDArray[Any]:

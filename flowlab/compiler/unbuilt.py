@@ -6,14 +6,7 @@ from flowlab.compiler.ir import Graph
 from flowlab.compiler.program import OPS
 
 KNOWN = (*OPS, "requantize", "relu", "batch_norm", "activation", "average_pool")  # the last four: of float graphs
-DILATION = False  # whether programs carry a convolution's dilation
-SPOKEN = {
-    "take": "moves numbers (a slice, a permutation, an upsampling, a transposed convolution, an unrolled layer)",
-    "reshape": "gives numbers another shape",
-    "concat": "puts two values behind one another",
-    "multiply": "multiplies two values",
-    "requantize_float": "adds a float bias",
-}
+SPOKEN = {"requantize_float": "adds a float bias"}
 
 
 def unbuilt(graph: Graph) -> tuple[str, ...]:
@@ -26,8 +19,6 @@ def unbuilt(graph: Graph) -> tuple[str, ...]:
         if node.op not in KNOWN:
             what = SPOKEN.get(node.op, f"is a '{node.op}'")
             found.append(f"'{node.name}' {what}, and programs cannot yet. Do without, or quantize to ONNX.")
-        elif node.op == "conv" and "dilation" in node.attributes and not DILATION:
-            found.append(f"'{node.name}' has a dilation, and programs cannot yet. Use a larger kernel or a stride.")
     if len(graph.outputs) != 1:
         found.append(
             f"the network has the outputs {', '.join(graph.outputs)}, and a run trains one: return one tensor."

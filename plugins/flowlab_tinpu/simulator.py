@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flowlab.compiler.program import BLOCK, Container, Layer, Tensor, parse
+from flowlab.compiler.program import BLOCK, RENAMES, Container, Layer, Tensor, parse
 from flowlab.errors import FlowlabError, ProgramError
 
 BATCH = 256  # vectors at a time, so that memory stays small
@@ -58,7 +58,7 @@ def _run_batch(program: Container, features: NDArray[np.float32]) -> dict[str, N
             values[layer.output] = _input_step(layer, features, result.shape[0])
         else:
             values[layer.output] = _layer(program, layer, [values[at] for at in layer.inputs])
-        if layer.op != "flatten":
+        if layer.op not in RENAMES:
             results[f"crc/{layer.name}"] = _checksums(values[layer.output], result)
     for name, at in program.outputs.items():
         results[f"output/{name}"] = floats[at] if at in floats else _channels_first(values[at]).astype(np.int32)
@@ -88,8 +88,10 @@ def _input_step(layer: Layer, features: NDArray[np.float32], channels: int) -> I
 
 def _layer(program: Container, layer: Layer, given: list[Integers]) -> Integers:
     (first, *others) = given
-    if layer.op == "flatten":
-        return first if first.ndim == 2 else _channels_first(first).reshape(len(first), -1)
+    if layer.op in RENAMES or layer.op == "take":
+        return _moved(layer, first, program.tensors[layer.output].shape)
+    if layer.op == "concat":
+        return np.concatenate([first, others[0]], axis=-1)
     if layer.op == "max_pool":
         return _max_pool(layer, first)
     if layer.op == "table":
@@ -100,12 +102,23 @@ def _layer(program: Container, layer: Layer, given: list[Integers]) -> Integers:
         accumulator = first.sum(axis=(1, 2), keepdims=True)
     elif layer.op == "add":
         accumulator = first + others[0]
+    elif layer.op == "multiply":
+        accumulator = first * others[0]
     elif layer.op == "linear":
         assert layer.weight is not None
         accumulator = _exact(first.astype(np.float64) @ _tile_matrix(layer, 0, 0, 0, layer.weight.shape[0]))
     else:
         accumulator = _convolve(layer, first)
     return _requantize(layer, accumulator)
+
+
+def _moved(layer: Layer, given: Integers, shape: tuple[int, ...]) -> Integers:
+    """The same numbers, or those that a take names, under another shape; places count in channels-first order."""
+    flat = _channels_first(given).reshape(len(given), -1)
+    if layer.index is not None:
+        flat = np.where(layer.index < 0, 0, flat[:, layer.index])
+    shaped = flat.reshape(len(given), *shape)
+    return shaped if len(shape) == 1 else np.moveaxis(shaped, 1, -1)
 
 
 def _exact(product: NDArray[np.float64]) -> Integers:
@@ -129,16 +142,17 @@ def _convolve(layer: Layer, given: Integers) -> Integers:
     out, inner, kernel_h, kernel_w = layer.weight.shape
     top, left, bottom, right = layer.padding
     padded = np.pad(given, ((0, 0), (top, bottom), (left, right), (0, 0))).astype(np.float64)
-    rows = (padded.shape[1] - kernel_h) // layer.stride[0] + 1
-    columns = (padded.shape[2] - kernel_w) // layer.stride[1] + 1
+    rows = (padded.shape[1] - layer.reach[0]) // layer.stride[0] + 1
+    columns = (padded.shape[2] - layer.reach[1]) // layer.stride[1] + 1
     outputs = out // layer.groups
     total = np.zeros((len(given), rows, columns, out), np.float64)
     for y in range(kernel_h):
         for x in range(kernel_w):
+            first, left_most = y * layer.dilation[0], x * layer.dilation[1]
             tile = padded[
                 :,
-                y : y + (rows - 1) * layer.stride[0] + 1 : layer.stride[0],
-                x : x + (columns - 1) * layer.stride[1] + 1 : layer.stride[1],
+                first : first + (rows - 1) * layer.stride[0] + 1 : layer.stride[0],
+                left_most : left_most + (columns - 1) * layer.stride[1] + 1 : layer.stride[1],
             ]
             if layer.groups > 1 and inner == 1 and outputs == 1:  # depthwise: one weight a channel
                 total += tile * layer.weight[:, 0, y, x]

@@ -28,8 +28,6 @@ class NamedModel(Model):
 
 
 REASONS: Mapping[str, tuple[str, ...]] = {
-    "it adds two branches, which has no integer form yet": ("CLS_ResAdd_3k",),
-    "it lays two branches end to end, which the graph has no operation for": ("CLS_ResCat_3k",),
     # its layers are public, and have one parameter less than its published number
     "it takes the statistics of PIR_FE, which is not built": ("PIRDetection_model_1_t",),
     "its layers are not public": (

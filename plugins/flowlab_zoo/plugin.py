@@ -11,10 +11,10 @@ from flowlab.hookspecs import hookimpl
 @hookimpl
 def flowlab_models() -> Sequence[Model]:
     """The networks of the zoo's tables; of the vendor's others the names."""
-    from flowlab_zoo.models import MODELS
+    from flowlab_zoo import models, residual
     from flowlab_zoo.not_built import NOT_BUILT
 
-    return (*MODELS, *NOT_BUILT)
+    return (*models.MODELS, *residual.MODELS, *NOT_BUILT)
 
 
 @hookimpl

@@ -62,7 +62,37 @@ def _conv_constants(b: Builder, bits: int, out: int, depthwise: bool):
     shape = (out, channels // groups, *kernel)
     weight = _whole_weights(b, shape, bits) if bits else b.floats(*shape)
     padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
-    return weight, {"groups": groups, "stride": b.pick((1, 1), (2, 1), (2, 2)), "padding": padding}
+    attributes = {"groups": groups, "stride": b.pick((1, 1), (2, 1), (2, 2)), "padding": padding}
+    gap = b.pick(1, 1, 2)
+    if gap > 1 and kernel[0] > 1 and (kernel[0] - 1) * gap + 1 <= height + padding[0] + padding[2]:
+        attributes["dilation"] = (gap, 1)
+    return weight, attributes
+
+
+def _place(b: Builder, name: str) -> None:
+    """A take: a slice, a permutation, repeats or zeros between; or the same numbers under another shape."""
+    type_ = b.type()
+    count, (channels, height, width) = int(np.prod(type_.shape)), type_.shape
+    places = np.arange(count).reshape(type_.shape)
+    kind = b.pick("slice", "permute", "repeat", "zeros", "reshape")
+    if kind == "reshape":
+        _shaped(b, name, "reshape", (channels, width, height), {})
+        return
+    if kind == "slice":
+        places = places[: channels // 2 + 1, ::2]
+    elif kind == "permute":
+        places = places.transpose(0, 2, 1)
+    elif kind == "repeat":
+        places = places.repeat(2, axis=1)
+    else:
+        places = np.concatenate([np.full((channels, 1, width), -1), places], axis=1)
+    _shaped(b, name, "take", places.shape, {"index": places.ravel().astype(np.int32)})
+
+
+def _shaped(b: Builder, name: str, op: str, shape: tuple[int, ...], constants: dict[str, np.ndarray]) -> None:
+    type_ = b.type()
+    b.nodes.append(Node(name, op, (b.last,), TensorType(type_.dtype, shape, type_.scale), {}, constants))
+    b.last = name
 
 
 def _requantize(b: Builder, name: str, signed: bool, bits: int = 8) -> None:
@@ -121,9 +151,23 @@ def _integer_body(b: Builder) -> None:
     )  # fmt: skip
     for index in range(int(b.rng.integers(0, 4))):
         name = f"layers.{index}"
-        kind = b.pick("conv", "conv", "depthwise", "pool", "table", "add")
+        kind = b.pick("conv", "conv", "depthwise", "pool", "table", "add", "place", "concat", "multiply")
         if kind == "pool":
             _pool(b, name)
+        elif kind == "place":
+            _place(b, name)
+        elif kind == "concat":
+            b.add(name, "concat", b.type().dtype, inputs=(b.last, b.last), scale=b.type().scale)
+        elif kind == "multiply":
+            before = b.last
+            factor = before
+            if b.pick(True, False):  # one factor a channel, as a squeeze-and-excite block has
+                b.add(f"{name}.mean", "sum_pool", "int32")
+                _requantize(b, f"{name}.mean.bnorm", signed=False)
+                factor = b.last
+            scale = b.type(before).scale * b.type(factor).scale
+            b.add(name, "multiply", "int32", inputs=(before, factor), scale=scale)
+            _requantize(b, f"{name}.bnorm", signed=True, bits=b.pick(8, 4, 2))
         elif kind == "table":
             dtype = b.pick("int8", "uint8")
             b.add(name, "table", dtype, constants={"entries": b.rng.integers(0, 128, 256).astype(dtype)})
@@ -160,11 +204,22 @@ def _float_body(b: Builder) -> None:
         _norm(b, "norm")
     for index in range(int(b.rng.integers(0, 4))):
         name = f"layers.{index}"
-        kind = b.pick("conv", "conv", "depthwise", "pool", "activation", "add", "relu", "dead")
+        kind = b.pick(
+            "conv", "conv", "depthwise", "pool", "activation", "add", "relu", "dead", "place", "concat", "multiply"
+        )
         if kind == "pool":
             _pool(b, name)
         elif kind == "activation":
             b.add(name, "activation", "float32", function=b.pick("sigmoid", "tanh", "silu", "relu6", "leaky_relu"))
+        elif kind == "place":
+            _place(b, name)
+        elif kind == "concat":
+            b.add(name, "concat", "float32", inputs=(b.last, b.last))
+        elif kind == "multiply":
+            before = b.last
+            if b.pick(True, False):
+                b.add(f"{name}.mean", "average_pool", "float32")
+            b.add(name, "multiply", "float32", inputs=(before, b.last))
         elif kind == "relu":
             b.add(name, "relu", "float32")
             b.add(f"{name}.again", "relu", "float32")

@@ -221,7 +221,7 @@ def with_node(op_type: str, inputs: list[str], **attributes) -> bytes:
         (foreign()[:-40], "ONNX file"),
         (foreign(12), "opset 12; known: 13 to"),
         (with_node("Sqrt", ["l4"]), r"'odd' \(Sqrt\): this operation cannot be imported. Known: Add, "),
-        (with_node("Mul", ["l4", "l4"]), "is part of no silu or gelu"),
+        (with_node("Mul", ["l4", "six"]), "multiplies by a constant"),
         (with_node("MaxPool", ["r2"], kernel_shape=[2, 2], ceil_mode=1), "rounds up"),
         (with_node("MaxPool", ["r2"], kernel_shape=[2, 2], dilations=[2, 2]), "is dilated; use dilation 1"),
         (with_node("AveragePool", ["r2"], kernel_shape=[2, 2]), "only a global average is known"),

@@ -18,17 +18,18 @@ from flowlab.errors import GraphError
 from .random_graphs import random_features, random_graph
 
 
-def looped_conv(x, weight, stride, padding, groups):
+def looped_conv(x, weight, stride, padding, groups, dilation=(1, 1)):
     """A convolution in Python integers."""
     x = np.pad(x, ((0, 0), (padding[0], padding[2]), (padding[1], padding[3]))).tolist()
     out, per_group, high, wide = weight.shape
-    rows = (len(x[0]) - high) // stride[0] + 1
-    columns = (len(x[0][0]) - wide) // stride[1] + 1
+    down, across = dilation
+    rows = (len(x[0]) - (high - 1) * down - 1) // stride[0] + 1
+    columns = (len(x[0][0]) - (wide - 1) * across - 1) // stride[1] + 1
     made = np.zeros((out, rows, columns), object)
     for c, row, column in itertools.product(range(out), range(rows), range(columns)):
         first = c // (out // groups) * per_group
         made[c, row, column] = sum(
-            int(weight[c, k, i, j]) * x[first + k][row * stride[0] + i][column * stride[1] + j]
+            int(weight[c, k, i, j]) * x[first + k][row * stride[0] + i * down][column * stride[1] + j * across]
             for k, i, j in itertools.product(range(per_group), range(high), range(wide))
         )
     return made
@@ -42,9 +43,8 @@ def test_convolutions_are_those_of_loops_over_integers(seed: int) -> None:
     for node in graph.nodes:
         if node.op == "conv":
             a = node.attributes
-            expected = looped_conv(
-                values[node.inputs[0]][0], node.constants["weight"], a["stride"], a["padding"], a["groups"]
-            )
+            geometry = a["stride"], a["padding"], a["groups"], a.get("dilation", (1, 1))
+            expected = looped_conv(values[node.inputs[0]][0], node.constants["weight"], *geometry)
             np.testing.assert_array_equal(values[node.name][0], expected.astype(np.int64))
 
 

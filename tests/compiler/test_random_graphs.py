@@ -24,6 +24,8 @@ def test_random_networks_have_every_width_and_saturate_at_both_ends() -> None:
         graph = random_graph(seed, quantized=True)
         values = interpreter.run(graph, random_features(graph, seed, 8))
         for node in graph.nodes:
+            seen["op", node.op] += 1
+            seen["dilated"] += "dilation" in node.attributes
             if node.op in ("conv", "linear"):
                 seen["weights", node.op, node.attributes["weight_bits"]] += 1
             if node.op == "requantize":
@@ -38,6 +40,7 @@ def test_random_networks_have_every_width_and_saturate_at_both_ends() -> None:
         seen["wide"] += int("int_least64_t)" in emit_c(lower(graph, "ab" * 32), skip_normalize=True)["model.c"])
     wanted = [("weights", op, bits) for op in ("conv", "linear") for bits in (8, 4, 2)]
     wanted += [(what, bits) for what in ("activations", "input") for bits in (8, 4, 2)]
+    wanted += [("op", op) for op in ("concat", "take", "reshape", "multiply", "add", "table")] + ["dilated"]
     wanted += [pair for low, high in RANGES for pair in (("low", low), ("high", high))]
     assert {what: seen[what] for what in wanted if seen[what] < 5} == {}
     assert min(seen["multiplier"], seen["padded"]) > 5
