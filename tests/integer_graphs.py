@@ -95,18 +95,20 @@ class Builder:
         layer: str = "GCONV",
         padding: tuple[int, int, int, int] | None = None,
         channels: int | None = None,
+        dilation: tuple[int, int] = (1, 1),
     ) -> Builder:
         source = self.last
         given, height, width = source.type.shape
         pad = padding or (kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, kernel[1] // 2)
-        rows = (height + pad[0] + pad[2] - kernel[0]) // stride[0] + 1
-        columns = (width + pad[1] + pad[3] - kernel[1]) // stride[1] + 1
+        reach = [(size - 1) * gap + 1 for size, gap in zip(kernel, dilation, strict=True)]
+        rows = (height + pad[0] + pad[2] - reach[0]) // stride[0] + 1
+        columns = (width + pad[1] + pad[3] - reach[1]) // stride[1] + 1
         weight = self._weights((out, given // groups, *kernel))
         if channels is not None:
             weight[channels:] = 0
         attributes: dict[str, Attribute] = {
             "stride": stride, "padding": pad, "groups": groups, "weight_bits": self.weight_bits,
-            "unit": unit, "layer": layer,
+            "unit": unit, "layer": layer, **({"dilation": dilation} if dilation != (1, 1) else {}),
         }  # fmt: skip
         type_ = TensorType("int32", (out, rows, columns), 0.0)
         self._add(name, "conv", source.name, type_, attributes, {"weight": weight})
@@ -158,6 +160,30 @@ class Builder:
         self.nodes[-1] = Node(last.name, last.op, last.inputs, last.type, last.attributes, constants)
         return nodes
 
+    def multiply(self, name: str, factor: str, unsigned: bool = False) -> Builder:
+        """``factor`` may have one number a channel."""
+        types = {node.name: node.type for node in self.nodes}
+        scale = self.last.type.scale * types[factor].scale
+        type_ = TensorType("int32", self.last.type.shape, scale)
+        self._add(name, "multiply", f"{self.last.name} {factor}", type_, {"unit": "cpu"})
+        return self._requantize(f"{name}.bnorm", unsigned, 1)
+
+    def concat(self, name: str, other: str) -> Builder:
+        types = {node.name: node.type for node in self.nodes}
+        first, *rest = self.last.type.shape
+        type_ = TensorType(self.last.type.dtype, (first + types[other].shape[0], *rest), self.last.type.scale)
+        return self._add(name, "concat", f"{self.last.name} {other}", type_, {"unit": "cpu"})
+
+    def take(self, name: str, places: np.ndarray) -> Builder:
+        """``places`` in the shape of the result."""
+        type_ = TensorType(self.last.type.dtype, places.shape, self.last.type.scale)
+        index = {"index": places.ravel().astype(np.int32)}
+        return self._add(name, "take", self.last.name, type_, {"unit": "cpu"}, index)
+
+    def reshape(self, name: str, shape: tuple[int, ...]) -> Builder:
+        type_ = TensorType(self.last.type.dtype, shape, self.last.type.scale)
+        return self._add(name, "reshape", self.last.name, type_, {})
+
     def flatten(self, name: str = "flatten") -> Builder:
         type_ = TensorType(self.last.type.dtype, (math.prod(self.last.type.shape),), self.last.type.scale)
         return self._add(name, "flatten", self.last.name, type_, {})
@@ -208,6 +234,22 @@ def awkward_graph(seed: int = 1) -> Graph:
     integers = builder.last.name
     builder.dequantize()
     return builder.graph(output=builder.last.name, integers=integers)
+
+
+def moving_graph(seed: int = 11) -> Graph:
+    """A dilated convolution, a gate a channel, a product, the input moved, two values end to end, another shape."""
+    builder = Builder((2, 12, 2), seed)
+    moved = np.arange(48).reshape(2, 12, 2)[:, ::-1].copy()
+    moved[0, :2] = -1
+    builder.take("moved", moved).conv("dilated", 4, (3, 2), dilation=(2, 1), padding=(2, 0, 2, 0), unsigned=False)
+    value = builder.last.name
+    builder.sum_pool("mean").table("gate")
+    gate = builder.last.name
+    builder.nodes.append(Node("again", "reshape", (value,), TensorType("int8", (4, 12, 1), 0.05), {}, {}))
+    builder.multiply("gated", gate).multiply("square", "again").concat("both", "again")
+    turned = np.arange(96).reshape(8, 12, 1).transpose(1, 0, 2)
+    builder.take("turned", turned).reshape("shaped", (6, 4, 4))
+    return builder.conv("last", 4, (2, 2), padding=(0, 0, 0, 0)).flatten().linear("fc", 3).graph()
 
 
 def wide_input_graph(seed: int = 3) -> Graph:

@@ -39,6 +39,7 @@ from flowlab.errors import GraphError
 OPSET = 18  # the first with bitwise operations
 IR_VERSION = 8  # the one that came with it
 HALF = 0.5  # of a unit of a sum: makes a tie none
+SNAPPED = 2.0**-8  # the most by which a multiplier of 8 bits misses a ratio
 NEAR = 2.0**-15  # of a step of the input; what float32 adds is less
 ZERO = {"int8": 128, "uint8": 0}  # where 0 lies in uint8
 TIES_UP = 1 - 2.0**-14  # of a step: sums without a bias are often ties, which go up as in the exact form
@@ -313,10 +314,13 @@ def _linear(writer: _Writer, sums: Node, node: Node) -> str:
 
 
 def _average(writer: _Writer, sums: Node, node: Node) -> str:
-    """A sum is an average where the integers mean one: the shift has gone into the scale."""
+    """A sum is an average where the integers mean one: the shift has gone into the scale.
+
+    Where its scale is that of another value too (both are added), its multiplier is the nearest of 8 bits.
+    """
     source = writer.graph.type_of(sums.inputs[0])
     wanted = _ratio(node) * node.type.scale * source.shape[1] * source.shape[2]
-    if not np.allclose(wanted, source.scale, rtol=1e-5) or np.abs(_bias(node)).max() > HALF:
+    if not np.allclose(wanted, source.scale, rtol=SNAPPED) or np.abs(_bias(node)).max() > HALF:
         raise GraphError(f"{node.name}: the integers do not mean an average, so they have no QDQ form")
     average = writer.op("GlobalAveragePool", [writer.real_of(sums.inputs[0])], sums.name)
     if not writer.narrow(node):

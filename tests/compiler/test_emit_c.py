@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_graphs import Builder, awkward_graph, example_graph, narrow_graph
+from integer_graphs import Builder, awkward_graph, example_graph, moving_graph, narrow_graph
 
 from flowlab.compiler.emit_c import emit_c, float_literal, identifier, text_literal
 from flowlab.compiler.ir import Graph
@@ -28,7 +28,7 @@ def test_the_c_of_a_small_network_is_this_text() -> None:
 
 
 def test_no_array_has_a_type_that_some_compiler_lacks() -> None:
-    for graph in (example_graph(), awkward_graph(), narrow_graph((4, 4)), narrow_graph((2, 2))):
+    for graph in (example_graph(), awkward_graph(), moving_graph(), narrow_graph((4, 4)), narrow_graph((2, 2))):
         files = emit_c(lower(graph, SHA), skip_normalize=False)
         text = "".join(files.values())
         for word in (" int8_t", "uint8_t ", " char ", "malloc", "union", "memcpy", "int16_t "):

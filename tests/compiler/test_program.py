@@ -3,14 +3,16 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from integer_graphs import awkward_graph, example_graph, features_of, narrow_graph, wide_input_graph
+from integer_graphs import awkward_graph, example_graph, features_of, moving_graph, narrow_graph, wide_input_graph
 
 from flowlab.compiler import interpreter
+from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import layer_rows, lower, memory, with_golden
 from flowlab.compiler.program import (
     MAJOR,
@@ -41,11 +43,13 @@ def program_of(graph, vectors: int = 2) -> Container:
 
 
 SMALL = encode(program_of(wide_input_graph(), vectors=1))
+MOVING = encode(program_of(moving_graph(), vectors=1))
 NARROW = {bits: program_of(narrow_graph((bits, bits)), vectors=1) for bits in (4, 2)}
 
 
 @pytest.mark.parametrize(
-    "graph", [example_graph(), awkward_graph(), wide_input_graph(), narrow_graph((4, 8)), narrow_graph((2, 2))]
+    "graph",
+    [example_graph(), awkward_graph(), moving_graph(), wide_input_graph(), narrow_graph((4, 8)), narrow_graph((2, 2))],
 )
 def test_a_program_reads_back_as_it_was_written(graph) -> None:
     container = program_of(graph)
@@ -57,7 +61,8 @@ def test_a_program_reads_back_as_it_was_written(graph) -> None:
     for one, other in zip(read.layers, container.layers, strict=True):
         assert (one.name, one.op, one.unit, one.kind) == (other.name, other.op, other.unit, other.kind)
         assert (one.weight_bits, one.low, one.high) == (other.weight_bits, other.low, other.high)
-        for part in ("weight", "bias", "multiplier", "shift", "entries"):
+        assert (one.dilation, one.stride, one.padding) == (other.dilation, other.stride, other.padding)
+        for part in ("weight", "bias", "multiplier", "shift", "entries", "index"):
             np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
     np.testing.assert_array_equal(read.golden.layer_crc, container.golden.layer_crc)
     np.testing.assert_array_equal(read.golden.features, container.golden.features)
@@ -89,10 +94,12 @@ def test_another_magic_is_refused_by_its_name() -> None:
         parse(b"TFL3" + SMALL[4:])
 
 
-@pytest.mark.parametrize("bits", NARROW)
-def test_every_flipped_byte_of_packed_weights_is_refused_or_runs(bits: int) -> None:
-    data = encode(NARROW[bits])
-    features = features_of(narrow_graph((bits, bits)), 1)
+@pytest.mark.parametrize(
+    "graph", [narrow_graph((4, 4)), narrow_graph((2, 2)), moving_graph()], ids=["4 bits", "2 bits", "moved"]
+)
+def test_every_flipped_byte_is_refused_or_runs(graph: Graph) -> None:
+    data = encode(program_of(graph, vectors=1))
+    features = features_of(graph, 1)
     refused = 0
     for place in range(len(data)):
         damaged = bytearray(data)
@@ -111,11 +118,11 @@ def test_another_version_is_refused_with_what_to_do(version: tuple[int, int]) ->
         parse(data)
 
 
-@given(st.data())
-def test_hostile_bytes_with_a_fitting_checksum_are_refused_or_run(data: st.DataObject) -> None:
-    hostile = bytearray(SMALL)
+@given(st.data(), st.sampled_from([SMALL, MOVING]))
+def test_hostile_bytes_with_a_fitting_checksum_are_refused_or_run(data: st.DataObject, good: bytes) -> None:
+    hostile = bytearray(good)
     for _ in range(data.draw(st.integers(1, 4))):
-        place = data.draw(st.integers(8, len(SMALL) - 4))
+        place = data.draw(st.integers(8, len(good) - 4))
         size = data.draw(st.sampled_from([1, 2, 4]))
         hostile[place : place + size] = data.draw(st.binary(min_size=size, max_size=size))
     sealed = reseal(bytes(hostile))
@@ -241,3 +248,38 @@ def test_narrow_weights_take_as_many_bytes_as_they_have_bits() -> None:
         assert rows["conv2.bnorm"].weight_bytes == math.ceil(105 * bits / 8)
         assert memory(container)["flash"]["conv2.bnorm"] == rows["conv2.bnorm"].weight_bytes + 7 * 7
         assert memory(container, 2)["flash"]["conv2.bnorm"] == 2 * rows["conv2.bnorm"].weight_bytes + 7 * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("moved", {"index": np.full(48, 48, np.int32)}, "would write None"),
+        ("moved", {"index": np.full(48, -2, np.int32)}, "would write None"),
+        ("dilated.bnorm", {"dilation": (9, 1)}, "would write"),
+        ("again", {"op": "flatten"}, r"would write \(48,\)"),
+        ("gated.bnorm", {"op": "add"}, "would write None"),
+    ],
+)
+def test_a_layer_that_does_not_fit_its_tensors_is_refused_by_name(name: str, change: dict[str, Any], said: str) -> None:
+    container = program_of(moving_graph(), vectors=1)
+    layers = tuple(replace(one, **change) if one.name == name else one for one in container.layers)
+    with pytest.raises(ProgramError, match=f"layer '{name}' .*{said}"):
+        parse(encode(replace(container, layers=layers, golden=None)))
+
+
+def test_a_list_of_places_that_is_too_short_is_refused() -> None:
+    container = program_of(moving_graph(), vectors=1)
+    layers = tuple(replace(one, index=one.index[:-1]) if one.name == "turned" else one for one in container.layers)
+    with pytest.raises(ProgramError, match="section INDX: 384 bytes at 192 lie outside its 572 bytes"):
+        parse(encode(replace(container, layers=layers, golden=None)))
+
+
+def test_moved_numbers_take_two_bytes_a_place_and_renamed_ones_none() -> None:
+    container = lower(moving_graph(), SHA)
+    flash = memory(container)["flash"]
+    assert flash["moved"] == 2 * 48
+    assert flash["turned"] == 2 * 96
+    assert not {"again", "shaped", "both", "flatten"} & set(flash)
+    offsets = {tensor.name: tensor.offset for tensor in container.tensors}
+    assert offsets["shaped"] == offsets["turned"]
+    assert memory(container, char_bytes=2)["flash"]["moved"] == 2 * 48

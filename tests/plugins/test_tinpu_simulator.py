@@ -10,7 +10,15 @@ import pytest
 from compiler.random_graphs import random_features, random_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from integer_graphs import Builder, awkward_graph, example_graph, features_of, narrow_graph, wide_input_graph
+from integer_graphs import (
+    Builder,
+    awkward_graph,
+    example_graph,
+    features_of,
+    moving_graph,
+    narrow_graph,
+    wide_input_graph,
+)
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.lower import lower
@@ -39,7 +47,13 @@ def assert_agrees(graph, count: int = 20) -> None:
 
 @pytest.mark.parametrize(
     "graph",
-    [example_graph(), awkward_graph(), wide_input_graph(), *(narrow_graph(bits) for bits in [(4, 4), (2, 2), (2, 8)])],
+    [
+        example_graph(),
+        awkward_graph(),
+        moving_graph(),
+        wide_input_graph(),
+        *(narrow_graph(bits) for bits in [(4, 4), (2, 2), (2, 8)]),
+    ],
 )
 def test_the_simulator_computes_what_the_interpreter_does(graph) -> None:
     assert_agrees(graph, 300)  # more than one batch

@@ -25,12 +25,15 @@ from flowlab.stages.validate import run_onnx
 from flowlab_generic.quantizers import QUANTIZERS as GENERIC_QUANTIZERS
 from flowlab_tinpu.number_format import NPU
 from flowlab_tinpu.quantizers import QUANTIZERS as TINPU_QUANTIZERS
+from flowlab_zoo import residual
 from flowlab_zoo.examples import DEMO
 from flowlab_zoo.models import LADDER, MODELS, SAME, TABLES
 from flowlab_zoo.not_built import NOT_BUILT
 
 # parameters and multiplications of the vendor's networks on (1, 256, 1) with two outputs
 PUBLISHED = {
+    "CLS_ResAdd_3k": (708, 25604),
+    "CLS_ResCat_3k": (708, 25604),
     "CLS_100_NPU": (268, 51216),
     "CLS_500_NPU": (532, 108576),
     "CLS_1k_NPU": (876, 141344),
@@ -59,7 +62,7 @@ SHAPE = (1, 256, 1)
 TINPU, GENERIC_ONES = (
     [one for one in brought if one.format and not one.trains] for brought in (TINPU_QUANTIZERS, GENERIC_QUANTIZERS)
 )
-BY_NAME = {model.name: model for model in MODELS}
+BY_NAME = {model.name: model for model in (*MODELS, *residual.MODELS)}
 
 
 def multiplications(model: Model) -> int:

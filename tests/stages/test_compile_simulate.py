@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from integer_graphs import awkward_graph, example_graph, features_of
+from integer_graphs import awkward_graph, example_graph, features_of, moving_graph
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.place import place
@@ -91,7 +91,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_compiler, "find", lambda: None)
 
 
-@pytest.mark.parametrize("graph", [example_graph(), awkward_graph()])
+@pytest.mark.parametrize("graph", [example_graph(), awkward_graph(), moving_graph()])
 def test_a_compiled_program_agrees_on_every_vector(graph, tmp_path: Path, no_compiler: None) -> None:
     run = bench(tmp_path, graph)
     if "integers" in graph.outputs:  # 8-bit multipliers: no format of this NPU, so its CPU-only sister takes it

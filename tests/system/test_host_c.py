@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compiler.random_graphs import random_features, random_graph
-from integer_graphs import Builder, awkward_graph, example_graph, features_of, narrow_graph, wide_input_graph
+from integer_graphs import (
+    Builder,
+    awkward_graph,
+    example_graph,
+    features_of,
+    moving_graph,
+    narrow_graph,
+    wide_input_graph,
+)
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
 from flowlab.compiler.lower import lower, with_golden
@@ -31,6 +39,7 @@ SIXTEEN_BITS = """\
 GRAPHS = {
     "example": example_graph,
     "awkward": awkward_graph,
+    "moving": moving_graph,
     "wide_input": wide_input_graph,
     "four_bits": lambda: narrow_graph((4, 4)),
     "two_bits": lambda: narrow_graph((2, 2)),
