@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowlab.compiler.channels import is_depthwise
-from flowlab.compiler.infer import integer, integers
+from flowlab.compiler.infer import dilation_of, integer, integers
 from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.rules import Layer, Rule
 from flowlab.contracts import LayerRow
@@ -26,6 +26,8 @@ CURES = {
     "table": "use ReLU, which costs nothing: it is the clip of the layer before",
     "activation": "use ReLU, which costs nothing: it is the clip of the layer before",
     "add": "leave the residual connection out, or accept it on the CPU",
+    "multiply": "leave the gate out (training.surgery does), or accept it on the CPU",
+    "concat": "add the branches, or accept it on the CPU",
 }
 
 
@@ -132,6 +134,8 @@ def _kind(node: Node) -> str:
     """The accelerator's word for an operation, or an empty text where it has none."""
     if node.op != "conv":
         return KINDS.get(node.op, "")
+    if dilation_of(node) != (1, 1):  # no published layer has gaps
+        return ""
     weight = node.constants["weight"].shape
     if is_depthwise(node):
         return "DWCONV"
@@ -172,12 +176,20 @@ def _row(
 def _verdict(node: Node, layer: Layer, rules: Iterable[Rule], unit_name: str) -> tuple[str, str]:
     """Reason and cure of a CPU layer; two empty texts where every rule holds."""
     if not layer.kind:
-        what = f"a convolution in {layer.groups} groups" if node.op == "conv" else f"'{node.op}'"
-        cure = "use groups=1, or as many groups as channels" if node.op == "conv" else CURES.get(node.op, "")
+        what, cure = _without_layer(node, layer)
         return f"the {unit_name} has no layer for {what}.", cure
     broken = [rule for rule in rules if layer.kind in rule.layers and not rule.check(layer)]
     reason = " ".join(rule.sentence for rule in broken)
     return reason, "; ".join(dict.fromkeys(filter(None, (rule.cure(layer) for rule in broken))))
+
+
+def _without_layer(node: Node, layer: Layer) -> tuple[str, str]:
+    """What the accelerator has no word for, and what to use instead."""
+    if node.op != "conv":
+        return f"'{node.op}'", CURES.get(node.op, "")
+    if dilation_of(node) != (1, 1):
+        return "a dilated convolution", "use dilation 1 with a longer kernel, or a stride"
+    return f"a convolution in {layer.groups} groups", "use groups=1, or as many groups as channels"
 
 
 def _shape(node: Node, layer: Layer) -> str:
