@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from float_bench import COUNT, OFF, Bench
+from system.bearing_run import flowlab, placed
 
 from flowlab.cpu import host_compiler
 from flowlab.errors import AgreementError
@@ -20,8 +18,8 @@ from flowlab.quant.rebuild import rebuild_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["ingest", "extract", "inspect", "train", "quantize", "validate", "compile", "simulate", "report"]
-NPU = {"common.target_device": "F28P55"}
-HOST = {"common.target_device": "host", "compilation.preset_name": "null"}
+NPU = {"common.target_device": "F28P55", "training.quantization": "0"}
+HOST = {"common.target_device": "host", "compilation.preset_name": "null", "training.quantization": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -32,38 +30,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def needs_compiler() -> None:
     if host_compiler.find() is None:
         pytest.skip("no C compiler on PATH")
-
-
-def flowlab(folder: Path, shared: Path, keys: dict[str, str]) -> Any:
-    """One run of the bearing example with quantization 0 and few epochs; what it printed as JSON."""
-    data = shared / "data" / "cwru_bearing" / "cwru_bearing_12k.zip"
-    if not data.is_file():
-        pytest.skip("no bearing recordings in the shared folder")
-    given = {
-        "dataset.input_data_path": str(data),
-        "training.quantization": "0",
-        "training.training_epochs": "2",
-        **keys,
-    }
-    sets = [word for key, value in given.items() for word in ("--set", f"{key}={value}")]
-    config = str(ROOT / "flows" / "examples" / "cwru.yaml")
-    done = subprocess.run(
-        [sys.executable, "-m", "flowlab.cli", "run", config, *sets, "--engine", "local", "--json"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
-
-
-def placed(result: dict[str, Any]) -> list[dict[str, Any]]:
-    (file,) = result["artifacts"]["placement"]
-    rows: list[dict[str, Any]] = json.loads(Path(file["path"]).read_text())["layers"]
-    return rows
 
 
 @pytest.mark.parametrize(("keys", "reason"), [(NPU, OFF), (HOST, "")], ids=["npu", "host"])

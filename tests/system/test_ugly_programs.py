@@ -58,7 +58,9 @@ def test_it_runs_as_a_program_and_as_c(name: str, tmp_path: Path) -> None:
     found = simulate(encode(container), features)
     for output, value in graph.outputs.items():
         wanted = values[value]
-        assert np.array_equal(found[f"output/{output}"], wanted.astype(np.int32) if wanted.dtype.kind != "f" else wanted)
+        assert np.array_equal(
+            found[f"output/{output}"], wanted.astype(np.int32) if wanted.dtype.kind != "f" else wanted
+        )
     assert {key.removeprefix("crc/") for key in found if key.startswith("crc/")} == set(crcs)
     assert [layer for layer, crc in crcs.items() if not np.array_equal(found[f"crc/{layer}"], crc)] == []
 
