@@ -26,6 +26,7 @@ from flowlab.config.unread import WITHOUT_EFFECT
 from flowlab.errors import ConfigError
 
 STRIDES = "SimpleWindow"  # the only transform that reads stride_size
+TOLERANCE = "autoquant_tolerance_classification"  # of the only task that is built
 
 
 def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
@@ -129,9 +130,13 @@ def _mixed(config: Config) -> list[str]:
             f"weight bits {training.quantization_weight_bitwidth} -> chosen for each layer: 'auto_quantization' is on"
         ]
     budgets = [key for key in ("auto_quantization_mean_bits", "auto_quantization_weight_bytes") if key in given]
-    if budgets and not training.auto_quantization:
-        return [f"training.{budgets[0]} changes nothing without 'auto_quantization: true'"]
-    return []
+    tolerances = [key for key in given if key.startswith("autoquant_tolerance_")]
+    if not training.auto_quantization:
+        return [f"training.{key} changes nothing without 'auto_quantization: true'" for key in (*budgets, *tolerances)]
+    if budgets:
+        return [f"training.{key} changes nothing beside '{budgets[0]}', which is the budget" for key in tolerances]
+    others = [key for key in tolerances if key != TOLERANCE]
+    return [f"training.{key} is of another task, and changes nothing: '{TOLERANCE}' is read" for key in others]
 
 
 def _own_stride(config: Config, catalogue: Any) -> bool:

@@ -459,9 +459,22 @@ def test_bits_by_layer_are_said_to_take_the_place_of_the_width(loaded: Loaded) -
     assert loaded(text).warnings == ()
 
 
-def test_a_budget_without_a_search_is_said_to_change_nothing(loaded: Loaded) -> None:
-    (warning,) = loaded("training:\n  auto_quantization_mean_bits: 2.5\n").warnings
-    assert warning == "training.auto_quantization_mean_bits changes nothing without 'auto_quantization: true'"
+@pytest.mark.parametrize("key", ["auto_quantization_mean_bits", "autoquant_tolerance_classification"])
+def test_a_budget_without_a_search_is_said_to_change_nothing(loaded: Loaded, key: str) -> None:
+    (warning,) = loaded(f"training:\n  {key}: 2.5\n").warnings
+    assert warning == f"training.{key} changes nothing without 'auto_quantization: true'"
+
+
+def test_a_tolerance_that_is_not_read_is_said(loaded: Loaded) -> None:
+    def told(keys: str) -> list[str]:
+        config = loaded(f"training:\n  quantization: 2\n  auto_quantization: true\n{keys}")
+        return [each for each in config.warnings if "autoquant" in each]
+
+    assert told("  autoquant_tolerance_classification: 0.01\n") == []
+    (warning,) = told("  autoquant_tolerance_regression: 0.01\n")
+    assert warning.startswith("training.autoquant_tolerance_regression is of another task, and changes nothing")
+    (warning,) = told("  autoquant_tolerance_classification: 0.01\n  auto_quantization_mean_bits: 3\n")
+    assert warning.endswith("changes nothing beside 'auto_quantization_mean_bits', which is the budget")
 
 
 @pytest.mark.parametrize(
