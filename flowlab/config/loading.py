@@ -125,18 +125,23 @@ def _stride(config: Config, catalogue: Any) -> list[str]:
 def _mixed(config: Config) -> list[str]:
     """What the choice of bits by layer takes the place of, and what is given for it and not read."""
     training, given = config.training, config.given.get("training", {})
-    if training.auto_quantization and training.quantization != 0 and "quantization_weight_bitwidth" in given:
-        return [
-            f"weight bits {training.quantization_weight_bitwidth} -> chosen for each layer: 'auto_quantization' is on"
-        ]
     budgets = [key for key in ("auto_quantization_mean_bits", "auto_quantization_weight_bytes") if key in given]
     tolerances = [key for key in given if key.startswith("autoquant_tolerance_")]
     if not training.auto_quantization:
         return [f"training.{key} changes nothing without 'auto_quantization: true'" for key in (*budgets, *tolerances)]
+    said = []
+    if training.quantization != 0 and "quantization_weight_bitwidth" in given:
+        said.append(
+            f"weight bits {training.quantization_weight_bitwidth} -> chosen for each layer: 'auto_quantization' is on"
+        )
     if budgets:
-        return [f"training.{key} changes nothing beside '{budgets[0]}', which is the budget" for key in tolerances]
+        said += [f"training.{key} changes nothing beside '{budgets[0]}', which is the budget" for key in tolerances]
+        return said
     others = [key for key in tolerances if key != TOLERANCE]
-    return [f"training.{key} is of another task, and changes nothing: '{TOLERANCE}' is read" for key in others]
+    return [
+        *said,
+        *(f"training.{key} is of another task, and changes nothing: '{TOLERANCE}' is read" for key in others),
+    ]
 
 
 def _own_stride(config: Config, catalogue: Any) -> bool:
