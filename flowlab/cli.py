@@ -194,6 +194,13 @@ def _accuracy(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
+def _show(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.show_program import show
+
+    found = show(Path(arguments.program), bounds=arguments.bounds)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from flowlab.engine.listings import LISTINGS
     from flowlab.plugins import load
@@ -510,6 +517,11 @@ def _asking(commands: Commands) -> None:
     accuracy = _command(commands, "accuracy", _accuracy, text, json=True)
     accuracy.add_argument("run", metavar="RUN", help=A_RUN)
     _with_store(accuracy)
+
+    text = "print a program: its layers, where they run, what they take"
+    program = _command(commands, "show", _show, text, json=True)
+    program.add_argument("program", metavar="MODEL.FLNP", help="a program file of a run")
+    program.add_argument("--bounds", action="store_true", help="how wide its sums, biases and products can become")
 
 
 def _installed(commands: Commands) -> None:
