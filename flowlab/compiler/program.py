@@ -11,7 +11,7 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
     BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8)
     STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
     LUT8     256-byte tables
-    INDX     of each layer that moves numbers: for each number of its result the place that it is read from, in C order,
+    TAKE     of each layer that moves numbers: for each number of its result the place that it is read from, in C order,
              or -1 for a zero (int32)
     OUTP     output names and their tensors
     GOLD     optional vectors: features, quantized inputs, outputs, CRC-32 of each layer's output
@@ -69,7 +69,7 @@ _OUTPUT = struct.Struct("<II")
 _BNORM = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "i1"), ("zero", "u1")])
 _INPUT = np.dtype([("bias", "<f4"), ("multiplier", "<i4"), ("shift", "<i4")])
 _CRC_FIELD = slice(12, 16)
-_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"STEP", b"LUT8", b"INDX", b"OUTP", b"GOLD")
+_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"STEP", b"LUT8", b"TAKE", b"OUTP", b"GOLD")
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
     if layer.entries is not None:
         table_at = heaps[b"LUT8"].add((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
     if layer.index is not None:
-        table_at = heaps[b"INDX"].add(layer.index.astype("<i4").tobytes())
+        table_at = heaps[b"TAKE"].add(layer.index.astype("<i4").tobytes())
     inputs = (*layer.inputs, 0)[:2]
     codes = (OPS.index(layer.op), UNITS.index(layer.unit), layer.weight_bits, len(layer.inputs))
     geometry = (*layer.kernel, *layer.stride, *layer.padding, layer.groups, *layer.dilation)
@@ -511,7 +511,7 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
         bytes_ = np.frombuffer(reader.piece(b"LUT8", table_at, 256), np.uint8)
         parts["entries"] = (bytes_.view(np.int8) if result.dtype == "int8" else bytes_).astype(np.int16)
     if op == "take":
-        parts["index"] = np.frombuffer(reader.piece(b"INDX", table_at, 4 * result.size), "<i4").astype(np.int32)
+        parts["index"] = np.frombuffer(reader.piece(b"TAKE", table_at, 4 * result.size), "<i4").astype(np.int32)
     scale = record[-1]
     assert isinstance(scale, float)
     layer = Layer(

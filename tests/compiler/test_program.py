@@ -270,7 +270,7 @@ def test_a_layer_that_does_not_fit_its_tensors_is_refused_by_name(name: str, cha
 def test_a_list_of_places_that_is_too_short_is_refused() -> None:
     container = program_of(moving_graph(), vectors=1)
     layers = tuple(replace(one, index=one.index[:-1]) if one.name == "turned" else one for one in container.layers)
-    with pytest.raises(ProgramError, match="section INDX: 384 bytes at 192 lie outside its 572 bytes"):
+    with pytest.raises(ProgramError, match="section TAKE: 384 bytes at 192 lie outside its 572 bytes"):
         parse(encode(replace(container, layers=layers, golden=None)))
 
 
