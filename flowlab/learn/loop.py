@@ -118,8 +118,7 @@ def fit(
 
     The loop calls ``module.train()`` and ``module.eval()`` once each epoch, and before that
     ``module.begin_epoch(epoch, epochs)`` (from 0) where the module has it; that call, and not a count of its own, is
-    how a module that changes with the epochs stays right after a restart. Where it has ``module.parameter_groups()``,
-    those are what the optimizer gets; a group's ``share`` is its part of the rate.
+    how a module that changes with the epochs stays right after a restart.
 
     Args:
         module: float32 ``(batch, channel, height, width)`` -> ``(batch, outputs)``.
@@ -145,7 +144,7 @@ def fit(
             taught = torch.from_numpy(predict(teacher, data.train_features))
     with seeded(settings.seed, settings.threads), lengthwise(module, *before) as (train, val):
         optimizer = make_optimizer(
-            settings.optimizer, _parameters(module), settings.learning_rate, settings.weight_decay
+            settings.optimizer, module.parameters(), settings.learning_rate, settings.weight_decay
         )
         run = _Run(module, optimizer, problem, settings, checkpoint, progress, taught)
         _train(run, train, val, data)
@@ -197,7 +196,7 @@ def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> 
         row = {"epoch": epoch + 1, "train_loss": loss, f"train_{metric}": reached, f"val_{metric}": value}
         if math.isfinite(val_loss):
             row["val_loss"] = val_loss
-        run.rows.append({**row, "learning_rate": max(group["lr"] for group in run.optimizer.param_groups)})
+        run.rows.append({**row, "learning_rate": run.optimizer.param_groups[0]["lr"]})
         if not run.best_epoch or run.problem.at_least_as_good(value, run.best_value):
             run.best_epoch, run.best_value = epoch + 1, value
             run.best_state = copy.deepcopy(run.module.state_dict())
@@ -250,13 +249,7 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)
-
-
-def _parameters(module: torch.nn.Module) -> Any:
-    """What an optimizer takes: all alike, or the module's own groups, whose ``share`` of the rate differs."""
-    groups = getattr(module, "parameter_groups", None)
-    return groups() if callable(groups) else module.parameters()
+        group["lr"] = rate
 
 
 def _loss(run: _Run, outputs: torch.Tensor, targets: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:

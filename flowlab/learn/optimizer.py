@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 
 from flowlab.errors import OptionError, unknown_name
 
 MOMENTUM = 0.9
-Parameters = Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]]  # or groups of them, with options of their own
-Maker = Callable[[Parameters, float, float], torch.optim.Optimizer]
+Maker = Callable[[Iterable[torch.nn.Parameter], float, float], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, Maker] = {
     "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, weight_decay=decay, momentum=MOMENTUM, fused=True),
@@ -27,7 +25,7 @@ OPTIMIZERS: dict[str, Maker] = {
 
 
 def make_optimizer(
-    name: str, parameters: Parameters, learning_rate: float, weight_decay: float
+    name: str, parameters: Iterable[torch.nn.Parameter], learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
     """An optimizer by the config's name, in any case; OptionError for an unknown one."""
     maker = OPTIMIZERS.get(name.lower())

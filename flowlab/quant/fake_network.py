@@ -17,7 +17,7 @@ from flowlab.contracts import NumberFormat
 from flowlab.quant.calibrate import Scales
 from flowlab.quant.fake_layer import FakeLayer, LayerForm, View
 from flowlab.quant.fake_parts import part_of
-from flowlab.quant.recipe import FULL_BITS, live_epochs, share
+from flowlab.quant.recipe import live_epochs
 from flowlab.quant.steps import LayerStep, Step, Steps, sources_of, value_of
 
 
@@ -69,18 +69,6 @@ class FakeQuantized(nn.Module):
     def layers(self) -> list[FakeLayer]:
         """The parts with weights, in order."""
         return [part for part in self.parts if isinstance(part, FakeLayer)]
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """For an optimizer: every layer's parameters with their ``share`` of the rate.
-
-        The narrowest weights have all of it, wider ones what their own recipe has beside that of the narrowest.
-        """
-        narrowest = min((part.bits for part in self.layers()), default=FULL_BITS)
-        groups: dict[float, dict[nn.Parameter, None]] = {}  # a layer used twice has its parameters once
-        for part in self.parts:
-            bits = part.bits if isinstance(part, FakeLayer) else narrowest
-            groups.setdefault(share(bits, narrowest), {}).update(dict.fromkeys(part.parameters()))
-        return [{"params": list(own), "share": one} for one, own in groups.items() if own]
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Freeze the norms where their part of the ``epochs`` is over; ``epoch`` counts from 0."""

@@ -5,7 +5,6 @@ Light: numbers and names, so that a stage can say them before anything is traine
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -91,17 +90,6 @@ def widths(job: QuantizeJob) -> set[int]:
 def recipe_of(bits: Collection[int]) -> Recipe:
     """Of a network whose layers have weights of these widths: the narrowest decides."""
     return _nearest(TRAINING, min(bits))
-
-
-def share(bits: int, narrowest: int) -> float:
-    """Of the rate, for a layer of so many bits in a network whose narrowest layer has fewer.
-
-    Half the way, in powers, to its own recipe's rate: with all of it 8-bit edges of 2-bit networks trained too slowly,
-    with none of it too wildly. Measured on the validation windows of the benchmark's small set, three seeds: a loss of
-    6.1e-2, against 7.3e-2 with all of it and 6.4e-2 with none.
-    """
-    own, theirs = _nearest(TRAINING, bits).learning_rate, _nearest(TRAINING, narrowest).learning_rate
-    return min(1.0, math.sqrt(own / theirs))
 
 
 def tuning_of(bits: Collection[int], activation_bits: int = FULL_BITS) -> Finetune | None:
