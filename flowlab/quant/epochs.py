@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Integral
 
+from torch import Tensor
+
 from flowlab.errors import OptionError
 
+MOST_KNOWN = 1 << 20  # windows of one epoch
+SEEN_BEFORE = 0.9  # of a batch's windows
 FEW = 3  # epochs: with so few nothing is frozen before the last step
 
 
@@ -15,7 +19,8 @@ class Epochs:
     """What a wrapper sees of a loop: steps, and the changes between training and evaluation.
 
     An epoch ends when training follows evaluation, or when `end` is called, or after ``per_epoch`` steps; the first
-    of them that is used is the one that counts. One without a step counts nothing.
+    of them that is used is the one that counts. One without a step counts nothing. Where none of them is used, the
+    first epoch has ended when windows come again, and the others are as long.
     """
 
     total: int
@@ -31,6 +36,16 @@ class Epochs:
         self.in_epoch += 1
         if self.per_epoch is not None and self.in_epoch >= self.per_epoch:
             self._end()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing has said yet when an epoch ends."""
+        return self.per_epoch is None and not self.told and not self.done
+
+    def come_again(self, steps: int) -> None:
+        """Windows come again after so many steps."""
+        self.per_epoch = steps
+        self._end()
 
     def end(self) -> None:
         """The loop says that an epoch is over."""
@@ -50,6 +65,29 @@ class Epochs:
         if self.in_epoch:
             self.done += 1
             self.in_epoch = 0
+
+
+class Recurrence:
+    """Tells when a loop begins its second epoch: by a batch whose windows have nearly all been there before.
+
+    A loop that changes its windows every time (noise, shifts) never has one, and after `MOST_KNOWN` windows it is not
+    looked for any longer.
+    """
+
+    def __init__(self) -> None:
+        self.known: set[int] = set()
+        self.batches = 0
+
+    def again(self, x: Tensor) -> bool:
+        """Whether this batch is the second epoch's first; (window, ...)."""
+        if len(self.known) >= MOST_KNOWN:
+            return False
+        found = [hash(window.tobytes()) for window in x.detach().contiguous().numpy()]
+        if self.batches and sum(one in self.known for one in found) >= SEEN_BEFORE * len(found):
+            return True
+        self.known.update(found)
+        self.batches += 1
+        return False
 
 
 def norm_epochs(asked: bool | int | None, total: int) -> int | None:

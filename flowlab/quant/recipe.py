@@ -57,7 +57,7 @@ class Finetune:
     highest is ``then`` times the first one's. Outputs that are classes are softened by ``temperature``.
     """
 
-    steps: int = 400
+    steps: int = 280
     batch: int = 64
     learning_rate: float = 1e-3
     live: float = 0.0

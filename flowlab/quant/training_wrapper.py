@@ -29,8 +29,9 @@ class TrainingWrapper(Wrapper):
     The first batches choose the scales (until `FEWEST` windows are kept the network is still a float one), and while
     training has not settled they are chosen again after 2, 4, 8, ... steps where a value's range has doubled or halved.
     An epoch is over when ``train()`` follows ``eval()``, when `epoch_end` is called, or after ``steps_per_epoch``
-    batches. In evaluation mode the outputs are those of the integers that would ship now, to the bit. A softmax at the
-    network's end is no part of those; in training mode it is there, so that the loss stays what it was.
+    batches; in a loop that does none of this, when its windows come again. In evaluation mode the outputs are those of
+    the integers that would ship now, to the bit. A softmax at the network's end is no part of those; in training mode
+    it is there, so that the loss stays what it was.
     """
 
     trains = True
@@ -52,7 +53,10 @@ class TrainingWrapper(Wrapper):
         assert self.border is not None
         if self.network is None:
             return self.module(x)
-        return self.border.outside(self.network(self.border.inside(x)), ended=self.training)
+        found = self.network(self.border.inside(x))
+        if self.training and isinstance(found, Tensor):
+            found = self._taught(x, found)
+        return self.border.outside(found, ended=self.training)
 
     def _look(self, x: Tensor) -> None:
         """A loop that only calibrates, or that evaluates before it trains."""
@@ -74,6 +78,9 @@ class TrainingWrapper(Wrapper):
             with exactly():
                 self.reservoir.add(x)
         if torch.is_grad_enabled():
+            if self.epochs.unknown and self.recurrence.again(x):
+                self.epochs.come_again(self.recurrence.batches)
+                self._say(f"windows come again: an epoch is {self.recurrence.batches} batches")
             self.epochs.step()
             self._keep_schedule()
         if self.network is None:

@@ -24,12 +24,14 @@ from flowlab.contracts import NumberFormat
 from flowlab.errors import FlowlabError, OptionError, QuantizationError
 from flowlab.quant.border import Border
 from flowlab.quant.calibrate import Scales, calibrate
-from flowlab.quant.epochs import Epochs
+from flowlab.quant.epochs import Epochs, Recurrence
 from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.fold import fold
 from flowlab.quant.integer_network import check_finite, checked
+from flowlab.quant.lessons import Lesson, Lessons
 from flowlab.quant.mixed import Budget, choose_bits
 from flowlab.quant.qconfig import Bits
+from flowlab.quant.recipe import FULL_BITS, recipe_of
 from flowlab.quant.reservoir import Reservoir
 from flowlab.quant.scales_state import from_plain, to_plain
 from flowlab.quant.shared_parameters import (
@@ -40,6 +42,7 @@ from flowlab.quant.shared_parameters import (
     untrained,
 )
 from flowlab.quant.steps import Steps
+from flowlab.quant.teacher import Teacher
 
 SETTLED = 2.0  # times as large or small, a value's scale follows its range; less costs more than it gives
 REPARAMETERS = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
@@ -80,6 +83,7 @@ class Wrapped(nn.Module):
         self.norms_frozen = False
         self.scales_frozen = False
         self.begun = False  # a batch came in training mode
+        self.recurrence = Recurrence()
         self.untouched = self._digest()
         self.copied, self.versions = False, self._versions()
         self.origin: weakref.ref[Wrapped] | None = None  # what a copy was made of
@@ -97,6 +101,41 @@ class Wrapped(nn.Module):
 
     def _hold(self, network: FakeQuantized | None) -> None:
         self.__dict__["_held"] = network
+
+    def _hold_teacher(self, share: float | None) -> None:
+        """Keep the float network as it came, where it is learned from: no submodule either, and never trained."""
+        narrowest = min(self._weight_bits, self.bits.weight, self.bits.activation)
+        recipe = recipe_of((narrowest,))
+        if share is None:
+            share = recipe.distillation if narrowest < FULL_BITS else 0.0
+        self.lessons = Lessons(share if self.trains else 0.0, recipe.temperature)
+        self.__dict__["_teacher"] = None
+        self.__dict__["_taught_by"] = copy.deepcopy(self.module).eval() if self.lessons.share else None
+
+    def _taught(self, x: Tensor, outputs: Tensor) -> Tensor:
+        """The outputs, which go back with the float network's share in their gradient."""
+        module = self._taught_by
+        if module is None or not outputs.requires_grad or outputs.ndim != 2 or outputs.shape[1] < 2:
+            return outputs
+        assert self.border is not None
+        if self.teacher is None:
+            self.__dict__["_teacher"] = Teacher(type(self).trace(module, self.border.input).graph)
+        assert self.teacher is not None
+        taught = self.teacher(self.border.inside(x))
+        found = Lesson.apply(outputs, taught.reshape(outputs.shape), self.lessons)  # type: ignore[no-untyped-call]
+        assert isinstance(found, Tensor)
+        return found
+
+    @property
+    def _taught_by(self) -> nn.Module | None:
+        found: nn.Module | None = self.__dict__["_taught_by"]
+        return found
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The float network's real values, None before it is asked."""
+        found: Teacher | None = self.__dict__["_teacher"]
+        return found
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation, of the module and of the integers."""
@@ -264,6 +303,8 @@ class Wrapped(nn.Module):
             "scales": None if self.network is None else to_plain(self.network.scales),
             "chosen": self._chosen(),
             "untouched": list(self.untouched),
+            "taught_by": None if self._taught_by is None else dict(self._taught_by.state_dict()),
+            "lessons": (self.lessons.taught_right, self.lessons.said_right, self.lessons.batches),
         }
 
     def _chosen(self) -> dict[str, Tensor]:
@@ -307,6 +348,12 @@ class Wrapped(nn.Module):
         self.reservoir.seen = state["seen"]
         self.reservoir.kept = None if state["kept"] is None else state["kept"].clone()
         self.untouched = list(state["untouched"])
+        if self._taught_by is not None and state["taught_by"] is not None:
+            teacher = copy.deepcopy(self._taught_by)
+            teacher.load_state_dict(state["taught_by"])
+            self.__dict__.update(_taught_by=teacher, _teacher=None)
+            right = dict(zip(("taught_right", "said_right", "batches"), state["lessons"], strict=True))
+            self.lessons = replace(self.lessons, **right)
         self._hold(None)
         if state["shape"] is not None and (self.border is None or self.border.input != tuple(state["shape"])):
             self._learn_shape(torch.zeros(1, *state["shape"]))
@@ -335,7 +382,7 @@ class Wrapped(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the network by its state, since it reads the module through functions."""
         saved = None if self.network is None else (self.get_extra_state(), dict(self.network.state_dict()))
-        return {**self.__dict__, "_held": None, "origin": None, "saved": saved}
+        return {**self.__dict__, "_held": None, "_teacher": None, "origin": None, "saved": saved}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the network again."""

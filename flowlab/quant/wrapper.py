@@ -68,6 +68,8 @@ class Wrapper(Wrapped):
         seed: of their choice.
         finetune: after post-training quantization the integers learn the float network's outputs on the kept windows
             (`flowlab.quant.finetune`); False: scales alone. Not where biases are calibrated.
+        distillation: in training with cross entropy, the float network's share of the gradient, 0 to 1
+            (`flowlab.quant.lessons`); None: what the recipe for the bits says below 8, else 0.
 
     Raises:
         OptionError: naming an argument that makes no sense.
@@ -94,6 +96,7 @@ class Wrapper(Wrapped):
         calibration_count: int = CALIBRATION_COUNT,
         seed: int = 0,
         finetune: bool = True,
+        distillation: float | None = None,
     ) -> None:
         self._check_arguments(model, is_qat, backend)
         bits = parse(qconfig_type, self.format)
@@ -108,6 +111,9 @@ class Wrapper(Wrapped):
         if verbose:
             show_log()
         self.finetune = bool(finetune)
+        if distillation is not None:
+            distillation = _fraction("distillation", distillation)
+        self._hold_teacher(distillation)
         self.norms_asked, self.norms_until = num_batch_norm_update_epochs, norms_until
         self.observe_until, self.bias_factor, self.seed = observe_until, bias_factor, reservoir.seed
         self.norms_frozen = self.norms_until == 0

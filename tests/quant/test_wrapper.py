@@ -48,10 +48,10 @@ def network() -> nn.Module:
     return trained(nn.ReLU)
 
 
-def epoch(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def epoch(model: nn.Module, optimizer: torch.optim.Optimizer, louder: float = 1.0) -> None:
     for start in range(0, len(FEATURES), BATCH):
         optimizer.zero_grad()
-        output = model(FEATURES[start : start + BATCH])
+        output = model(FEATURES[start : start + BATCH] * louder)
         nn.functional.cross_entropy(output, LABELS[start : start + BATCH]).backward()
         optimizer.step()
 
@@ -60,12 +60,18 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9)
 
 
-def train(model: Wrapper, epochs: int, between: Callable[[Any], object] = lambda model: None) -> Wrapper:
-    """A loop that says ``train()`` once."""
+def train(
+    model: Wrapper,
+    epochs: int,
+    between: Callable[[Any], object] = lambda model: None,
+    *,
+    shifted: bool = False,
+) -> Wrapper:
+    """A loop that says ``train()`` once; ``shifted``: no window comes twice."""
     optimizer = sgd(model)
     model.train()
-    for _ in range(epochs):
-        epoch(model, optimizer)
+    for at in range(epochs):
+        epoch(model, optimizer, 1 + 1e-4 * at if shifted else 1.0)
         between(model)
     return model.eval()
 
@@ -107,7 +113,7 @@ def saved(model: Wrapper) -> io.BytesIO:
 def test_a_loop_that_never_evaluates_ships_what_evaluation_says(
     wrapper: type[Wrapper], bits: int, tmp_path: Path
 ) -> None:
-    model = train(wrapper(network(), {"weight": {"bitwidth": bits}}, total_epochs=4), 4)
+    model = train(wrapper(network(), {"weight": {"bitwidth": bits}}, total_epochs=4), 4, shifted=True)
     with pytest.warns(UserWarning, match=f"0 of 4 epochs in {4 * BATCHES} steps.*after 2, is frozen only now"):
         converted = model.convert()
     converted.export(TEST[:1], tmp_path / "model.onnx", input_names=["input"])
@@ -115,6 +121,32 @@ def test_a_loop_that_never_evaluates_ships_what_evaluation_says(
         assert torch.equal(converted(TEST), model(TEST))
         assert np.array_equal(onnx(tmp_path / "model.onnx", TEST)["output"], converted(TEST).numpy())
     assert accuracy(converted) > 0.9
+
+
+def test_windows_that_come_again_begin_another_epoch() -> None:
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=4)
+    optimizer, frozen = sgd(model), []
+    model.train()
+    for _ in range(4):
+        epoch(model, optimizer)
+        frozen.append(model.norms_frozen)
+    assert frozen == [False, True, True, True]  # from the last batch of the second epoch on
+    assert model.epochs.per_epoch == BATCHES and model.epochs.done == 4
+    model.eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.convert()
+
+
+def test_a_few_windows_that_are_alike_begin_none() -> None:
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=4).train()
+    optimizer = sgd(model)
+    for start in range(0, len(FEATURES) - BATCH, BATCH):
+        features = FEATURES[start : start + BATCH].clone()
+        features[: BATCH // 2] = FEATURES[0]
+        nn.functional.cross_entropy(model(features), LABELS[start : start + BATCH]).backward()
+        optimizer.step()
+    assert model.epochs.per_epoch is None and model.epochs.done == 0
 
 
 @pytest.mark.parametrize(
@@ -493,7 +525,7 @@ def test_the_last_epoch_is_over_when_its_evaluation_begins() -> None:
 
 def test_scales_that_were_to_stay_and_followed_to_the_end_are_said() -> None:
     options: dict[str, Any] = {"num_observer_update_epochs": 2, "num_batch_norm_update_epochs": False}
-    model = train(TINPUTinyMLQATFxModule(network(), total_epochs=4, **options), 4)
+    model = train(TINPUTinyMLQATFxModule(network(), total_epochs=4, **options), 4, shifted=True)
     with pytest.warns(UserWarning, match="scales, to stay after 2, followed to the end"):
         model.convert()
 

@@ -215,7 +215,7 @@ def test_the_recipe_is_said(inputs: dict[str, dict[str, Path]], tmp_path: Path, 
     result = quantized(inputs, tmp_path, trains, weight_bits=bits, finetune=True)
     expected = {
         (True, 4): "adam, highest rate 0.002, norms live for 1 of 2 epochs, 70% of the loss from",
-        (False, 4): "400 steps on calibration windows, distance from float ",
+        (False, 4): "280 steps on calibration windows, distance from float ",
         (False, 8): "scales alone",
     }
     assert result.metrics["recipe"].startswith(expected[trains, bits])

@@ -124,7 +124,8 @@ def test_the_training_script_ships_a_network_as_good_as_the_float_one(
         width = f"{{'weight': {{'bitwidth': {bits}}}, 'activation': {{'bitwidth': 8}}}}"
         text = text.replace("total_epochs=epochs)", f"total_epochs=epochs, qconfig_type={width})")
         assert width in text
-    with pytest.warns(UserWarning, match=f"0 of {EPOCHS} epochs in {EPOCHS * len(batches())} steps"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the loop says train() once; its windows come again, so its epochs are known
         space = run(text, train_loader=batches(), step=trainer(0.002))
     float_network = network()
     float_network.load_state_dict(pretrained)
@@ -146,8 +147,7 @@ def test_the_generic_script_differs_in_its_class_alone(shared: Path, place: Path
     loop = LOOP.format("step(model, model(images), target)")
     text = script(shared, "8.2.16-2-generic-qat").replace("# ...", loop)
     assert loop in text
-    with pytest.warns(UserWarning, match="epochs"):
-        run(text, train_loader=batches(), step=trainer(0.002), dummy_input=torch.rand((1, *WINDOW)))
+    run(text, train_loader=batches(), step=trainer(0.002), dummy_input=torch.rand((1, *WINDOW)))
     assert shipped(place / "model_int8.onnx") > 0.94
 
 
