@@ -259,11 +259,18 @@ class Quantizer(Plugin):
 
 
 class Core(Plugin):
-    """A processor core as data; no code."""
+    """A processor core as data; no code.
+
+    ``cross_flags``: what a compiler is told for it, by compiler (``zig``, ``arm-none-eabi-gcc``); none where no open
+    compiler builds for it. ``emulated_as``: unicorn's model, without its prefix; empty where nothing emulates it.
+    ``instructions``: all that it has, as the disassembler spells them, where the emulator runs others too.
+    """
 
     kind = "core"
-    triple: str = ""
-    compiler_flags: tuple[str, ...] = ()
+    triple: str = ""  # for people
+    cross_flags: Mapping[str, tuple[str, ...]] = {}
+    emulated_as: str = ""
+    instructions: tuple[str, ...] = ()
     has_dsp: bool = False
     char_bits: int = 8
     clock_hz: int = 0
@@ -344,13 +351,15 @@ class Outcome:
     """What one execution computed.
 
     ``outputs``: integers by output name, shape (vector, ...). ``trace``: by node, uint32 CRC of each vector's
-    layer output as in `Golden.layer_crc`. ``cycles``: total, or None where nothing counts them.
+    layer output as in `Golden.layer_crc`. ``cycles``: total, or None where nothing counts them. ``measured``: what the
+    execution counted, as small JSON: instructions, bytes of stack, sections and compilers of an emulated core.
     Of a float program ``outputs`` are float32, and ``trace`` is empty.
     """
 
     outputs: Mapping[str, NDArray[Any]]
     trace: Mapping[str, NDArray[np.uint32]]
     cycles: int | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Execution(ABC):

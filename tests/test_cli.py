@@ -89,6 +89,7 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
         "quantization",
         "agreement",
         "sizes",
+        "measured",
         "artifacts",
         "warnings",
         "report",

@@ -1,15 +1,19 @@
 """The arena: where each activation lies while it is needed, so that as little memory as possible is used.
 
-Greedy by size: the largest buffer is placed first, each at the lowest place where no buffer lies that lives at the same
-time. `check` does not trust that: it runs the readers and writers over an imagined memory.
+Buffers are placed one after the other, each at the lowest place where no buffer lies that lives at the same time: first
+the largest ones first, and where that takes more than what lives at one time, in other orders, for a while.
+`check` does not trust that: it runs the readers and writers over an imagined memory.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flowlab.errors import ProgramError
+
+TRIES = 1000  # orders of placing, where the first one wastes memory
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,31 @@ def live_buffers(steps: Sequence[Step], sizes: Mapping[str, int], keep: Sequence
 
 def allocate(buffers: Sequence[Buffer]) -> Arena:
     """Place every buffer; the same buffers always give the same places."""
+    order = sorted(buffers, key=lambda item: (-item.size, item.first, item.name))
+    best = _placed(order)
+    least, draw = most_at_once(buffers), random.Random(0)  # noqa: S311 - it only has to be the same every time
+    for _ in range(TRIES):
+        if best.size <= least:
+            break
+        one, other = draw.randrange(len(order)), draw.randrange(len(order))
+        order[one], order[other] = order[other], order[one]
+        found = _placed(order)
+        if found.size <= best.size:
+            best = found
+        else:
+            order[one], order[other] = order[other], order[one]
+    return best
+
+
+def most_at_once(buffers: Sequence[Buffer]) -> int:
+    """The most bytes that live at one time, which no plan can do without."""
+    steps = {buffer.first for buffer in buffers}
+    return max((sum(b.size for b in buffers if b.first <= step <= b.last) for step in steps), default=0)
+
+
+def _placed(order: Sequence[Buffer]) -> Arena:
     placed: list[tuple[int, Buffer]] = []
-    for buffer in sorted(buffers, key=lambda item: (-item.size, item.first, item.name)):
+    for buffer in order:
         at = 0
         for start, other in sorted(placed, key=lambda item: (item[0], item[1].name)):
             if _live_together(buffer, other) and start < at + buffer.size:
@@ -85,6 +112,11 @@ def check(arena: Arena, steps: Sequence[Step], sizes: Mapping[str, int], keep: S
             owners = set(memory[arena.offsets[name] : arena.offsets[name] + sizes[name]])
             if owners - {name}:
                 raise ProgramError(f"step {index}: reads '{name}' where {sorted(map(str, owners - {name}))} lies")
+
+
+def fits(memory: Mapping[str, Mapping[str, int]], available: Mapping[str, int]) -> bool:
+    """Whether every region has room for a program's memory; one that is missing in ``available`` has."""
+    return all(sum(parts.values()) <= available.get(region, sum(parts.values())) for region, parts in memory.items())
 
 
 def require_fit(memory: Mapping[str, Mapping[str, int]], available: Mapping[str, int], device: str) -> None:

@@ -1,16 +1,17 @@
-"""Program -> C99: one file a person can read, no heap, no libraries but ``floorf``.
+"""Program -> C99: one file a person can read, no heap, no libraries.
 
 It assumes nothing about ``char``: every array has a least-width type, and an arena byte holds 0 .. 255 even where the
 smallest addressable unit has 16 bits; a signed value v lies in it as v + 256 where it is negative. Weights of 4 and 2
 bits stay packed, two or four in such a byte, and are unpacked where they are multiplied.
 Sums are 32 bits wide, and so are products where the real weights prove that it is enough; else those have 64.
-Layout is (channel, height, width). ``FLOWLAB_TRACE(node, values, count)`` compiles to nothing unless it is defined.
+Layout is (channel, height, width). ``FLOWLAB_TRACE`` compiles to nothing unless it is defined; it gets a layer's name,
+its first value, how many channels, rows and columns there are, and how far apart they lie.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,24 @@ from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Ten
 from flowlab.errors import ProgramError
 
 LINE = 116  # characters of a line of numbers
+NO_TRACE = """\
+#ifndef FLOWLAB_TRACE
+#define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) ((void)0)
+#endif
+"""
 
 _HELPERS = {
+    "floor_float": """\
+/* The largest whole number that is not above a value; what is too large for a fraction is whole. */
+static float floor_float(float value)
+{
+    if (value > -8388608.0F && value < 8388608.0F) {
+        const float whole = (float)(long)value;
+        return whole > value ? whole - 1.0F : whole;
+    }
+    return value;
+}
+""",
     "signed8": """\
 /* An arena byte (0 .. 255) as the signed value that it stands for. */
 static int signed8(uint_least8_t byte)
@@ -175,7 +192,7 @@ def emit_c(container: Container, *, skip_normalize: bool) -> dict[str, str]:
     for number, layer in enumerate(container.layers):
         _EMITTERS[layer.op](source, number, layer)
     _copy_outputs(source)
-    return {"model.h": _header(container, skip_normalize), "model.c": _body(source, skip_normalize)}
+    return {"model.h": header(container, skip_normalize, container.arena), "model.c": _body(source, skip_normalize)}
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -196,7 +213,8 @@ def _c_type(tensor: Tensor) -> str:
     return {"float32": "float", "int8": "int_least8_t", "uint8": "uint_least8_t"}[tensor.dtype]
 
 
-def _header(container: Container, skip_normalize: bool) -> str:
+def header(container: Container, skip_normalize: bool, arena: int) -> str:
+    """``model.h``; ``arena``: bytes of activations."""
     features, quantized = container.tensors[container.first().inputs[0]], container.tensors[container.first().output]
     fields = "\n".join(
         f"    {_c_type(tensor)} {field}[{tensor.size}]; /* {_shape(tensor)}, scale {tensor.scale!r} */"
@@ -213,7 +231,7 @@ def _header(container: Container, skip_normalize: bool) -> str:
 
 #define MODEL_FEATURES {features.size} /* float {_shape(features)} */
 #define MODEL_INPUTS {quantized.size} /* int8 {_shape(quantized)} */
-#define MODEL_ARENA {max(1, container.arena)} /* bytes of activations */
+#define MODEL_ARENA {max(1, arena)} /* bytes of activations */
 
 typedef struct {{
 {fields}
@@ -237,7 +255,18 @@ def _body(source: _Source, skip_normalize: bool) -> str:
     container = source.container
     helpers = "\n".join(text for name, text in _HELPERS.items() if name in source.helpers)
     arena = "static uint_least8_t arena[MODEL_ARENA];\n\n" if container.arena else ""
-    calls = "\n".join(f"    {call}" for call in source.calls)
+    pieces = [*source.constants, helpers, "\n".join(source.functions)]
+    return (
+        f'#include "model.h"\n\n{NO_TRACE}\n'
+        + arena
+        + "\n".join(piece for piece in pieces if piece)
+        + "\n"
+        + entry_point(source.calls, skip_normalize)
+    )
+
+
+def entry_point(calls: Sequence[str], skip_normalize: bool) -> str:
+    """``model_run``: the layers' calls in their order, behind the input step where it takes features."""
     start = (
         "void model_run(const int_least8_t *input, model_outputs *outputs)\n{"
         if skip_normalize
@@ -245,35 +274,42 @@ def _body(source: _Source, skip_normalize: bool) -> str:
         "    static int_least8_t input[MODEL_INPUTS];\n\n"
         "    model_quantize_input(features, input);"
     )
-    pieces = [*source.constants, helpers, "\n".join(source.functions)]
-    return (
-        '#include "model.h"\n\n#include <math.h>\n\n'
-        "#ifndef FLOWLAB_TRACE\n#define FLOWLAB_TRACE(node, values, count) ((void)0)\n#endif\n\n"
-        + arena
-        + "\n".join(piece for piece in pieces if piece)
-        + f"\n{start}\n{calls}\n}}\n"
-    )
+    return "\n".join([start, *(f"    {call}" for call in calls), "}\n"])
+
+
+class InputStep:
+    """The input step by itself, for an emitter that has other layers than these."""
+
+    def __init__(self, container: Container) -> None:
+        source = _Source(container)
+        _emit_quantize(source, 0, container.first())
+        helpers = [text for name, text in _HELPERS.items() if name in source.helpers]
+        self.constants = source.constants
+        self.text = "\n".join([*helpers, *source.functions])
 
 
 # --- layers -------------------------------------------------------------------------------------
 
 
-def _title(source: _Source, layer: Layer) -> str:
-    tensors = source.container.tensors
+def title(container: Container, layer: Layer) -> str:
+    """The comment above a layer."""
+    tensors = container.tensors
     shapes = f"{_shape(tensors[layer.inputs[0]])} -> {_shape(tensors[layer.output])}"
     name = layer.name.replace("*/", "* /")
     return f"/* {name}: {layer.kind.replace('*/', '')} on the {layer.unit.upper()}, {shapes} */"
 
 
 def _trace(tensor: Tensor, layer: Layer, pointer: str) -> str:
-    count = tensor.size // tensor.shape[0] * tensor.channels
-    return f"FLOWLAB_TRACE({text_literal(layer.name)}, {pointer}, {count});"
+    _, height, width = (*tensor.shape, 1, 1)[:3]
+    sizes = f"{tensor.channels}, {height}, {width}, {height * width}, {width}, 1"
+    return f"FLOWLAB_TRACE({text_literal(layer.name)}, {pointer}, {sizes});"
 
 
 def _emit_quantize(source: _Source, number: int, layer: Layer) -> None:
     tensors = source.container.tensors
     features = tensors[layer.inputs[0]]
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    source.use("floor_float")
     variables, each = features.shape[0], features.size // features.shape[0]
     quantized = tensors[layer.output]
     zeros = ""
@@ -290,14 +326,14 @@ def _emit_quantize(source: _Source, number: int, layer: Layer) -> None:
         array("float", "input_step", [float_literal(2.0 ** -int(x)) for x in layer.shift]),
     ]
     source.functions.append(f"""\
-{_title(source, layer)}
+{title(source.container, layer)}
 void model_quantize_input(const float *features, int_least8_t *input)
 {{
     for (long v = 0; v < {variables}; v++) {{
         for (long i = v * {each}; i < (v + 1) * {each}; i++) {{
             const float sum = features[i] + input_bias[v];
             const float product = sum * input_multiplier[v];
-            const float level = floorf(floorf(product) * input_step[v]); /* a power of two: exact */
+            const float level = floor_float(floor_float(product) * input_step[v]); /* a power of two: exact */
             if (level >= {layer.high}.0F) {{
                 input[i] = {layer.high};
             }} else if (level > {layer.low}.0F) {{
@@ -347,9 +383,8 @@ def _function(source: _Source, number: int, layer: Layer, body: str) -> None:
     inputs, output = [tensors[at] for at in layer.inputs], tensors[layer.output]
     names = ("in",) if len(inputs) == 1 else ("left", "right")
     types = [f"const {source.pointer_type(item)} *{name}" for item, name in zip(inputs, names, strict=True)]
-    source.functions.append(
-        f"{_title(source, layer)}\nstatic void layer_{number}({', '.join(types)}, uint_least8_t *out)\n{{\n{body}}}\n"
-    )
+    head = f"static void layer_{number}({', '.join(types)}, uint_least8_t *out)"
+    source.functions.append(f"{title(source.container, layer)}\n{head}\n{{\n{body}}}\n")
     arguments = [source.pointer(item) for item in (*inputs, output)]
     source.calls.append(f"layer_{number}({', '.join(arguments)});")
     source.calls.append(_trace(output, layer, f"(arena + {output.offset})"))
@@ -544,7 +579,7 @@ def _emit_table(source: _Source, number: int, layer: Layer) -> None:
 
 
 def _emit_flatten(source: _Source, number: int, layer: Layer) -> None:
-    source.calls.append(f"{_title(source, layer)[:-3]}: the same bytes */")
+    source.calls.append(f"{title(source.container, layer)[:-3]}: the same bytes */")
 
 
 def _emit_dequantize(source: _Source, number: int, layer: Layer) -> None:
@@ -554,7 +589,7 @@ def _emit_dequantize(source: _Source, number: int, layer: Layer) -> None:
         if tensor is tensors[layer.output]:
             read = source.read(given, f"({source.pointer(given)})", "i")
             source.calls += [
-                _title(source, layer),
+                title(source.container, layer),
                 f"for (long i = 0; i < {given.size}; i++) {{",
                 f"    outputs->{field}[i] = (float){read} * {float_literal(layer.scale)};",
                 "}",

@@ -1,14 +1,21 @@
-"""Program -> the C files around it: vectors with a known-answer test for the device, and a runner for the host."""
+"""Program -> the C files around it: vectors, a known-answer test, and what runs it on the host and on a core."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowlab.compiler.emit_c import array, float_literal, output_fields, text_literal
 from flowlab.compiler.program import Container
+
+if TYPE_CHECKING:
+    from flowlab.contracts import Core
+
+PORT_AT = 0x7800_0000  # where the emulated core has the port of traces
 
 _CRC = """\
 static uint_least32_t crc;
@@ -135,11 +142,15 @@ def emit_runner(container: Container, *, skip_normalize: bool) -> dict[str, str]
 static uint32_t layer_crc[{traced}];
 static int layers;
 
-#define FLOWLAB_TRACE(node, values, count) \\
+#define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) \\
     do {{ \\
         crc = 0xFFFFFFFFu; \\
-        for (long t = 0; t < (count); t++) {{ \\
-            crc_byte((unsigned)(values)[t]); \\
+        for (long c = 0; c < (channels); c++) {{ \\
+            for (long y = 0; y < (rows); y++) {{ \\
+                for (long x = 0; x < (columns); x++) {{ \\
+                    crc_byte((unsigned)(values)[c * (by_channel) + y * (by_row) + x * (by_column)]); \\
+                }} \\
+            }} \\
         }} \\
         if (layers < {traced}) {{ \\
             layer_crc[layers++] = crc ^ 0xFFFFFFFFu; \\
@@ -149,6 +160,104 @@ static int layers;
 #include "model.c"
 
 {runner_main(layout, f"{buffer}    static model_outputs outputs;", loop)}"""}  # fmt: skip
+
+
+def emit_device(
+    container: Container, core: Core, memory: Mapping[str, int], *, skip_normalize: bool, optimize: str = "-O3"
+) -> dict[str, str]:
+    """``device_runner.c`` and ``device.json``: what runs the program on an emulated core.
+
+    The emulator calls ``device_quantize``, ``device_run`` and ``device_results`` with the memory that it lends; a
+    build with ``FLOWLAB_TRACED`` writes to a port where each layer's values lie.
+
+    Args:
+        container: the program.
+        core: whose compiler flags, emulator model and instructions go into ``device.json``.
+        memory: the device's bytes of ``flash`` and ``ram``; a region that is missing is large.
+        skip_normalize: as for `flowlab.compiler.emit_c.emit_c`.
+        optimize: what compilers are asked for.
+    """
+    fields = output_fields(container)
+    writes = "\n".join(
+        f"    for (long i = 0; i < {tensor.size}; i++) {{\n        *results++ = "
+        + (f"float_bits(outputs.{field}[i]);" if tensor.dtype == "float32" else f"outputs.{field}[i];")
+        + "\n    }"
+        for field, tensor in fields.values()
+    )
+    run = "model_run(input, &outputs);" if skip_normalize else "model_run(features, &outputs);"
+    buffer = "static int_least8_t input[MODEL_INPUTS];\n" if skip_normalize else ""
+    quantize = "model_quantize_input(features, input);" if skip_normalize else "(void)features;"
+    port = "\n".join(
+        f"        port[{at}] = (uint32_t)(uintptr_t){value}; \\"
+        for at, value in enumerate((
+            "&(values)[0]", "sizeof (values)[0]", "(channels)", "(rows)", "(columns)",
+            "(by_channel)", "(by_row)", "(by_column)",
+        ))
+    )  # fmt: skip
+    source = f"""\
+/* Runs the program on an emulated core, which calls these functions and lends the memory behind their pointers. */
+#include <stdint.h>
+
+#ifdef FLOWLAB_TRACED
+static volatile uint32_t *const port = (volatile uint32_t *){PORT_AT:#x}u;
+#define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) \\
+    do {{ \\
+{port}
+        port[8] = 0u; \\
+    }} while (0)
+#endif
+
+#include "model.c"
+
+{buffer}static model_outputs outputs;
+
+static int32_t float_bits(float value)
+{{
+    union {{
+        float number;
+        int32_t bits;
+    }} both;
+    both.number = value;
+    return both.bits;
+}}
+
+__attribute__((used)) void device_quantize(const float *features)
+{{
+    {quantize}
+}}
+
+__attribute__((used)) void device_run(const float *features)
+{{
+    (void)features;
+    {run}
+}}
+
+__attribute__((used)) void device_results(int32_t *results)
+{{
+    (void)float_bits;
+{writes}
+}}
+
+/* Keeps what the emulator calls; never run. */
+void device_start(void)
+{{
+    device_quantize(0);
+    device_run(0);
+    device_results(0);
+}}
+"""
+    described = {
+        "core": core.name,
+        "emulated_as": core.emulated_as,
+        "instructions": list(core.instructions),
+        "flags": {name: list(flags) for name, flags in core.cross_flags.items()},
+        "memory": dict(memory),
+        "optimize": optimize,
+        "features": container.tensors[container.first().inputs[0]].size,
+        "outputs": [[name, tensor.dtype, list(tensor.shape)] for name, (_, tensor) in fields.items()],
+        "layers": [layer.name for layer in container.traced()],
+    }
+    return {"device_runner.c": source, "device.json": json.dumps(described, indent=1, sort_keys=True) + "\n"}
 
 
 def runner_main(layout: Sequence[str], declarations: str, loop: str) -> str:

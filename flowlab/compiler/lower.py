@@ -195,14 +195,17 @@ def _place(layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[
     return placed, arena.size
 
 
-def memory(container: Container, char_bytes: int = 1) -> dict[str, dict[str, int]]:
+def memory(
+    container: Container, char_bytes: int = 1, constants: Mapping[str, int] | None = None, arena: int | None = None
+) -> dict[str, dict[str, int]]:
     """Bytes of constant data (flash) and of activations (RAM); code is not counted: no compiler has seen it.
 
-    A tensor outside the arena is the caller's: the quantized input, and float outputs. ``char_bytes`` is 2 on a core
-    whose smallest addressable unit has 16 bits: an 8-bit value takes as much there.
+    ``constants`` by layer and ``arena`` where C keeps them otherwise than the program. A tensor outside the arena is
+    the caller's: the quantized input, and float outputs. ``char_bytes`` is 2 on a core whose smallest addressable unit
+    has 16 bits: an 8-bit value takes as much there.
     """
-    flash: dict[str, int] = {}
-    for layer in container.layers:
+    flash = dict(constants or {})
+    for layer in container.layers if constants is None else ():
         size = constant_bytes(layer, char_bytes)
         if size:
             flash[layer.name] = size
@@ -211,7 +214,7 @@ def memory(container: Container, char_bytes: int = 1) -> dict[str, dict[str, int
         for at, tensor in enumerate(container.tensors)
         if tensor.offset == OUTSIDE and (at == container.first().output or at in container.outputs.values())
     }
-    return {"flash": flash, "ram": {"arena": container.arena * char_bytes, **outside}}
+    return {"flash": flash, "ram": {"arena": (container.arena if arena is None else arena) * char_bytes, **outside}}
 
 
 def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:

@@ -21,7 +21,7 @@ from flowlab.config.sections import (
     defaults,
 )
 from flowlab.config.settings import BUILT_IN, Config
-from flowlab.config.tiers import FEATURES, resolve
+from flowlab.config.tiers import FEATURES, held_by, resolve
 from flowlab.config.unread import WITHOUT_EFFECT
 from flowlab.errors import ConfigError
 
@@ -84,8 +84,25 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
     )
     check(config, catalogue, problems)
     return config.with_warnings(
-        *_without_effect(config), *_stride(config, catalogue), *_activation_bits(config, catalogue), *_mixed(config)
+        *_without_effect(config),
+        *_stride(config, catalogue),
+        *_activation_bits(config, catalogue),
+        *_mixed(config),
+        *_preset(config, catalogue),
     )
+
+
+def _preset(config: Config, catalogue: Any) -> list[str]:
+    """A compile preset that other devices have, or this one for other tasks, leaves the device's default."""
+    name = config.compilation.preset_name
+    if name is None or "compile" in config.presets:
+        return []
+    when = held_by(config.common.task_type, config.common.target_device)
+    known = [one for one in catalogue.preset_names("compile") if catalogue.preset("compile", one, **when) is not None]
+    return [
+        f"compilation.preset_name: '{name}' is not made for task {when['task_type']} on {when['target_device']}: the "
+        f"device's default is used. It has {', '.join(known) or 'no presets for this task'}"
+    ]
 
 
 def _without_effect(config: Config) -> list[str]:

@@ -150,7 +150,9 @@ def _compile_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: A
     name = name_in(given, "compilation", "preset_name")
     if name is None:
         return
-    preset = _preset(given, catalogue, "compile", name, ("compilation", "preset_name"))
+    preset = _preset(given, catalogue, "compile", name, ("compilation", "preset_name"), elsewhere=True)
+    if preset is None and name in catalogue.preset_names("compile"):
+        return  # one of other devices: what the device has without any, which the config's warnings say
     if preset is None:
         text = unknown_name("compile preset", name, catalogue.preset_names("compile"))
         raise _at(given, ("compilation", "preset_name"), text)
@@ -193,17 +195,21 @@ def _follows(merged: dict[str, dict[str, Entry]], given: Tree, key: str, follows
         raise _at(given, ("training", key), text)
 
 
-def _preset(given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str, str]) -> Any:
-    """The preset, None where nobody brings one; raises where it exists and does not hold here."""
-    when = {
-        "task_type": name_in(given, "common", "task_type") or "",
-        "target_device": name_in(given, "common", "target_device") or "",
-    }
+def held_by(task_type: str, target_device: str) -> dict[str, str]:
+    """What presets are restricted by."""
+    return {"task_type": task_type, "target_device": target_device}
+
+
+def _preset(
+    given: Tree, catalogue: Any, kind: str, name: str, place: tuple[str, str], *, elsewhere: bool = False
+) -> Any:
+    """The preset, None where nobody brings one; raises where it exists and does not hold here, unless it may."""
+    when = held_by(name_in(given, "common", "task_type") or "", name_in(given, "common", "target_device") or "")
     try:
         preset = catalogue.preset(kind, name, **when)
     except FlowlabError as error:
         raise _again(given, place, error) from None
-    if preset is None and name in catalogue.preset_names(kind):
+    if preset is None and name in catalogue.preset_names(kind) and not elsewhere:
         here = f"task {when['task_type']} on {when['target_device']}"
         raise _at(given, place, f"preset '{name}' is not made for {here}")
     return preset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class RunResult:
     folder: Path
     about: Mapping[str, Any]  # for people only
     gates: tuple[Gate, ...] = ()
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `flowlab run --json` prints; every key is always there."""
@@ -47,6 +48,7 @@ class RunResult:
             "quantization": dict(self.quantization),
             "agreement": dict(self.agreement),
             "sizes": dict(self.sizes),
+            "measured": {name: dict(values) for name, values in self.measured.items()},
             "artifacts": {role: [dict(file) for file in files] for role, files in self.artifacts.items()},
             "warnings": list(self.warnings),
             "report": str(self.report) if self.report else None,
@@ -54,7 +56,7 @@ class RunResult:
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        """Nine lines: a name and a text each. Where the files and the report are stands below them."""
+        """Nine lines, and one more where an emulated core counted: a name and a text each."""
         ran = [stage for stage in self.stages if not stage["cached"]]
         seconds = sum(stage["seconds"] for stage in self.stages)
         return (
@@ -67,6 +69,7 @@ class RunResult:
             ("simulated", _metrics_text(self.metrics["simulated"])),
             ("agreement", _agreement_text(self.agreement)),
             ("sizes", _sizes_text(self.sizes)),
+            *(("core", _core_text(values)) for values in self.measured.values()),
         )
 
 
@@ -119,6 +122,7 @@ def result_of(
         folder=folder,
         about={**about, **spec, "parameters": train.get("parameters"), "npu_share": _npu_share(small)},
         gates=gates,
+        measured=small.read("costs").get("measured", {}),
     )
 
 
@@ -192,6 +196,14 @@ def _agreement_text(agreement: Mapping[str, Any]) -> str:
     who = ", ".join(agreement["executions"])
     how = f", {FLOAT}, {WITHIN}" if agreement.get("comparison") == FLOAT else ""
     return f"{agreement['mismatches']} mismatches in {agreement['vectors']} vectors{how} ({who}{missing})"
+
+
+def _core_text(measured: Mapping[str, Any]) -> str:
+    flash = measured["text_bytes"] + measured["rodata_bytes"]
+    return (
+        f"{measured['core']}, every layer in C: {measured['instructions']:,} instructions a window, {flash:,} bytes of "
+        f"code and constants, {measured['stack_bytes']:,} of stack ({measured['compiler']})"
+    )
 
 
 def _sizes_text(sizes: Mapping[str, int | None]) -> str:

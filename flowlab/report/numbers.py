@@ -21,7 +21,7 @@ FLOAT_BYTES = 4  # of one float32 parameter
 def numbers(facts: ReportFacts) -> dict[str, Any]:
     """What a run found, under the keys that ``flowlab run --json`` has for it.
 
-    ``metrics``, ``quantization``, ``agreement``, ``sizes`` and ``warnings``.
+    ``metrics``, ``quantization``, ``agreement``, ``sizes``, ``measured`` and ``warnings``.
     """
     parts = (facts.placement.get("agreement"), facts.agreement)
     return {
@@ -29,6 +29,7 @@ def numbers(facts: ReportFacts) -> dict[str, Any]:
         "quantization": quantization(facts.metrics_train, facts.metrics_quantize),
         "agreement": agreement([part for part in parts if part]),
         "sizes": sizes(facts.metrics_train, facts.memory or {}, facts.file_bytes.get("quantized_onnx")),
+        "measured": (facts.costs or {}).get("measured", {}),
         "warnings": list(dict.fromkeys(text for texts in warnings(facts).values() for text in texts)),
     }
 

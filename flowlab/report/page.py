@@ -80,6 +80,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "beside_weights": widths.beside_weights(facts),
         "files": files,
         "regions": [{**row, **_bars(row)} for row in regions],
+        "core_rows": tables.core_rows(facts),
         "overview": tables.overview(facts),
         "widths": tables.widths(facts),
         "mixed": tables.mixed_rows(facts),

@@ -290,6 +290,27 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
     return weights, files
 
 
+def core_rows(facts: ReportFacts) -> list[tuple[str, str, str]]:
+    """What an emulated core counted: name, value, and what it is; none where none ran."""
+    rows = []
+    for found in ((facts.costs or {}).get("measured") or {}).values():
+        least, most = found["instructions_least"], found["instructions"]
+        spread = "the same for every window that was counted" if least == most else f"at least {least:,}"
+        rows += [
+            ("core", str(found["core"]), str(found["compiler"])),
+            ("instructions for one window", f"{most:,}", f"counted, not estimated; {spread}"),
+            ("code", f"{found['text_bytes']:,}", "bytes, with the input step and what runs it here"),
+            ("constants", f"{found['rodata_bytes']:,}", "bytes of weights, biases, multipliers and shifts"),
+            (
+                "static memory",
+                f"{found['data_bytes'] + found['bss_bytes']:,}",
+                "bytes of activations, input and outputs",
+            ),
+            ("stack", f"{found['stack_bytes']:,}", "bytes that were touched"),
+        ]
+    return rows
+
+
 def memory_rows(facts: ReportFacts) -> list[dict[str, Any]]:
     """For each region of the device: what lies there, how much there is."""
     memory = facts.memory or {}

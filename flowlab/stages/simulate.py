@@ -108,9 +108,10 @@ def run(job: StageJob) -> StageResult:
         "not_run": not_run,
     }
     cycles = next((outcome.cycles for outcome in outcomes if outcome.cycles is not None), None)
+    measured = {row["name"]: dict(one.measured) for row, one in zip(rows, outcomes, strict=True) if one.measured}
     metrics = _metrics(job, outcomes[0], table.labels)
     _write(job, "agreement.json", agreement)
-    _write(job, "costs.json", costs(graph, cycles, accelerator=bool(target.rules())))
+    _write(job, "costs.json", costs(graph, cycles, measured, accelerator=bool(target.rules())))
     _write(job, "metrics_simulate.json", metrics)
     _write_outputs(job, outcomes[0])
     names = ("outputs.npz", "agreement.json", "costs.json", "metrics_simulate.json")
@@ -196,8 +197,10 @@ def _not_run(target: Target, floats: bool) -> list[dict[str, str]]:
     return rows
 
 
-def costs(graph: Graph, cycles: int | None, *, accelerator: bool) -> dict[str, Any]:
-    """Multiply-accumulates by unit, from the placed graph; cycles where an execution counts them.
+def costs(
+    graph: Graph, cycles: int | None, measured: Mapping[str, Mapping[str, Any]], *, accelerator: bool
+) -> dict[str, Any]:
+    """Multiply-accumulates by unit, from the placed graph; cycles and what else was counted where it was.
 
     ``npu_share`` means what it means in the placement: None where the device has no accelerator.
     """
@@ -215,6 +218,7 @@ def costs(graph: Graph, cycles: int | None, *, accelerator: bool) -> dict[str, A
         "macs_cpu": by_unit["cpu"],
         "npu_share": share(by_unit, accelerator=accelerator),
         "cycles": cycles,
+        "measured": {name: dict(values) for name, values in measured.items()},
         "note": "multiply-accumulates of convolutions and fully connected layers, padding included"
         + ("" if cycles is not None else "; no execution here counts cycles"),
     }

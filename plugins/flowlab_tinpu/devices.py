@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from flowlab.compiler.number_format import GENERIC
 from flowlab.contracts import Execution, LowerJob, NumberFormat, Program, Target
@@ -19,13 +20,25 @@ if TYPE_CHECKING:
 
 KB = 1024
 QUANTIZERS = {"QAT": "tinpu_qat", "PTQ": "tinpu_ptq"}
-NO_C28X = "no open compiler or emulator for C28x"
-NO_C29X = "no open compiler or emulator for C29x"
+NO_OPEN_TOOLS = {core: f"no open compiler or emulator for {core}" for core in ("C28x", "C29x")}
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """How C is made for the device.
+
+    Args:
+        kernels: ``speed``: kernels that suit the core, as fast as its memory allows; ``size``: as small as they get;
+            ``plain``: C that makes no use of the core, and is all there is for C28x and C29x.
+    """
+
+    kernels: Literal["speed", "size", "plain"] = "speed"
 
 
 class Device(Target):
     """One of TI's microcontrollers."""
 
+    Options = DeviceOptions
     code = (
         "flowlab_tinpu.simulator",
         "flowlab_tinpu.lower",
@@ -72,23 +85,20 @@ class Device(Target):
 
         if is_float(job.graph):
             return lower_float_to_files(self, self.row, job)
-        return lower_to_files(self, self.row, job)
+        return lower_to_files(self, job)
 
     def executions(self) -> tuple[Execution, ...]:
-        """The simulator, C on this machine, and why there is no emulated core.
+        """The simulator, C on this machine, and C on an emulated core or the reason why there is none.
 
         The simulator has numpy of its own for layers on the CPU too, shared with no other execution: it needs no
         compiler, so it is there on devices without an NPU as well.
         """
+        from flowlab.cpu.emulated_core import EmulatedCore
         from flowlab.cpu.host_c import HostC
 
-        return (Simulator(), HostC(), Absent("emulated core", _no_core(self.core)))
-
-
-def _no_core(core: str) -> str:
-    if core.startswith("C28x"):
-        return NO_C28X
-    return NO_C29X if core.startswith("C29x") else f"no emulated {core} in this version of flowlab"
+        absent = NO_OPEN_TOOLS.get(self.core[:4])
+        core = Absent(EmulatedCore.name, absent) if absent else EmulatedCore()
+        return (Simulator(), HostC(), core)
 
 
 TARGETS = tuple(Device(row) for row in ROWS)

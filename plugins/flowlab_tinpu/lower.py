@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowlab.compiler import allocate, emit_c, emit_runner, lower, program
-from flowlab.contracts import LowerJob, NumberFormat, Program, Requantize, Target
+from flowlab.contracts import LowerJob, NumberFormat, Program, Requantize
 from flowlab.errors import ProgramError
 from flowlab_tinpu import compiler_call
 from flowlab_tinpu.input_config import user_input_config
 
 if TYPE_CHECKING:
-    from flowlab_tinpu.device_table import Row
+    from flowlab_tinpu.devices import Device
+
+Memory = Mapping[str, Mapping[str, int]]
 
 
-def lower_to_files(device: Target, row: Row, job: LowerJob) -> Program:
+def lower_to_files(device: Device, job: LowerJob) -> Program:
     """Write the program's files into ``job.out``.
 
     Raises:
@@ -30,35 +32,63 @@ def lower_to_files(device: Target, row: Row, job: LowerJob) -> Program:
     """
     container = lower.lower(job.graph, job.source_sha256)
     output_int = all(container.tensors[at].dtype != "float32" for at in container.outputs.values())
-    target = compiler_call.target_string(row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int)
+    target = compiler_call.target_string(
+        device.row, job.settings, skip_normalize=job.skip_normalize, output_int=output_int
+    )
     npu = device.formats.get("npu")
     if npu is not None and job.graph.metadata.get("number_format", npu.name) != npu.name:
         target = compiler_call.without_npu(target)  # quantized for any CPU
     for layer in container.layers:
         if layer.unit == "npu":
             check_format(layer, device.formats["npu"])
-    char_bytes = 1 if row.npu else job.core.char_bits // 8
-    memory = lower.memory(container, char_bytes)
-    allocate.require_fit(memory, device.memory, device.name)
     container = lower.with_golden(container, job.golden)
-    files = _write(job, container, row, target, output_int)
+    data = program.encode(container)
+    texts, memory = _c(job, program.parse(data), device)  # C is emitted from the bytes that ship
+    if device.row.npu:
+        memory = lower.memory(container)
+    allocate.require_fit(memory, device.memory, device.name)
+    outputs = sum(container.tensors[at].size for at in container.outputs.values())
+    more = {
+        "user_input_config.h": user_input_config(
+            job.feature_spec, outputs, skip_normalize=job.skip_normalize, output_int=output_int
+        ),
+        "compiler_call.txt": compiler_call.compiler_call(device.row, job.settings, target, job.source_sha256),
+    }
+    files = _write(job, container, data, texts | more)
     packed = sum(lower.weight_bytes(layer) for layer in container.layers)
     return Program(files, memory, lower.layer_rows(container), packed)
 
 
-def _write(job: LowerJob, container: program.Container, row: Row, target: str, output_int: bool) -> Mapping[str, Path]:
-    data = program.encode(container)
-    shipped = program.parse(data)  # C is emitted from the bytes that ship
-    outputs = sum(container.tensors[at].size for at in container.outputs.values())
+def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[str, str], Memory]:
+    """``model.c`` and what runs it, and the memory that it takes: with the device's kernels, or smaller ones."""
+    from flowlab.compiler.fast_c.emit import emit, style_for
+
+    flags = {"skip_normalize": job.skip_normalize}
+    wanted = getattr(job.options, "kernels", "speed")
+    texts: dict[str, str] = {}
+    memory: Memory = {}
+    for kernels in (wanted, "size", "plain") if wanted == "speed" else (wanted, "plain"):
+        style = style_for(job.core, kernels)
+        if style is None:
+            texts = emit_c.emit_c(shipped, **flags)
+            memory = lower.memory(shipped, job.core.char_bits // 8)
+        else:
+            made = emit(shipped, style, **flags)
+            texts, memory = dict(made.texts), lower.memory(shipped, 1, made.constants, made.arena)
+        if job.core.cross_flags:
+            optimize = "-O3" if kernels == "speed" else "-Os"
+            texts |= emit_runner.emit_device(shipped, job.core, device.memory, optimize=optimize, **flags)
+        if allocate.fits(memory, device.memory):
+            break
+    return texts, memory
+
+
+def _write(job: LowerJob, shipped: program.Container, data: bytes, more: Mapping[str, str]) -> Mapping[str, Path]:
     texts = {
-        **emit_c.emit_c(shipped, skip_normalize=job.skip_normalize),
         **emit_runner.emit_vectors(shipped, job.golden.windows),
         **emit_runner.emit_main(shipped, skip_normalize=job.skip_normalize),
         **emit_runner.emit_runner(shipped, skip_normalize=job.skip_normalize),
-        "user_input_config.h": user_input_config(
-            job.feature_spec, outputs, skip_normalize=job.skip_normalize, output_int=output_int
-        ),
-        "compiler_call.txt": compiler_call.compiler_call(row, job.settings, target, job.source_sha256),
+        **more,
     }
     if job.feature_c is not None:
         texts["feature_extraction.c"] = job.feature_c

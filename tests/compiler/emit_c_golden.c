@@ -21,10 +21,8 @@ void model_run(const int_least8_t *input, model_outputs *outputs);
 #endif
 #include "model.h"
 
-#include <math.h>
-
 #ifndef FLOWLAB_TRACE
-#define FLOWLAB_TRACE(node, values, count) ((void)0)
+#define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) ((void)0)
 #endif
 
 static uint_least8_t arena[MODEL_ARENA];
@@ -48,6 +46,16 @@ static const int_least8_t weight_3[] = {
 static const int_least32_t bias_3[] = { -1858, -1434 };
 
 static const uint_least8_t shift_3[] = { 7, 8 };
+
+/* The largest whole number that is not above a value; what is too large for a fraction is whole. */
+static float floor_float(float value)
+{
+    if (value > -8388608.0F && value < 8388608.0F) {
+        const float whole = (float)(long)value;
+        return whole > value ? whole - 1.0F : whole;
+    }
+    return value;
+}
 
 /* An arena byte (0 .. 255) as the signed value that it stands for. */
 static int signed8(uint_least8_t byte)
@@ -79,7 +87,7 @@ void model_quantize_input(const float *features, int_least8_t *input)
         for (long i = v * 6; i < (v + 1) * 6; i++) {
             const float sum = features[i] + input_bias[v];
             const float product = sum * input_multiplier[v];
-            const float level = floorf(floorf(product) * input_step[v]); /* a power of two: exact */
+            const float level = floor_float(floor_float(product) * input_step[v]); /* a power of two: exact */
             if (level >= 127.0F) {
                 input[i] = 127;
             } else if (level > -128.0F) {
@@ -89,7 +97,7 @@ void model_quantize_input(const float *features, int_least8_t *input)
             }
         }
     }
-    FLOWLAB_TRACE("quantize", input, 6);
+    FLOWLAB_TRACE("quantize", input, 1, 6, 1, 6, 1, 1);
 }
 
 /* conv.bnorm: FCONV on the NPU, (1, 6, 1) -> (4, 3, 1) */
@@ -136,10 +144,10 @@ static void layer_3(const uint_least8_t *in, uint_least8_t *out)
 void model_run(const int_least8_t *input, model_outputs *outputs)
 {
     layer_1(input, arena + 0);
-    FLOWLAB_TRACE("conv.bnorm", (arena + 0), 12);
+    FLOWLAB_TRACE("conv.bnorm", (arena + 0), 4, 3, 1, 3, 1, 1);
     /* flatten: flatten on the CPU, (4, 3, 1) -> (12): the same bytes */
     layer_3(arena + 0, arena + 12);
-    FLOWLAB_TRACE("fc.bnorm", (arena + 12), 2);
+    FLOWLAB_TRACE("fc.bnorm", (arena + 12), 2, 1, 1, 1, 1, 1);
     for (long i = 0; i < 2; i++) {
         outputs->output[i] = (int_least8_t)signed8((arena + 12)[i]);
     }

@@ -90,4 +90,4 @@ def test_the_numbers_of_the_page_are_those_of_json(tmp_path: Path, change: Any) 
     printed = json.loads(json.dumps(result.to_json()))
     page = json.loads(block(render(facts)))
     assert page == {key: printed[key] for key in page}
-    assert set(page) == {"metrics", "quantization", "agreement", "sizes", "warnings"}
+    assert set(page) == {"metrics", "quantization", "agreement", "sizes", "measured", "warnings"}

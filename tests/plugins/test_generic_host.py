@@ -40,5 +40,5 @@ def test_cores_have_names_of_their_own_and_the_widths_of_their_makers() -> None:
     assert len(by_name) == len(CORES)
     assert {name for name, core in by_name.items() if core.char_bits == 16} == {"C28x", "C28x-FPU64"}
     for core in CORES:
-        assert bool(core.triple) == bool(core.compiler_flags)
-        assert not core.triple or "-ffp-contract=off" in core.compiler_flags
+        assert bool(core.cross_flags) == bool(core.emulated_as) == core.name.startswith("Cortex")
+        assert set(core.cross_flags) in (set(), {"zig", "arm-none-eabi-gcc"})

@@ -14,8 +14,10 @@ from flowlab.compiler.lower import lower
 from flowlab.compiler.number_format import GENERIC
 from flowlab.compiler.program import parse
 from flowlab.compiler.trace import layer_crcs
+from flowlab.config import load_mapping
 from flowlab.contracts import Golden, LowerJob
 from flowlab.errors import ProgramError
+from flowlab.plugins import load
 from flowlab.testing import check_target
 from flowlab_cores.cores import CORES
 from flowlab_tinpu.compiler_call import COMPRESS, SOFT, presets, target_string
@@ -196,3 +198,20 @@ def test_presets_are_those_of_ti_s_tool() -> None:
     assert {name for name, device in found if device == "F28P65"} == {"default_preset"}
     for one in presets(ROWS):
         assert set(one.values) == {"target", "target_c_mcpu", "cross_compiler", "cross_compiler_options"}
+
+
+def test_a_compile_preset_of_other_devices_leaves_the_default_and_the_device_s_are_listed() -> None:
+    catalogue = load()
+    sections = {
+        "common": {"task_type": "generic_timeseries_classification", "target_device": "MSPM0G3507"},
+        "dataset": {"dataset_name": "synfft"},
+        "training": {"model_name": "CLS_4k_NPU", "quantization": 1},
+        "compilation": {"preset_name": "compress_npu_layer_data"},
+    }
+    config = load_mapping(sections, catalogue)
+    (said,) = [one for one in config.warnings if "preset_name" in one]
+    assert "'compress_npu_layer_data' is not made for task" in said and "on MSPM0G3507: the device's default is" in said
+    assert said.endswith("It has default_preset")
+    assert config.compilation.target is None and "compile" not in config.presets
+    sections["common"]["target_device"] = "F28P55"
+    assert not [one for one in load_mapping(sections, catalogue).warnings if "preset_name" in one]

@@ -11,6 +11,8 @@ from quant.ugly_networks import RIGHT, build, data
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
 from flowlab.compiler.export_onnx import export_onnx
+from flowlab.compiler.fast_c.emit import emit
+from flowlab.compiler.fast_c.source import STYLES
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
@@ -64,14 +66,16 @@ def test_it_runs_as_a_program_and_as_c(name: str, tmp_path: Path) -> None:
     assert {key.removeprefix("crc/") for key in found if key.startswith("crc/")} == set(crcs)
     assert [layer for layer, crc in crcs.items() if not np.array_equal(found[f"crc/{layer}"], crc)] == []
 
-    texts = {
-        **emit_c.emit_c(container, skip_normalize=True),
-        **emit_runner.emit_runner(container, skip_normalize=True),
-    }
-    program = {file: tmp_path / file for file in texts}
-    for file, text in texts.items():
-        program[file].write_text(text)
-    outcome = HostC().run(program, features, tmp_path / "scratch")
-    for output, value in graph.outputs.items():
-        assert np.array_equal(outcome.outputs[output], values[value])
-    assert [layer for layer, crc in crcs.items() if not np.array_equal(outcome.trace[layer], crc)] == []
+    style = STYLES[list(RIGHT).index(name) % len(STYLES)]
+    plain = emit_c.emit_c(container, skip_normalize=True)
+    for kind, made in (("plain", plain), (style, emit(container, style, skip_normalize=True).texts)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        texts = {**made, **emit_runner.emit_runner(container, skip_normalize=True)}
+        program = {file: folder / file for file in texts}
+        for file, text in texts.items():
+            program[file].write_text(text)
+        outcome = HostC().run(program, features, folder / "scratch")
+        for output, value in graph.outputs.items():
+            assert np.array_equal(outcome.outputs[output], values[value]), kind
+        assert [layer for layer, crc in crcs.items() if not np.array_equal(outcome.trace[layer], crc)] == [], kind

@@ -1,0 +1,143 @@
+"""Fast C on the host: strict warnings, no undefined behaviour, nothing touched beside the arena, every integer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiler.random_graphs import random_features, random_graph
+from integer_graphs import (
+    Builder,
+    awkward_graph,
+    example_graph,
+    features_of,
+    moving_graph,
+    narrow_graph,
+    wide_input_graph,
+)
+
+from flowlab.compiler import emit_runner, interpreter
+from flowlab.compiler.fast_c.emit import emit
+from flowlab.compiler.fast_c.source import STYLES
+from flowlab.compiler.ir import Graph
+from flowlab.compiler.lower import lower
+from flowlab.compiler.program import Container
+from flowlab.compiler.trace import layer_crcs
+from flowlab.cpu import cross_compiler, emulated_core, host_compiler
+from flowlab.cpu.host_c import HostC
+from flowlab.errors import ProgramError
+from flowlab_cores.cores import CORES
+
+pytestmark = pytest.mark.system
+
+SANITIZED = (
+    "-std=gnu99", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function",
+    "-fsanitize=undefined,address", "-fno-sanitize=alignment",  # Arm cores read words anywhere
+    "-fno-sanitize-recover=all",
+)  # fmt: skip
+RANDOM = 40
+
+
+def odd_graph() -> Graph:
+    """Outputs, places and channels that leave a rest everywhere, in two dimensions, with gaps and groups."""
+    builder = Builder((3, 9, 7), 5, multiplier=True)
+    builder.conv("one", 7, (3, 3), (1, 2), padding=(1, 1, 1, 1))
+    builder.conv("gaps", 5, (2, 3), padding=(0, 2, 1, 2), dilation=(2, 2))
+    builder.conv("groups", 15, (3, 1), groups=5, unsigned=False)
+    builder.conv("each", 15, (3, 3), groups=15)
+    return builder.max_pool("pool", (3, 2), (2, 1), (1, 0, 1, 1)).flatten().linear("fc", 5).graph()
+
+
+GRAPHS = {
+    "example": example_graph,
+    "awkward": awkward_graph,
+    "moving": moving_graph,
+    "wide input": wide_input_graph,
+    "odd": odd_graph,
+    "4/4": lambda: narrow_graph((4, 4)),
+    "2/2": lambda: narrow_graph((2, 2)),
+    "4/8": lambda: narrow_graph((4, 8)),
+    "2/8": lambda: narrow_graph((2, 8)),
+}
+
+
+def lowered(graph: Graph) -> Container | None:
+    try:
+        return lower(graph, "ab" * 32)
+    except ProgramError:
+        return None  # a random graph may hold what no program does
+
+
+def agrees(graph: Graph, container: Container, features: np.ndarray, style: str, folder: Path) -> list[str]:
+    """The outputs and layers that differ from the interpreter's."""
+    texts = {
+        **emit(container, style, skip_normalize=False).texts,
+        **emit_runner.emit_runner(container, skip_normalize=False),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    values = interpreter.run(graph, features)
+    found = HostC().run({name: folder / name for name in texts}, features, folder / "scratch")
+    wrong = [name for name, value in graph.outputs.items() if not np.array_equal(found.outputs[name], values[value])]
+    crcs = layer_crcs(graph, values)
+    return wrong + [name for name, crc in found.trace.items() if not np.array_equal(crc, crcs[name])]
+
+
+@pytest.fixture
+def sanitized(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert host_compiler.find() is not None
+    plain = host_compiler.HostCompiler.compile
+    monkeypatch.setattr(
+        host_compiler.HostCompiler, "compile", lambda self, source, out: plain(self, source, out, flags=SANITIZED)
+    )
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_integer_is_right(name: str, style: str, tmp_path: Path, sanitized: None) -> None:
+    graph = GRAPHS[name]()
+    container = lowered(graph)
+    assert container is not None
+    assert agrees(graph, container, features_of(graph, 5), style, tmp_path) == []
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_integer_of_random_networks_is_right(style: str, tmp_path: Path, sanitized: None) -> None:
+    ran = 0
+    for seed in range(RANDOM):
+        graph = random_graph(seed, True)
+        container = lowered(graph)
+        if container is None:
+            continue
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert agrees(graph, container, random_features(graph, seed, 4), style, folder) == [], seed
+        ran += 1
+    assert ran >= RANDOM // 2
+
+
+@pytest.mark.parametrize("core", [core for core in CORES if core.cross_flags], ids=lambda core: core.name)
+def test_a_network_with_rests_everywhere_is_right_on_every_core(core, tmp_path: Path) -> None:
+    """In both forms of its entry point, in every style that suits the core."""
+    graph, compiler = odd_graph(), cross_compiler.zig()
+    assert compiler is not None
+    container = lowered(graph)
+    assert container is not None
+    features = features_of(graph, 4)
+    values, styles = interpreter.run(graph, features), STYLES if core.has_dsp else ("bytes",)
+    crcs = layer_crcs(graph, values)
+    for style in styles:
+        for skip in (True, False):
+            folder = tmp_path / f"{style} {skip}"
+            (folder / "scratch").mkdir(parents=True)
+            texts = {
+                **emit(container, style, skip_normalize=skip).texts,
+                **emit_runner.emit_device(container, core, {}, skip_normalize=skip),
+            }
+            for name, text in texts.items():
+                (folder / name).write_text(text)
+            files = {name: folder / name for name in texts}
+            found = emulated_core.build_and_run(compiler, files, features, folder / "scratch")
+            assert all(np.array_equal(found.outputs[name], values[value]) for name, value in graph.outputs.items())
+            assert all(np.array_equal(crc, crcs[name]) for name, crc in found.trace.items())
