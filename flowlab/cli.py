@@ -272,6 +272,16 @@ def _quantization(arguments: argparse.Namespace) -> int:
     return _say_all(quantization(asked, load(), lambda text: _say(text, flush=True)))
 
 
+def _compile_bench(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.bench_compile import compiled
+    from flowlab.engine.bench_quantization import Asked
+    from flowlab.plugins import load
+
+    csv = None if arguments.csv is None else Path(arguments.csv)
+    asked = Asked(quick=arguments.quick, csv=csv, only={"model": arguments.model})
+    return _say_all(compiled(asked, load(), lambda text: _say(text, flush=True)))
+
+
 def _up(arguments: argparse.Namespace) -> int:
     from flowlab.engine.daemon import up
 
@@ -548,6 +558,10 @@ def _measuring(commands: Commands) -> None:
     overhead = _command(bench, "overhead", _overhead, "the time of a run in which everything is cached")
     overhead.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     overhead.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    compile_ = _command(bench, "compile", _compile_bench, "instructions, bytes and stack of programs on emulated cores")
+    compile_.add_argument("--quick", action="store_true", help="one network, hardly trained")
+    compile_.add_argument("--csv", metavar="FOLDER", help="write compile.csv there")
+    compile_.add_argument("--model", action="append", default=[], metavar="NAME", help="this model; may be repeated")
     text = "accuracy, training time and files of every quantization, beside float and other quantizers"
     quantization = _command(bench, "quantization", _quantization, text)
     quantization.add_argument("--quick", action="store_true", help="one seed, one network, few epochs: minutes")

@@ -211,7 +211,7 @@ static volatile uint32_t *const port = (volatile uint32_t *){PORT_AT:#x}u;
 
 {buffer}static model_outputs outputs;
 
-static int32_t float_bits(float value)
+static inline int32_t float_bits(float value)
 {{
     union {{
         float number;
@@ -221,10 +221,13 @@ static int32_t float_bits(float value)
     return both.bits;
 }}
 
+/* FLOWLAB_BARE: the network alone, to see how large it is. */
+#ifndef FLOWLAB_BARE
 __attribute__((used)) void device_quantize(const float *features)
 {{
     {quantize}
 }}
+#endif
 
 __attribute__((used)) void device_run(const float *features)
 {{
@@ -232,18 +235,22 @@ __attribute__((used)) void device_run(const float *features)
     {run}
 }}
 
+#ifndef FLOWLAB_BARE
 __attribute__((used)) void device_results(int32_t *results)
 {{
     (void)float_bits;
 {writes}
 }}
+#endif
 
 /* Keeps what the emulator calls; never run. */
 void device_start(void)
 {{
-    device_quantize(0);
     device_run(0);
+#ifndef FLOWLAB_BARE
+    device_quantize(0);
     device_results(0);
+#endif
 }}
 """
     described = {

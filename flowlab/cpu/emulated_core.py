@@ -83,7 +83,7 @@ def build_and_run(
     for name in SOURCES:
         shutil.copyfile(program[name], folder / name)
     device = json.loads(program["device.json"].read_text(encoding="utf-8"))
-    for name, defines in (("plain", ()), ("traced", ("FLOWLAB_TRACED",))):
+    for name, defines in (("plain", ()), ("traced", ("FLOWLAB_TRACED",)), ("bare", ("FLOWLAB_BARE",))):
         compiler.link(
             folder / "device_runner.c",
             folder / f"{name}.elf",
@@ -97,6 +97,7 @@ def build_and_run(
     job = {
         "plain": str(folder / "plain.elf"),
         "traced": str(folder / "traced.elf"),
+        "bare": str(folder / "bare.elf"),
         "features_file": str(folder / "features.bin"),
         "emulated_as": device["emulated_as"],
         "instructions": device["instructions"],
@@ -138,6 +139,7 @@ def _outcome(device: Mapping[str, Any], result: Mapping[str, Any], compiler: str
         "instructions": max(result["instructions"]),
         "instructions_least": min(result["instructions"]),
         "stack_bytes": result["stack"],
+        "network_bytes": result["network"],
         **{f"{name}_bytes": size for name, size in result["sizes"].items()},
     }
     return Outcome(outputs, trace, measured=measured)

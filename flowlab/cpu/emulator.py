@@ -241,7 +241,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     """Run every vector on the plain image, and once more on the traced one; count the first ones.
 
     Returns:
-        ``words``, ``crcs`` as lists a vector, ``instructions``, ``stack``, ``sizes``.
+        ``words``, ``crcs`` as lists a vector, ``instructions``, ``stack``, ``sizes``, ``network`` (bytes).
     """
     plain, traced = (Image.read(Path(job[name]), job["ram_at"]) for name in ("plain", "traced"))
     unknown = unknown_instructions(plain, job["instructions"])
@@ -271,7 +271,14 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
         "instructions": counts,
         "stack": counted.stack(),
         "sizes": plain.sizes,
+        "network": network_bytes(Image.read(Path(job["bare"]), job["ram_at"])),
     }
+
+
+def network_bytes(image: Image) -> int:
+    """Code and constants of ``model_run`` and all that it needs, without what calls it here."""
+    ours = sum(size for _, size, name in image.functions if name.startswith("device_"))
+    return image.sizes["text"] + image.sizes["rodata"] - ours
 
 
 def _prepare(machine: Machine, vector: bytes) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -74,9 +74,9 @@ def quantization(asked: Asked, catalogue: Catalogue, say: Say) -> list[str]:
         raise ConfigError(f"--seeds {asked.seeds}: give 1 to {MOST_SEEDS}")
     if asked.csv is not None:
         writable(asked.csv)
-    preset = _preset(catalogue)
+    preset = bench_preset(catalogue)
     _check_names(asked, preset.values)
-    plan = _Plan(preset.values, asked, catalogue, say)
+    plan = Plan(preset.values, asked, catalogue, say)
     with tempfile.TemporaryDirectory() as scratch:
         found = Found()
         for one in plan.sets():
@@ -89,7 +89,7 @@ def quantization(asked: Asked, catalogue: Catalogue, say: Say) -> list[str]:
 # --- what is measured -----------------------------------------------------------------------------
 
 
-def _preset(catalogue: Catalogue) -> Preset:
+def bench_preset(catalogue: Catalogue) -> Preset:
     """The first that is brought: bundled ones come first."""
     for one in catalogue.presets("bench"):
         assert isinstance(one.item, Preset)
@@ -111,7 +111,9 @@ def _check_names(asked: Asked, values: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
+    """What was asked for, of what the preset has."""
+
     values: Mapping[str, Any]
     asked: Asked
     catalogue: Catalogue
@@ -119,10 +121,12 @@ class _Plan:
 
     @property
     def seeds(self) -> range:
+        """Of the float networks."""
         return range(1 if self.asked.quick else self.asked.seeds)
 
     @property
     def rounds(self) -> int:
+        """How often everything takes its turn."""
         return QUICK_ROUNDS if self.asked.quick else ROUNDS
 
     def rows(self, only: str = "") -> list[Mapping[str, Any]]:
@@ -159,17 +163,17 @@ class _Set:
         return str(self.values["dataset"])
 
 
-def _one_set(plan: _Plan, values: Mapping[str, Any], scratch: Path) -> Found:
+def _one_set(plan: Plan, values: Mapping[str, Any], scratch: Path) -> Found:
     found = Found()
     try:
-        data = _arrays(plan.catalogue, values)
+        data = arrays(plan.catalogue, values)
     except DataError as error:
         plan.say(f"{values['dataset']}: not run: {error}")
         return Found(notes=(f"not run: {values['dataset']}: {error}",))
     wants = partial(plan.asked.wants, "table")
     for model in plan.models(values):
         for seed in plan.seeds if wants("accuracy") else plan.seeds[:1]:
-            bench = _Bench(plan, data, model, seed, scratch)
+            bench = Bench(plan, data, model, seed, scratch)
             if wants("accuracy"):
                 found = found.joined(Found(drops=tuple(bench.drops())))
             if seed != plan.seeds[0]:
@@ -183,7 +187,8 @@ def _one_set(plan: _Plan, values: Mapping[str, Any], scratch: Path) -> Found:
     return found
 
 
-def _arrays(catalogue: Catalogue, values: Mapping[str, Any]) -> _Set:
+def arrays(catalogue: Catalogue, values: Mapping[str, Any]) -> _Set:
+    """A set of the preset as arrays."""
     import numpy as np
 
     dataset = catalogue.get("dataset", values["dataset"])
@@ -199,10 +204,12 @@ def _arrays(catalogue: Catalogue, values: Mapping[str, Any]) -> _Set:
     return _Set(values, classes, split("train"), split("test"))
 
 
-class _Bench:
+class Bench:
     """One network on one set, trained once in float."""
 
-    def __init__(self, plan: _Plan, data: _Set, model: str, seed: int, scratch: Path) -> None:
+    def __init__(
+        self, plan: Plan, data: _Set, model: str, seed: int, scratch: Path, *, epochs: int | None = None
+    ) -> None:
         from flowlab.learn.determinism import seeded
         from flowlab.learn.plain import Recipe, train_plain
 
@@ -213,7 +220,8 @@ class _Bench:
         shape = data.train[0].shape[1:]
         with seeded(seed, 1):
             self.module = plugin.build(shape, len(data.classes), options)
-        train_plain(self.module, *data.train, Recipe(seed=seed, turned=True))
+        recipe = Recipe(seed=seed, turned=True)
+        train_plain(self.module, *data.train, recipe if epochs is None else replace(recipe, epochs=epochs))
         self.float_accuracy = _accuracy(_predicted(self.module, data.test[0]), data.test[1])
         plan.say(f"{data.name} {model} seed {seed}: float {self.float_accuracy:.2f} %")
 
@@ -262,7 +270,7 @@ class _Bench:
         for row in self.plan.rows():
             bar = row["bars"].get(self.data.name)
             try:
-                quantized, seconds = self.quantized(row, _fit_data(self.data))
+                quantized, seconds = self.quantized(row, fit_data(self.data))
             except FlowlabError as error:
                 yield self._drop(row["label"], None, bar, 0.0, f"refused: {error}")
                 continue
@@ -314,7 +322,7 @@ class _Bench:
 
     def _peer_job(self) -> Any:
         epochs = int(self.config({"training": {}}).quantization_epochs)
-        return self._peers().PeerJob(self.module, self.float_onnx(), _fit_data(self.data), epochs, self.seed)
+        return self._peers().PeerJob(self.module, self.float_onnx(), fit_data(self.data), epochs, self.seed)
 
     def _peers_that_train(self) -> list[Any]:
         """Of those that are installed one each, the first that is trained: all its widths take the same time."""
@@ -373,7 +381,7 @@ class _Bench:
                 calibration_pass(self.module, self.data.train[0], BATCHES[0])
             )
             for row in after:
-                quantized, taken[f"{row['label']}, all of it"] = self.quantized(row, _fit_data(self.data))
+                quantized, taken[f"{row['label']}, all of it"] = self.quantized(row, fit_data(self.data))
                 graph = quantized.graph
             rounds.append(taken)
         yield from self._over(rounds, label, BATCHES[0])
@@ -427,7 +435,7 @@ class _Bench:
         from flowlab.compiler.export_onnx import export_onnx
 
         row = {"training": {"quantization": 0}}
-        quantized, _ = self.quantized(row, _fit_data(self.data))
+        quantized, _ = self.quantized(row, fit_data(self.data))
         return export_onnx(quantized.graph, {})
 
     def format_of(self, row: Mapping[str, Any]) -> str:
@@ -444,7 +452,7 @@ class _Bench:
 
         made = [("float", self.float_onnx(), 0)]
         for row in self.plan.rows("file_rows"):
-            graph = self.quantized(row, _fit_data(self.data))[0].graph
+            graph = self.quantized(row, fit_data(self.data))[0].graph
             made.append((f"{row['label']}: best_model.onnx", export_onnx(graph, {}), packed_bytes(graph)))
             if self.format_of(row) == "cpu":
                 made.append((f"{row['label']}: best_model_int8.onnx", export_qdq(graph), packed_bytes(graph)))
@@ -460,7 +468,7 @@ def _first_line(error: Exception) -> str:
 # --- arrays and files -----------------------------------------------------------------------------
 
 
-def _fit_data(data: _Set) -> Any:
+def fit_data(data: _Set) -> Any:
     """Training windows in two parts: what is trained on, and what chooses the best epoch."""
     import numpy as np
 

@@ -300,6 +300,7 @@ def core_rows(facts: ReportFacts) -> list[tuple[str, str, str]]:
             ("core", str(found["core"]), str(found["compiler"])),
             ("instructions for one window", f"{most:,}", f"counted, not estimated; {spread}"),
             ("code", f"{found['text_bytes']:,}", "bytes, with the input step and what runs it here"),
+            ("network alone", f"{found['network_bytes']:,}", "bytes of code and constants, without the input step"),
             ("constants", f"{found['rodata_bytes']:,}", "bytes of weights, biases, multipliers and shifts"),
             (
                 "static memory",

@@ -23,6 +23,19 @@ def _row(
     return {"label": label, "training": {**keys, **more}, "bars": dict(zip(("synfft", "digits64"), bars, strict=True))}
 
 
+def _program(device: str, row: str, kernels: str, **most: tuple[int | None, ...]) -> dict[str, Any]:
+    """A program of `flowlab bench compile`; by compiler the most instructions, bytes of network and arena it may take.
+
+    The bars are for CLS_4k_NPU on windows of 256, 91,200 multiply-accumulates.
+    """
+    names = ("instructions", "network_bytes", "arena_bytes")
+    bars = {
+        compiler: {name: one for name, one in zip(names, limits, strict=True) if one is not None}
+        for compiler, limits in most.items()
+    }
+    return {"target": device, "row": row, "kernels": kernels, "bars": {"CLS_4k_NPU": bars}}
+
+
 def _mean(bits: float) -> dict[str, Any]:
     """Weight bits chosen for each layer, with this mean."""
     return {"auto_quantization": True, "auto_quantization_mean_bits": bits}
@@ -67,6 +80,18 @@ QUANTIZATION = Preset(
             _row("generic QAT 8/8", CPU, "QAT", (8, 8), (0.1, 0.4)),
             _row("generic PTQ 8/8", CPU, "PTQ", (8, 8), (0.1, 0.4)),
             _row("generic QAT 4/4", CPU, "QAT", (4, 4), (2.5, 2.5)),
+        ],
+        "compile": [
+            _program("AM13E2", "PTQ 8/8", "speed", zig=(132_000, None, None), gcc=(118_000, None, None)),
+            _program("AM13E2", "PTQ 8/8", "size", zig=(190_000, 6_000, 2_100), gcc=(179_000, 5_700, 2_100)),
+            _program("AM13E2", "PTQ 8/8", "plain"),
+            _program("AM13E2", "PTQ 4/8", "speed"),
+            _program("MSPM0G5187", "PTQ 8/8", "speed", zig=(546_000, None, None), gcc=(480_000, None, None)),
+            _program("MSPM0G5187", "PTQ 4/8", "speed", zig=(350_000, None, None), gcc=(303_000, None, None)),
+            _program("MSPM0G5187", "PTQ 2/8", "speed"),
+            _program("MSPM0G5187", "PTQ 4/8", "size"),
+            _program("CC1352", "generic PTQ 8/8", "speed"),
+            _program("AM263", "generic PTQ 8/8", "speed"),
         ],
         "peers": "flowlab_zoo.peers",
         "quick_rows": ["QAT 8/8", "PTQ 8/8", "QAT 4/8", "PTQ 4/8", "QAT 2/8", "generic PTQ 8/8"],
