@@ -201,6 +201,19 @@ def _show(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
+def _check_device(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.check_device import check_device
+    from flowlab.engine.which_run import which_run
+
+    run = arguments.run
+    if run.endswith(".flnp"):
+        program = Path(run)
+    else:
+        program = which_run(run, arguments.store, ARTIFACTS).file("compile", "program", "model.flnp")
+    found = check_device(Path(arguments.log), program)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
 def _list(arguments: argparse.Namespace) -> int:
     from flowlab.engine.listings import LISTINGS
     from flowlab.plugins import load
@@ -532,6 +545,11 @@ def _asking(commands: Commands) -> None:
     program = _command(commands, "show", _show, text, json=True)
     program.add_argument("program", metavar="MODEL.FLNP", help="a program file of a run")
     program.add_argument("--bounds", action="store_true", help="how wide its sums, biases and products can become")
+    text = "compare what a board printed, running main.c, with what the program must give"
+    device = _command(commands, "check-device", _check_device, text, json=True)
+    device.add_argument("log", metavar="LOG", help="all that the board printed")
+    device.add_argument("run", nargs="?", default="latest", metavar="RUN", help="whose program; or a model.flnp")
+    _with_store(device)
 
 
 def _installed(commands: Commands) -> None:

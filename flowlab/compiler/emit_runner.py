@@ -29,6 +29,27 @@ static void crc_byte(unsigned value)
 }
 """
 
+_CRC_WORD = """\
+static void crc_word(int_least32_t word)
+{
+    for (int byte = 0; byte < 4; byte++) {
+        crc_byte((unsigned)((uint_least32_t)word >> (8 * byte)));
+    }
+}
+"""
+_FLOAT_BITS = """
+static int_least32_t float_bits(float number)
+{
+    union {
+        float number;
+        int_least32_t bits;
+    } both;
+    both.number = number;
+    return both.bits;
+}
+"""
+DIGITS = 16  # of the source's hash that a board prints
+
 
 def emit_vectors(container: Container, windows: NDArray[np.float32]) -> dict[str, str]:
     """``test_vector.c`` and ``test_vector.h``: the golden vectors of a program, with the raw windows behind them.
@@ -67,7 +88,18 @@ def emit_vectors(container: Container, windows: NDArray[np.float32]) -> dict[str
 
 
 def emit_main(container: Container, *, skip_normalize: bool) -> dict[str, str]:
-    """``main.c``: runs every golden vector, prints pass or fail, returns 0 or 1."""
+    """``main.c``: runs every golden vector, prints each one's checksum and pass or fail, returns 0 or 1.
+
+    What it prints is what `flowlab check-device` compares: the checksum is a CRC-32 of the outputs as little-endian
+    words of 32 bits, floats by their bits.
+    """
+    words = "\n".join(
+        f"        for (long i = 0; i < {tensor.size}; i++) {{\n"
+        f"            crc_word({'float_bits' if tensor.dtype == 'float32' else '(int_least32_t)'}(outputs.{field}[i]));\n"
+        "        }"
+        for field, tensor in output_fields(container).values()
+    )
+    floats = any(tensor.dtype == "float32" for _, tensor in output_fields(container).values())
     checks = "\n".join(
         f"        for (long i = 0; i < {tensor.size}; i++) {{\n"
         f"            wrong += outputs.{field}[i] != golden_{field}[v * {tensor.size} + i];\n        }}"
@@ -81,12 +113,15 @@ def emit_main(container: Container, *, skip_normalize: bool) -> dict[str, str]:
 
 #include <stdio.h>
 
+{_CRC}
+{_CRC_WORD}{_FLOAT_BITS if floats else ""}
 int main(void)
 {{
     static int_least8_t input[MODEL_INPUTS];
     static model_outputs outputs;
     long failed = 0;
 
+    printf("network %s, %ld vectors\\n", "{container.source_sha256[:DIGITS]}", (long)TEST_VECTORS);
     for (long v = 0; v < TEST_VECTORS; v++) {{
         const float *features = model_features_test + v * MODEL_FEATURES;
         long wrong = 0;
@@ -96,6 +131,9 @@ int main(void)
         }}
         {run}
 {checks}
+        crc = 0xFFFFFFFFu;
+{words}
+        printf("vector %ld crc %08lx\\n", v, (unsigned long)((crc ^ 0xFFFFFFFFu) & 0xFFFFFFFFu));
         failed += wrong != 0;
     }}
     printf("%s: %ld of %ld vectors\\n", failed ? "fail" : "pass", TEST_VECTORS - failed, (long)TEST_VECTORS);
