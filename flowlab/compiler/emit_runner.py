@@ -93,9 +93,10 @@ def emit_main(container: Container, *, skip_normalize: bool) -> dict[str, str]:
     What it prints is what `flowlab check-device` compares: the checksum is a CRC-32 of the outputs as little-endian
     words of 32 bits, floats by their bits.
     """
+    bits = {"float32": "float_bits"}
     words = "\n".join(
         f"        for (long i = 0; i < {tensor.size}; i++) {{\n"
-        f"            crc_word({'float_bits' if tensor.dtype == 'float32' else '(int_least32_t)'}(outputs.{field}[i]));\n"
+        f"            crc_word({bits.get(tensor.dtype, '(int_least32_t)')}(outputs.{field}[i]));\n"
         "        }"
         for field, tensor in output_fields(container).values()
     )

@@ -4,11 +4,13 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
 
     header   magic "FLNP", major, minor, size, CRC-32 of all other bytes, SHA-256 of the source, arena bytes
     NAME     UTF-8 names, each ended by a zero byte
-    TENS     one record a tensor: name, dtype, shape, unpadded channels, offset in the arena, scale
+    TENS     one record a tensor: name, dtype, shape, channels of padding, offset in the arena, scale
     LAYR     one record a layer, in the order in which they run
     WGHT     weights of 8, 4 or 2 bits in blocks of 4 outputs x 4 inputs, in the order
              [out/4][kernel_h][kernel_w][in/4][4 out][4 in]; the last block of a row or column holds what is left
-    BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8)
+    BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8), a zero byte
+    BNRS     the same in half the bytes, of layers all of whose numbers fit: bias (int16), multiplier (uint8), right
+             shift (int8); a layer's place has its highest bit set where it is here
     STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
     LUT8     256-byte tables
     TAKE     of each layer that moves numbers: for each number of its result the place that it is read from, in C order,
@@ -63,13 +65,15 @@ OUTSIDE = 0xFFFFFFFF  # the offset of a tensor that lies in the caller's memory,
 
 _HEADER = struct.Struct("<4sHHII32sIHxx8x")  # magic major minor size crc source arena sections
 _SECTION = struct.Struct("<4sII")  # tag, offset, size
-_TENSOR = struct.Struct("<IBBxxIIIIId")  # name dtype rank channels dims[3] offset scale
+_TENSOR = struct.Struct("<IBBHIIIId")  # name dtype rank padding dims[3] offset scale
 _LAYER = struct.Struct("<IIBBBB2HHhh2H2H4HH2HIIIIf")
 _OUTPUT = struct.Struct("<II")
 _BNORM = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "i1"), ("zero", "u1")])
+_SHORT = np.dtype([("bias", "<i2"), ("multiplier", "u1"), ("shift", "i1")])
+_SHORT_AT = 1 << 31  # in the place of a layer's rows: they are in BNRS
 _INPUT = np.dtype([("bias", "<f4"), ("multiplier", "<i4"), ("shift", "<i4")])
 _CRC_FIELD = slice(12, 16)
-_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"STEP", b"LUT8", b"TAKE", b"OUTP", b"GOLD")
+_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"BNRS", b"STEP", b"LUT8", b"TAKE", b"OUTP", b"GOLD")
 
 
 @dataclass(frozen=True)
@@ -253,13 +257,29 @@ class _Heap:
         return at
 
 
-def _bnorm_record(layer: Layer) -> bytes:
+def _bnorm_rows(layer: Layer) -> tuple[tuple[str, NDArray[np.int64]], ...]:
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
-    record = np.zeros(layer.bias.size, _BNORM)
-    for name, values in (("bias", layer.bias), ("multiplier", layer.multiplier), ("shift", layer.shift)):
-        limits = np.iinfo(_BNORM[name])
-        wide = np.asarray(values, np.int64)
-        if wide.min(initial=0) < limits.min or wide.max(initial=0) > limits.max:
+    rows = (("bias", layer.bias), ("multiplier", layer.multiplier), ("shift", layer.shift))
+    return tuple((name, np.asarray(values, np.int64)) for name, values in rows)
+
+
+def _fits(values: NDArray[np.int64], dtype: np.dtype[Any]) -> bool:
+    limits = np.iinfo(dtype)
+    return bool(values.min(initial=0) >= limits.min and values.max(initial=0) <= limits.max)
+
+
+def is_short(layer: Layer) -> bool:
+    """Whether a layer's bias, multiplier and shift fit 4 bytes a channel."""
+    return all(_fits(values, _SHORT[name]) for name, values in _bnorm_rows(layer))
+
+
+def _bnorm_record(layer: Layer) -> bytes:
+    form = _SHORT if is_short(layer) else _BNORM
+    rows = _bnorm_rows(layer)
+    record = np.zeros(rows[0][1].size, form)
+    for name, wide in rows:
+        limits = np.iinfo(form[name])
+        if not _fits(wide, form[name]):
             raise ProgramError(
                 f"layer '{layer.name}': {name} {int(wide[np.argmax(np.abs(wide))])} does not fit the container "
                 f"({limits.min} .. {limits.max})"
@@ -302,7 +322,7 @@ def encode(container: Container) -> bytes:
     try:
         for tensor in container.tensors:
             dims = (*tensor.shape, 1, 1)[:3]
-            fields = (tensor.channels, *dims, tensor.offset, tensor.scale)
+            fields = (dims[0] - tensor.channels, *dims, tensor.offset, tensor.scale)
             code = DTYPES.index(tensor.dtype)
             heaps[b"TENS"].add(_TENSOR.pack(name_at(tensor.name), code, len(tensor.shape), *fields))
         for layer in container.layers:
@@ -328,6 +348,8 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
             raise ProgramError(f"layer '{layer.name}': {error}") from error
     if layer.op == "quantize":
         bnorm_at = heaps[b"STEP"].add(_input_record(layer))
+    elif layer.bias is not None and is_short(layer):
+        bnorm_at = _SHORT_AT | heaps[b"BNRS"].add(_bnorm_record(layer))
     elif layer.bias is not None:
         bnorm_at = heaps[b"BNRM"].add(_bnorm_record(layer))
     if layer.entries is not None:
@@ -458,7 +480,8 @@ def _int(value: object) -> int:
 
 
 def _tensor(reader: _Reader, record: tuple[object, ...], arena: int) -> Tensor:
-    name_at, dtype, rank, channels, *dims, offset = (_int(value) for value in record[:-1])
+    name_at, dtype, rank, padding, *dims, offset = (_int(value) for value in record[:-1])
+    channels = dims[0] - padding
     if rank not in (1, 3) or not all(dims) or (rank == 1 and dims[1:] != [1, 1]):
         raise ProgramError(f"tensor with {rank} axes of {dims}")
     elements = dims[0] * dims[1] * dims[2]
@@ -504,8 +527,10 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     if op == "quantize" or op in REQUANTIZED:
         channels = source.shape[0] if op == "quantize" else result.shape[0]
         form, tag = (_INPUT, b"STEP") if op == "quantize" else (_BNORM, b"BNRM")
+        if op != "quantize" and bnorm_at & _SHORT_AT:
+            form, tag, bnorm_at = _SHORT, b"BNRS", bnorm_at ^ _SHORT_AT
         rows = np.frombuffer(reader.piece(tag, bnorm_at, channels * form.itemsize), form)
-        parts["bias"] = rows["bias"].copy()
+        parts["bias"] = rows["bias"].astype(np.float32 if op == "quantize" else np.int32)
         parts["multiplier"], parts["shift"] = rows["multiplier"].astype(np.int32), rows["shift"].astype(np.int32)
     if op == "table":
         bytes_ = np.frombuffer(reader.piece(b"LUT8", table_at, 256), np.uint8)

@@ -30,9 +30,12 @@ class DeviceOptions:
     Args:
         kernels: ``speed``: kernels that suit the core, as fast as its memory allows; ``size``: as small as they get;
             ``plain``: C that makes no use of the core, and is all there is for C28x and C29x.
+        golden: keep vectors with their outputs in ``model.flnp``; without them it is as small as it gets, and a board's
+            log can be compared with the original alone.
     """
 
     kernels: Literal["speed", "size", "plain"] = "speed"
+    golden: bool = True
 
 
 class Device(Target):

@@ -7,6 +7,7 @@ The NPU's instruction stream is not public: ``model.flnp`` runs on an open model
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,7 @@ def lower_to_files(device: Device, job: LowerJob) -> Program:
         if layer.unit == "npu":
             check_format(layer, device.formats["npu"])
     container = lower.with_golden(container, job.golden)
-    data = program.encode(container)
+    data = program.encode(container if getattr(job.options, "golden", True) else replace(container, golden=None))
     texts, memory = _c(job, program.parse(data), device)  # C is emitted from the bytes that ship
     if device.row.npu:
         memory = lower.memory(container)

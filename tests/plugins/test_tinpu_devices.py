@@ -22,7 +22,7 @@ from flowlab.testing import check_target
 from flowlab_cores.cores import CORES
 from flowlab_tinpu.compiler_call import COMPRESS, SOFT, presets, target_string
 from flowlab_tinpu.device_table import ROWS
-from flowlab_tinpu.devices import TARGETS
+from flowlab_tinpu.devices import TARGETS, Device, DeviceOptions
 from flowlab_tinpu.lower import check_format
 from flowlab_tinpu.number_format import NPU
 
@@ -105,6 +105,35 @@ def test_a_program_is_files_for_the_simulator_the_device_and_ti_s_compiler(tmp_p
         assert f"#define {line}\n" in header
     assert "FE_SCALE" not in header and "None" not in header
     assert {row.unit for row in made.layers if row.layer == "GCONV"} == {"npu"}
+
+
+def test_vectors_may_be_left_out_of_the_program_and_stay_beside_it(tmp_path: Path) -> None:
+    sizes = {}
+    for golden in (True, False):
+        options = DeviceOptions(golden=golden)
+        made = DEVICES["F28P55"].lower(job_for("F28P55", example_graph(), tmp_path / str(golden), options=options))
+        found = parse(made.files["model.flnp"].read_bytes())
+        assert (found.golden is not None) == golden
+        assert "TEST_VECTORS 2" in made.files["test_vector.h"].read_text()
+        sizes[golden] = made.files["model.flnp"].stat().st_size
+    assert sizes[False] < sizes[True]
+
+
+@pytest.mark.parametrize(("kernels", "first"), [("speed", "mac4"), ("size", "windows("), ("plain", "least8")])
+def test_a_device_s_c_is_of_the_kernels_that_were_asked_for(kernels: str, first: str, tmp_path: Path) -> None:
+    options = DeviceOptions(kernels=kernels)
+    made = DEVICES["AM13E2"].lower(job_for("AM13E2", example_graph(), tmp_path, options=options))
+    assert first in made.files["model.c"].read_text()
+    assert "device_runner.c" in made.files and "device.json" in made.files
+
+
+def test_kernels_that_do_not_fit_the_device_give_way_to_smaller_ones(tmp_path: Path) -> None:
+    row = next(row for row in ROWS if row.name == "CC1352")
+    builder = Builder((1, 4096, 1), 3).conv("one", 10, (5, 1), unit="cpu").conv("two", 4, (3, 1), (4, 1), unit="cpu")
+    graph = builder.flatten().linear("fc", 2, unit="cpu").graph()
+    made = Device(row).lower(job_for("CC1352", graph, tmp_path))  # 16-bit activations: 80 kB and more
+    assert "windows(" in made.files["model.c"].read_text()
+    assert made.memory["ram"]["arena"] < 80 * 1024
 
 
 def test_the_call_leaves_the_npu_alone_where_integers_are_those_of_any_cpu(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""A program without its vectors is hardly more than its packed weights: every named network, every width."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from quant.ugly_measure import job_of
+
+from flowlab.compiler.lower import lower, weight_bytes
+from flowlab.compiler.pipeline import apply_passes
+from flowlab.compiler.place import place
+from flowlab.compiler.program import encode, parse
+from flowlab.learn.trace import trace_module
+from flowlab.plugins import load
+from flowlab.quant.ptq import post_training
+from flowlab_tinpu.devices import TARGETS
+from flowlab_tinpu.number_format import NPU
+from flowlab_zoo.models import TABLES
+
+pytestmark = pytest.mark.system
+
+DEVICE = next(target for target in TARGETS if target.name == "F28P55")
+SHAPE = (1, 256, 1)
+FACTOR, BESIDE = 1.25, 2048  # of the packed weights, and bytes for everything else
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_program_is_at_most_a_quarter_more_than_its_weights_and_two_kilobytes(name: str) -> None:
+    catalogue = load()
+    model = catalogue.get("model", name)
+    torch.manual_seed(0)
+    module = model.build(SHAPE, 4, catalogue.options(model, {}))
+    features = torch.from_numpy(np.random.default_rng(1).normal(0, 1, (64, *SHAPE)).astype(np.float32))
+    with torch.no_grad():
+        module.train()(features)
+    module.eval()
+    graph = trace_module(module, SHAPE).graph
+    for bits in (8, 4, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            job = job_of(module, SHAPE, NPU, graph=graph, weight_bits=bits, calibration=features.numpy())
+            quantized = post_training(job, "test").graph
+        placed = place(apply_passes(quantized, DEVICE.passes()), DEVICE.rules(), DEVICE.unit_name).graph
+        container = lower(placed, "ab" * 32)
+        data = encode(container)
+        assert parse(data).layers[-1].name == container.layers[-1].name
+        packed = sum(weight_bytes(layer) for layer in container.layers)
+        assert len(data) <= FACTOR * packed + BESIDE, (bits, len(data), packed)
