@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowlab.plugins import Catalogue
 
 VECTORS = 8
+BATCH = 256  # windows that the simulator and ONNX Runtime are timed on
 EPOCHS, QUICK_EPOCHS = 50, 2  # of the float network: counts hardly depend on its weights
 HEAD = (
     "network",
@@ -102,16 +103,17 @@ def compiled(asked: Asked, catalogue: Catalogue, say: Say) -> list[str]:
     plan = Plan(values, asked, catalogue, say)
     data = arrays(catalogue, values["sets"][0])
     counts: list[Count] = []
+    said = ["", "exact counts of model_run; network bytes: its code and constants, without the float input step"]
+    speeds: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for name in plan.models(values["sets"][0]):
             bench = Bench(plan, data, name, 0, Path(scratch), epochs=QUICK_EPOCHS if asked.quick else EPOCHS)
             counts += _network(bench, catalogue, Path(scratch), say)
+            speeds.append(_simulator(bench, catalogue, Path(scratch)))
     if asked.csv is not None:
         columns = [one.name for one in fields(Count) if one.name != "bars"]
         as_csv(asked.csv / "compile.csv", [*columns, "verdict"], [_flat(one) for one in counts])
-    rows = [one.cells() for one in counts]
-    said = "exact counts of model_run; network bytes: its code and constants, without the float input step"
-    return ["", said, *table.lines(HEAD, rows)]
+    return [*said, *table.lines(HEAD, [one.cells() for one in counts]), "", *speeds]
 
 
 def _flat(count: Count) -> dict[str, Any]:
@@ -160,6 +162,37 @@ def _program(
             int(found["stack_bytes"]),
             asked.get("bars", {}).get(bench.model, {}).get(compiler.name, {}),
         )
+
+
+def _simulator(bench: Bench, catalogue: Catalogue, scratch: Path) -> str:
+    """How fast the simulator of the first device's programs is, beside ONNX Runtime on the same integer graph."""
+    from functools import partial
+    from importlib import import_module
+    from statistics import median
+
+    from flowlab.compiler.export_onnx import export_onnx
+    from flowlab.engine.bench_onnx import session_of
+    from flowlab.engine.bench_quantization import ROUNDS, timed
+
+    asked = bench.plan.values["compile"][0]
+    row = next(one for one in bench.plan.values["rows"] if one["label"] == asked["row"])
+    graph = bench.quantized(row, fit_data(bench.data))[0].graph
+    target = catalogue.get("target", asked["target"])
+    core = catalogue.get("core", target.core)  # type: ignore[attr-defined]
+    assert isinstance(target, Target) and isinstance(core, Core)
+    features = bench.data.test[0][:BATCH]
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        job = _job(graph, features[:VECTORS], asked["kernels"], (target, core), Path(folder) / "program")
+        data = target.lower(job).files["model.flnp"].read_bytes()
+    module, _, name = bench.plan.values["simulator"].partition(":")
+    simulate = partial(getattr(import_module(module), name), data, features, trace=False)
+    runtime = session_of(export_onnx(graph, {}))
+    run = partial(runtime.run, None, {runtime.get_inputs()[0].name: features})
+    ratios = [timed(run) / timed(simulate) for _ in range(ROUNDS)]
+    return (
+        f"{bench.model} {asked['row']}: the simulator has {median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}] "
+        f"of ONNX Runtime's speed on the same integers, batch {BATCH}, CPU seconds on one thread (bar: 0.30)"
+    )
 
 
 def _arena(header: Path) -> int:

@@ -27,7 +27,8 @@ def packed_bytes(graph: Any) -> int:
     return -(-int(bits) // 8)
 
 
-def _session(model: bytes) -> Any:
+def session_of(model: bytes) -> Any:
+    """A session on one thread."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -40,7 +41,7 @@ def outputs_of(model: bytes, features: Any, batch: int = 256) -> Any:
     """A file's first output on all windows, float32 or integers (window, ...)."""
     import numpy as np
 
-    session = _session(model)
+    session = session_of(model)
     name = session.get_inputs()[0].name
     parts = [session.run(None, {name: features[at : at + batch]})[0] for at in range(0, len(features), batch)]
     return np.concatenate(parts)
@@ -48,7 +49,7 @@ def outputs_of(model: bytes, features: Any, batch: int = 256) -> Any:
 
 def speeds(models: Sequence[bytes], features: Any, batch: int, rounds: int) -> list[float]:
     """How many times as fast as the first each is: the median over rounds in which they take turns."""
-    sessions = [_session(model) for model in models]
+    sessions = [session_of(model) for model in models]
     windows = features[:batch]
     ratios: list[list[float]] = [[] for _ in models]
     for at in range(rounds + 1):

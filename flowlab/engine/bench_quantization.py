@@ -376,8 +376,8 @@ class Bench:
         self.plan.say(f"{self.data.name} {self.model}: training timed")
         rounds, graph = [], None
         for _ in range(self.plan.rounds):
-            taken = {label: _timed(lambda: _predicted(self.module, self.data.train[0], BATCHES[0]))}
-            taken["calibration pass of the wrapper"] = _timed(
+            taken = {label: timed(lambda: _predicted(self.module, self.data.train[0], BATCHES[0]))}
+            taken["calibration pass of the wrapper"] = timed(
                 calibration_pass(self.module, self.data.train[0], BATCHES[0])
             )
             for row in after:
@@ -388,7 +388,7 @@ class Bench:
         three = [{THREE: 3 * self._plain_epoch(BATCHES[0]), **_without(taken, label)} for taken in rounds]
         yield from self._over(three, THREE, BATCHES[0])
         if graph is not None:
-            taken_s = [_timed(partial(exported, graph)) for _ in range(self.plan.rounds)]
+            taken_s = [timed(partial(exported, graph)) for _ in range(self.plan.rounds)]
             rounds = [{SECOND: 1.0, "export of the ONNX": seconds} for seconds in taken_s]
             yield from self._over(rounds, SECOND, 1)
 
@@ -496,7 +496,8 @@ def _accuracy(outputs: Any, targets: Any) -> float:
     return float((outputs.argmax(axis=1) == targets).mean() * 100)
 
 
-def _timed(work: Callable[[], Any]) -> float:
+def timed(work: Callable[[], Any]) -> float:
+    """CPU seconds of this process."""
     start = time.process_time()
     work()
     return time.process_time() - start

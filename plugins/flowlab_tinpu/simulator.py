@@ -2,12 +2,14 @@
 
 Layers on the CPU obey the same law and run in the same way, so it runs programs of devices without an NPU too.
 
-    python -m flowlab_tinpu.simulator model.flnp features.npy results.npz
+    python -m flowlab_tinpu.simulator model.flnp features.npy results.npz [LAYER]
 
+With a layer's name it stops there, and what the layer made is the result.
 It knows the published arithmetic and the container, not the graph. Activations lie channels last; a convolution is one
-matrix product for each place of the kernel, over tiles of 4 outputs x 4 inputs as they are packed, whatever the width
-of weights and activations. Products run in float64, whose 53 bits hold every sum exactly; the accumulator is checked
-against 32 bits. `results.npz` has "output/<name>" (vector, ...) and "crc/<layer>" (vector,), as in
+matrix product over all places of its kernel, put together from tiles of 4 outputs x 4 inputs as they are packed,
+whatever the width of weights and activations. Products run in float32 where the real weights prove that no sum reaches
+2^24, which float32 holds exactly, else in float64, whose 53 bits hold every sum; the accumulator is checked against 32
+bits. `results.npz` has "output/<name>" (vector, ...) and "crc/<layer>" (vector,), as in
 `flowlab.contracts.Outcome`.
 """
 
@@ -16,53 +18,122 @@ from __future__ import annotations
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flowlab.compiler.bounds import Range, largest_sums, value_ranges
 from flowlab.compiler.program import BLOCK, RENAMES, Container, Layer, Tensor, parse
 from flowlab.errors import FlowlabError, ProgramError
 
 BATCH = 256  # vectors at a time, so that memory stays small
-Integers = NDArray[np.int64]
+EXACT = 1 << 24  # whole numbers that float32 holds
+WORD = 1 << 31  # what an accumulator, and an int32, must stay below
+Integers = NDArray[np.int32]
+Floats = NDArray[Any]  # float32 or float64
 
 
-def simulate(data: bytes, features: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
+def simulate(
+    data: bytes, features: NDArray[np.float32], *, trace: bool = True, stop: str | None = None
+) -> dict[str, NDArray[np.generic]]:
     """Run a program on float32 (vector, channel, height, width).
 
+    Args:
+        data: the program's bytes.
+        features: what it is run on.
+        trace: a checksum of every layer's output too.
+        stop: a layer behind which it stops; its output is the only one.
+
     Returns:
-        "output/<name>": int32 or float32 (vector, ...); "crc/<layer>": uint32 (vector,).
+        "output/<name>": int32 or float32 (vector, ...); "crc/<layer>": uint32 (vector,). Of a run that stops,
+        "layer/<name>": int32 (vector, channel, height, width), padding included.
 
     Raises:
-        ProgramError: if the bytes are no program, the features have another shape, or an accumulator leaves 32 bits.
+        ProgramError: if the bytes are no program, the features have another shape, an accumulator leaves 32 bits, or
+            there is no layer to stop at.
     """
     program = parse(data)
     wanted = program.tensors[program.first().inputs[0]].shape
     if features.shape[1:] != wanted:
         raise ProgramError(f"features of shape {features.shape[1:]}; the program takes {wanted}")
-    parts = [_run_batch(program, features[at : at + BATCH]) for at in range(0, max(1, len(features)), BATCH)]
+    names = [layer.name for layer in program.layers]
+    if stop is not None and stop not in names:
+        raise ProgramError(f"no layer '{stop}' to stop at; the program has {', '.join(names)}")
+    machine = _Machine(program)
+    parts = [
+        machine.run(features[at : at + BATCH], trace=trace, stop=stop) for at in range(0, max(1, len(features)), BATCH)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _run_batch(program: Container, features: NDArray[np.float32]) -> dict[str, NDArray[np.generic]]:
-    values: dict[int, Integers] = {}
-    results: dict[str, NDArray[np.generic]] = {}
-    floats: dict[int, NDArray[np.float32]] = {program.first().inputs[0]: features}
-    for layer in program.layers:
-        result = program.tensors[layer.output]
-        if layer.op == "dequantize":
-            given = _channels_first(values[layer.inputs[0]]).astype(np.float32)
-            floats[layer.output] = given * np.float32(layer.scale)
-            continue
-        if layer.op == "quantize":
-            values[layer.output] = _input_step(layer, features, result.shape[0])
+class _Machine:
+    """A program with what is made of it once: ranges of values, and the matrix of each layer."""
+
+    def __init__(self, program: Container) -> None:
+        self.program = program
+        self.ranges = value_ranges(program)
+        self.matrices: dict[str, Floats] = {}
+        for layer in program.layers:
+            if layer.weight is not None:
+                exact = np.float32 if self.sums(layer)[0] < EXACT else np.float64
+                self.matrices[layer.name] = _matrix(layer).astype(exact)
+
+    def sums(self, layer: Layer) -> tuple[int, int]:
+        """The largest accumulator and product that a layer can have."""
+        ends = [self.ranges[at] for at in layer.inputs]
+        given: Range = min(low for low, _ in ends), max(high for _, high in ends)
+        return largest_sums(layer, self.program.tensors[layer.inputs[0]], given)
+
+    def run(self, features: NDArray[np.float32], *, trace: bool, stop: str | None) -> dict[str, NDArray[np.generic]]:
+        """One batch."""
+        program = self.program
+        values: dict[int, Integers] = {}
+        results: dict[str, NDArray[np.generic]] = {}
+        floats: dict[int, NDArray[np.float32]] = {program.first().inputs[0]: features}
+        for layer in program.layers:
+            result = program.tensors[layer.output]
+            if layer.op == "dequantize":
+                given = _channels_first(values[layer.inputs[0]]).astype(np.float32)
+                floats[layer.output] = given * np.float32(layer.scale)
+            elif layer.op == "quantize":
+                values[layer.output] = _input_step(layer, features, result.shape[0])
+            else:
+                values[layer.output] = self.layer(layer, [values[at] for at in layer.inputs])
+            if trace and layer.output in values and layer.op not in RENAMES:
+                results[f"crc/{layer.name}"] = _checksums(values[layer.output], result)
+            if layer.name == stop:
+                found = floats[layer.output] if layer.output in floats else _channels_first(values[layer.output])
+                return {**results, f"layer/{stop}": found}
+        for name, at in program.outputs.items():
+            results[f"output/{name}"] = floats[at] if at in floats else _channels_first(values[at])
+        return results
+
+    def layer(self, layer: Layer, given: list[Integers]) -> Integers:
+        """A layer's output, channels last."""
+        (first, *others) = given
+        program = self.program
+        if layer.op in RENAMES or layer.op == "take":
+            return _moved(layer, first, program.tensors[layer.output].shape)
+        if layer.op == "concat":
+            return np.concatenate([first, others[0]], axis=-1)
+        if layer.op == "max_pool":
+            return _max_pool(layer, first)
+        if layer.op == "table":
+            assert layer.entries is not None
+            least = -128 if program.tensors[layer.inputs[0]].dtype == "int8" else 0
+            return layer.entries.astype(np.int32)[first - least]
+        if layer.op == "sum_pool":
+            accumulator = first.sum(axis=(1, 2), keepdims=True, dtype=np.int32)
+        elif layer.op == "add":
+            accumulator = first + others[0]
+        elif layer.op == "multiply":
+            accumulator = first * others[0]
+        elif layer.op == "linear":
+            accumulator = _exact(layer, first.astype(self.matrices[layer.name].dtype) @ self.matrices[layer.name])
         else:
-            values[layer.output] = _layer(program, layer, [values[at] for at in layer.inputs])
-        if layer.op not in RENAMES:
-            results[f"crc/{layer.name}"] = _checksums(values[layer.output], result)
-    for name, at in program.outputs.items():
-        results[f"output/{name}"] = floats[at] if at in floats else _channels_first(values[at]).astype(np.int32)
-    return results
+            accumulator = _convolve(layer, first, self.matrices[layer.name])
+        return _requantize(layer, accumulator, self.sums(layer)[1])
 
 
 def _channels_first(value: Integers) -> Integers:
@@ -72,7 +143,7 @@ def _channels_first(value: Integers) -> Integers:
 def _checksums(value: Integers, tensor: Tensor) -> NDArray[np.uint32]:
     """CRC-32 of each vector's bytes in (channel, height, width) order, channels that padding added left out."""
     rows = np.ascontiguousarray(_channels_first(value)[:, : tensor.channels].astype(np.dtype(tensor.dtype)))
-    return np.array([zlib.crc32(row.tobytes()) for row in rows], np.uint32)
+    return np.array([zlib.crc32(row.data) for row in rows.reshape(len(rows), -1)], np.uint32)
 
 
 def _input_step(layer: Layer, features: NDArray[np.float32], channels: int) -> Integers:
@@ -83,34 +154,8 @@ def _input_step(layer: Layer, features: NDArray[np.float32], channels: int) -> I
         summed = channels_last + layer.bias.astype(np.float32)
         product = summed * layer.multiplier.astype(np.float32)
     levels = np.floor(np.floor(product).astype(np.float64) / np.exp2(layer.shift.astype(np.float64)))
-    found = np.asarray(np.clip(levels, layer.low, layer.high), np.int64)
+    found = np.asarray(np.clip(levels, layer.low, layer.high), np.int32)
     return np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, channels - found.shape[-1])])
-
-
-def _layer(program: Container, layer: Layer, given: list[Integers]) -> Integers:
-    (first, *others) = given
-    if layer.op in RENAMES or layer.op == "take":
-        return _moved(layer, first, program.tensors[layer.output].shape)
-    if layer.op == "concat":
-        return np.concatenate([first, others[0]], axis=-1)
-    if layer.op == "max_pool":
-        return _max_pool(layer, first)
-    if layer.op == "table":
-        assert layer.entries is not None
-        least = -128 if program.tensors[layer.inputs[0]].dtype == "int8" else 0
-        return layer.entries.astype(np.int64)[first - least]
-    if layer.op == "sum_pool":
-        accumulator = first.sum(axis=(1, 2), keepdims=True)
-    elif layer.op == "add":
-        accumulator = first + others[0]
-    elif layer.op == "multiply":
-        accumulator = first * others[0]
-    elif layer.op == "linear":
-        assert layer.weight is not None
-        accumulator = _exact(first.astype(np.float64) @ _tile_matrix(layer, 0, 0, 0, layer.weight.shape[0]))
-    else:
-        accumulator = _convolve(layer, first)
-    return _requantize(layer, accumulator)
 
 
 def _moved(layer: Layer, given: Integers, shape: tuple[int, ...]) -> Integers:
@@ -122,79 +167,110 @@ def _moved(layer: Layer, given: Integers, shape: tuple[int, ...]) -> Integers:
     return shaped if len(shape) == 1 else np.moveaxis(shaped, 1, -1)
 
 
-def _exact(product: NDArray[np.float64]) -> Integers:
-    return product.astype(np.int64)
+def _exact(layer: Layer, product: Floats) -> Integers:
+    """Whole numbers of a product that is one, as int32.
+
+    Raises:
+        ProgramError: where an accumulator leaves 32 bits.
+    """
+    if product.dtype == np.float64 and product.size and np.abs(product).max() >= WORD:
+        raise ProgramError(f"layer '{layer.name}': an accumulator leaves 32 bits")
+    return product.astype(np.int32)
 
 
-def _tile_matrix(layer: Layer, y: int, x: int, first: int, outputs: int) -> NDArray[np.float64]:
-    """The (in, out) matrix of one place of the kernel, put together from its tiles of 4 outputs x 4 inputs."""
-    assert layer.weight is not None
-    inner = layer.weight.shape[1]
-    matrix = np.zeros((inner, outputs), np.float64)
-    for o in range(0, outputs, BLOCK):
-        for i in range(0, inner, BLOCK):
-            tile = layer.weight[first + o : min(first + o + BLOCK, first + outputs), i : i + BLOCK, y, x]
-            matrix[i : i + BLOCK, o : o + BLOCK] = tile.T
-    return matrix
-
-
-def _convolve(layer: Layer, given: Integers) -> Integers:
+def _matrix(layer: Layer) -> NDArray[np.float64]:
+    """The (group, place of the kernel x in, out) matrix of a layer, put together from tiles of 4 outputs x 4 inputs."""
     assert layer.weight is not None
     out, inner, kernel_h, kernel_w = layer.weight.shape
-    top, left, bottom, right = layer.padding
-    padded = np.pad(given, ((0, 0), (top, bottom), (left, right), (0, 0))).astype(np.float64)
-    rows = (padded.shape[1] - layer.reach[0]) // layer.stride[0] + 1
-    columns = (padded.shape[2] - layer.reach[1]) // layer.stride[1] + 1
     outputs = out // layer.groups
-    total = np.zeros((len(given), rows, columns, out), np.float64)
+    matrix = np.zeros((layer.groups, kernel_h * kernel_w, inner, outputs))
     for y in range(kernel_h):
         for x in range(kernel_w):
-            first, left_most = y * layer.dilation[0], x * layer.dilation[1]
-            tile = padded[
-                :,
-                first : first + (rows - 1) * layer.stride[0] + 1 : layer.stride[0],
-                left_most : left_most + (columns - 1) * layer.stride[1] + 1 : layer.stride[1],
-            ]
-            if layer.groups > 1 and inner == 1 and outputs == 1:  # depthwise: one weight a channel
-                total += tile * layer.weight[:, 0, y, x]
-                continue
-            for group in range(layer.groups):
-                weights = _tile_matrix(layer, y, x, group * outputs, outputs)
-                reads = tile[..., group * inner : (group + 1) * inner]
-                total[..., group * outputs : (group + 1) * outputs] += reads @ weights
-    return _exact(total)
+            for o in range(0, outputs, BLOCK):
+                for i in range(0, inner, BLOCK):
+                    for group in range(layer.groups):
+                        first, last = group * outputs + o, group * outputs + min(o + BLOCK, outputs)
+                        tile = layer.weight[first:last, i : i + BLOCK, y, x]
+                        matrix[group, y * kernel_w + x, i : i + BLOCK, o : o + BLOCK] = tile.T
+    flat = matrix.reshape(layer.groups, kernel_h * kernel_w * inner, outputs)
+    return flat[0] if layer.groups == 1 else flat
+
+
+def _windows(layer: Layer, given: Floats) -> tuple[Floats, int, int]:
+    """What every place of the kernel reads: (vector, row, column, kernel row, kernel column, channel); rows, columns.
+
+    A view: nothing is copied.
+    """
+    top, left, bottom, right = layer.padding
+    padded = given
+    if any(layer.padding):
+        padded = np.pad(given, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    rows = (padded.shape[1] - layer.reach[0]) // layer.stride[0] + 1
+    columns = (padded.shape[2] - layer.reach[1]) // layer.stride[1] + 1
+    vector, row, column, channel = padded.strides
+    shape = (len(given), rows, columns, *layer.kernel, given.shape[-1])
+    strides = (
+        vector, row * layer.stride[0], column * layer.stride[1], row * layer.dilation[0], column * layer.dilation[1],
+        channel,
+    )  # fmt: skip
+    return np.lib.stride_tricks.as_strided(padded, shape, strides, writeable=False), rows, columns
+
+
+def _convolve(layer: Layer, given: Integers, matrix: Floats) -> Integers:
+    assert layer.weight is not None
+    out, inner = layer.weight.shape[:2]
+    windows, rows, columns = _windows(layer, given.astype(matrix.dtype))
+    count, places = len(given) * rows * columns, layer.kernel[0] * layer.kernel[1]
+    if layer.groups == 1:
+        product = windows.reshape(count, places * inner) @ matrix
+    elif inner == 1 and out == layer.groups:  # depthwise: one weight a channel
+        product = np.einsum("npc,cp->nc", windows.reshape(count, places, out), matrix[:, :, 0], optimize=False)
+    else:
+        reads = windows.reshape(count, places, layer.groups, inner)
+        parts = [reads[:, :, group].reshape(count, places * inner) @ matrix[group] for group in range(layer.groups)]
+        product = np.concatenate(parts, axis=1)
+    return _exact(layer, product).reshape(len(given), rows, columns, out)
 
 
 def _max_pool(layer: Layer, given: Integers) -> Integers:
     top, left, bottom, right = layer.padding
-    padded = np.pad(given, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=-(1 << 40))
+    padded = np.pad(given, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=-WORD)
     rows = (padded.shape[1] - layer.kernel[0]) // layer.stride[0] + 1
     columns = (padded.shape[2] - layer.kernel[1]) // layer.stride[1] + 1
-    best = np.full((len(given), rows, columns, given.shape[-1]), -(1 << 40), np.int64)
+    best: Integers | None = None
     for y in range(layer.kernel[0]):
         for x in range(layer.kernel[1]):
             down = slice(y, y + (rows - 1) * layer.stride[0] + 1, layer.stride[0])
             across = slice(x, x + (columns - 1) * layer.stride[1] + 1, layer.stride[1])
-            best = np.maximum(best, padded[:, down, across])
+            part = padded[:, down, across]
+            best = part.copy() if best is None else np.maximum(best, part)
+    assert best is not None
     return best
 
 
-def _requantize(layer: Layer, accumulator: Integers) -> Integers:
-    """Add the bias, multiply, floor the shift, clip: one row of BNRM a channel, which is the last axis."""
+def _requantize(layer: Layer, accumulator: Integers, product: int) -> Integers:
+    """Add the bias, multiply, floor the shift, clip: one row of BNRM a channel, which is the last axis.
+
+    ``product``: the largest that there can be, which says how wide the numbers must be.
+    """
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
-    if accumulator.size and np.abs(accumulator).max() >= 1 << 31:
-        raise ProgramError(f"layer '{layer.name}': an accumulator leaves 32 bits")
-    product = (accumulator + layer.bias.astype(np.int64)) * layer.multiplier.astype(np.int64)
-    shift = layer.shift.astype(np.int64)
-    shifted = np.where(shift >= 0, product >> np.maximum(shift, 0), product << np.maximum(-shift, 0))
-    return np.clip(shifted, layer.low, layer.high)
+    wide: Any = np.int32 if product < WORD else np.int64
+    level: NDArray[Any] = accumulator.astype(wide)
+    level += layer.bias.astype(wide)
+    left = np.maximum(-layer.shift, 0).astype(wide)
+    factor: NDArray[Any] = layer.multiplier.astype(wide) << left
+    if (factor != 1).any():
+        level *= factor
+    level >>= np.maximum(layer.shift, 0).astype(wide)
+    return np.clip(level, layer.low, layer.high, out=level).astype(np.int32, copy=False)
 
 
 def main(arguments: list[str]) -> int:
     """Run a program file on a feature file; 0, or 1 with one line on stderr."""
-    program, features, results = map(Path, arguments)
+    program, features, results = map(Path, arguments[:3])
+    stop = arguments[3] if arguments[3:] else None
     try:
-        values = simulate(program.read_bytes(), np.load(features, allow_pickle=False))
+        values = simulate(program.read_bytes(), np.load(features, allow_pickle=False), stop=stop)
     except FlowlabError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -164,3 +164,38 @@ def test_a_damaged_program_is_one_line_and_no_traceback(tmp_path: Path) -> None:
 
 def test_an_absent_execution_gives_its_reason() -> None:
     assert Absent("emulated core", "no emulator").missing() == "no emulator"
+
+
+def test_it_stops_behind_a_layer_and_gives_what_the_layer_made() -> None:
+    graph = moving_graph()
+    features = features_of(graph, 300)
+    values = interpreter.run(graph, features)
+    container = lower(graph, SHA)
+    data = encode(container)
+    for layer in container.layers:
+        found = simulate(data, features, trace=False, stop=layer.name)
+        assert set(found) == {f"layer/{layer.name}"}
+        np.testing.assert_array_equal(found[f"layer/{layer.name}"].reshape(len(features), -1),
+                                      values[layer.name].reshape(len(features), -1))  # fmt: skip
+    with pytest.raises(ProgramError, match="no layer 'none' to stop at; the program has quantize, "):
+        simulate(data, features, stop="none")
+
+
+def test_without_a_trace_it_gives_outputs_alone() -> None:
+    graph = example_graph()
+    features = features_of(graph, 3)
+    data = encode(lower(graph, SHA))
+    found, traced = simulate(data, features, trace=False), simulate(data, features)
+    assert set(found) == {name for name in traced if name.startswith("output/")}
+    assert all(np.array_equal(found[name], traced[name]) for name in found)
+
+
+def test_sums_beyond_what_float32_holds_are_exact_too() -> None:
+    """Weights and inputs at their limits over a long fan-in: 2^24 is passed."""
+    builder = Builder((1, 4096, 1), 3).conv("one", 4, (1, 1), unit="cpu").flatten().linear("fc", 2, unit="cpu")
+    graph = builder.graph()
+    weights = next(node for node in graph.nodes if node.op == "linear").constants["weight"]
+    weights[:] = np.where(np.random.default_rng(0).random(weights.shape) < 0.5, 127, -127)
+    weights[0] = 127
+    assert np.abs(weights.astype(np.int64)).sum(axis=1).max() * 255 > 1 << 24
+    assert_agrees(graph)

@@ -27,6 +27,7 @@ def test_every_bar_is_met_and_every_core_counted(tmp_path: Path) -> None:
     assert {row["network"] for row in rows} == {"CLS_4k_NPU"}
     with_bars = [row for row in rows if row["verdict"] != "–" and row["compiler"].startswith("ziglang")]
     assert len(with_bars) == 4 and {row["verdict"] for row in with_bars} == {"met"}
+    assert "CLS_4k_NPU PTQ 8/8: the simulator has " in done.stdout
     for row in rows:
         assert f"{int(row['instructions']):,}" in done.stdout
 
