@@ -135,6 +135,14 @@ def _why(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
+def _explain(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.run import graph_states
+
+    config, catalogue = _config(arguments) if arguments.configs else _demo_config(arguments)
+    found = graph_states(config, catalogue, _asked(arguments, config, catalogue), constants=arguments.constants)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
 def _config_show(arguments: argparse.Namespace) -> int:
     from flowlab.config.explained import explained, lines
 
@@ -513,6 +521,11 @@ def _asking(commands: Commands) -> None:
     why.add_argument("stage", metavar="STAGE", help="its name, as in `flowlab plan`")
     _with_configs(why)
     why.add_argument("--run", metavar="RUN", help="compare with this run instead of the dataset's last one")
+
+    text = "print the network of a config that has run in every state, from the float graph to places in memory"
+    explained = _command(commands, "explain", _explain, text, json=True)
+    _with_configs(explained)
+    explained.add_argument("--constants", action="store_true", help="with weights and all other numbers")
 
     config = commands.add_parser("config", help="look at a config").add_subparsers(metavar="WHAT", required=True)
     show = _command(config, "show", _config_show, "say every value, and where it comes from", json=True)

@@ -14,7 +14,8 @@ from flowlab.plan import Node
 from flowlab.store.store import Store, store_root
 
 if TYPE_CHECKING:
-    from flowlab.engine.status import Status  # what only `plan` and `why` need is imported by them
+    from flowlab.engine.graph_states import States  # what only some commands need is imported by them
+    from flowlab.engine.status import Status
     from flowlab.engine.why import Why
 
 NO_ENGINE = "none"  # what the result says when everything was cached and nothing had to be started
@@ -58,6 +59,22 @@ def survey(config: Any, catalogue: Any, asked: Asked) -> tuple[Status, ...]:
     found = statuses(prepare(STAGES, config, catalogue, store), str(config.dataset_name))
     store.close()
     return found
+
+
+def graph_states(config: Any, catalogue: Any, asked: Asked, *, constants: bool) -> States:
+    """The network of a config that has run, in every state: `flowlab.engine.graph_states`.
+
+    Raises:
+        StoreError: where training or quantization is not in the store.
+    """
+    from flowlab.engine.graph_states import graph_states
+    from flowlab.stages import STAGES
+
+    store = Store(store_root(asked.store, asked.artifacts))
+    try:
+        return graph_states(config, catalogue, prepare(STAGES, config, catalogue, store), constants=constants)
+    finally:
+        store.close()
 
 
 def quantization(config: Any, catalogue: Any) -> dict[str, str | int]:

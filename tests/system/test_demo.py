@@ -209,3 +209,26 @@ def test_prefects_api_shows_nine_stages_with_their_edges(demo_text: str, demo_fo
     assert {"train", "quantize", "validate", "compile", "simulate"} <= reads["report"]
     waits = {task["name"]: {names[edge["id"]] for edge in task["task_inputs"].get("wait_for", ())} for task in tasks}
     assert waits["train"] == {"inspect"}
+
+
+def test_every_state_of_the_network_is_printed(demo: dict[str, Any], demo_folder: Path) -> None:
+    states = flowlab(demo_folder, "explain")["states"]
+    names = [one["name"] for one in states]
+    assert names[0] == "float" and names[-2:] == ["placed", "scheduled and allocated"]
+    assert names.index("pass fold_batchnorm") < names.index("quantized") < names.index("pass pad_channels")
+    by_name = {one["name"]: one["text"] for one in states}
+    norms = [by_name[name].count("batch_norm(") for name in ("float", "pass fold_batchnorm")]
+    assert norms[0] > norms[1] == 1  # the one that the input step takes
+    assert 'layer="FCONV"' in by_name["placed"] and 'unit="npu"' in by_name["placed"]
+    assert "conv1.bnorm [0..1024)" in by_name["scheduled and allocated"]
+    whole = flowlab(demo_folder, "explain", "--constants")["states"][-2]["text"]
+    (graph,) = demo["artifacts"]["placed_graph"]
+    assert whole.split() == Path(graph["path"]).read_text().split()
+
+
+def test_what_has_not_run_cannot_be_explained(demo: dict[str, Any], demo_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowlab.cli", "explain", "--set", "training.seed=7"],
+        cwd=demo_folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "stage 'train' of this config is not in the store" in done.stderr
