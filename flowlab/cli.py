@@ -209,6 +209,26 @@ def _show(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
+def _compile(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.compile_model import Asked, compile_model
+    from flowlab.plugins import load
+
+    options = dict(one.split("=", 1) if "=" in one else (one, "true") for one in arguments.option)
+    asked = Asked(
+        Path(arguments.model),
+        arguments.target,
+        Path(arguments.calibration),
+        Path(arguments.out),
+        arguments.bits,
+        {key: json.loads(value) if value in ("true", "false") else value for key, value in options.items()},
+        not arguments.real_outputs,
+    )
+    found = compile_model(asked, load(), lambda text: None if arguments.json else _say(text, flush=True))
+    for warning in found.warnings:
+        _say(f"warning: {warning}", file=sys.stderr)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
 def _check_device(arguments: argparse.Namespace) -> int:
     from flowlab.engine.check_device import check_device
     from flowlab.engine.which_run import which_run
@@ -492,7 +512,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    for add in (_running, _asking, _installed, _server, _measuring):
+    for add in (_running, _asking, _from_elsewhere, _installed, _server, _measuring):
         add(commands)
     return parser
 
@@ -563,6 +583,18 @@ def _asking(commands: Commands) -> None:
     device.add_argument("log", metavar="LOG", help="all that the board printed")
     device.add_argument("run", nargs="?", default="latest", metavar="RUN", help="whose program; or a model.flnp")
     _with_store(device)
+
+
+def _from_elsewhere(commands: Commands) -> None:
+    text = "quantize, place, compile and run a network that was trained elsewhere"
+    compiled = _command(commands, "compile", _compile, text, json=True)
+    compiled.add_argument("model", metavar="MODEL.ONNX", help="a float network of one input")
+    compiled.add_argument("--target", required=True, metavar="DEVICE", help="as in `flowlab targets`")
+    compiled.add_argument("--calibration", required=True, metavar="WINDOWS.npy", help="some hundred of its own inputs")
+    compiled.add_argument("--out", required=True, metavar="FOLDER", help="where everything is written; must not exist")
+    compiled.add_argument("--bits", type=int, default=8, metavar="N", help="of the weights: 8, 4 or 2 (default: 8)")
+    compiled.add_argument("--real-outputs", action="store_true", help="end in float32 outputs instead of integers")
+    compiled.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the device")
 
 
 def _installed(commands: Commands) -> None:

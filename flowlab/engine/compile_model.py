@@ -1,0 +1,443 @@
+"""`flowlab compile model.onnx`: a network that was trained elsewhere, quantized, placed, compiled and run for a device.
+
+No recordings, no training, no store: the network is a float ONNX file, and a few hundred of its own inputs say how
+large its values become. Quantization, passes, placement, lowering and executions are those of a run; what the integers
+give is held against the file's own outputs in ONNX Runtime, and every execution against the interpreter, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowlab.contracts import Core, Golden, LowerJob, NumberFormat, QuantizeJob, Quantizer, Target
+from flowlab.engine import table
+from flowlab.errors import ConfigError, DataError, GraphError, OptionError, QuantizationError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from flowlab.compiler.ir import Graph
+    from flowlab.compiler.place import Placement
+    from flowlab.plugins import Catalogue
+
+    Windows = NDArray[np.float32]
+
+MOST_MODEL, MOST_WINDOWS = 1 << 28, 1 << 30  # bytes that are read
+CALIBRATION, VECTORS, GOLDEN = 512, 256, 8  # windows that scales are chosen by, that are run, and that ship
+WIDTHS = (8, 4, 2)
+ACTIVATION_BITS = 8
+LAYERS = ("layer", "operation", "unit", "shape", "MACs", "weights", "reason and cure")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compiled, for which device, and where it goes."""
+
+    model: Path
+    target: str
+    calibration: Path
+    out: Path
+    bits: int = 8
+    options: Mapping[str, Any] = field(default_factory=dict)  # the target's own
+    output_int: bool = True
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What came of it. ``agree``: share of windows whose largest output is the float file's; ``error``: relative L2."""
+
+    asked: Asked
+    windows: int
+    agree: float | None
+    error: float
+    rows: tuple[Mapping[str, Any], ...]
+    npu_share: float | None
+    unit: str
+    executions: tuple[str, ...]
+    not_run: tuple[Mapping[str, str], ...]
+    sizes: Mapping[str, int]
+    measured: Mapping[str, Mapping[str, Any]]
+    warnings: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        found = {key: value for key, value in vars(self).items() if key != "asked"}
+        return {"model": str(self.asked.model), "target": self.asked.target, "bits": self.asked.bits, **found}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        missing = "".join(f"; {one['name']} not run: {one['reason']}" for one in self.not_run)
+        share = "" if self.npu_share is None else f", {self.npu_share:.1%} of its multiplications on the {self.unit}"
+        same = "" if self.agree is None else f"the same largest output in {self.agree:.1%} of {self.windows} windows, "
+        sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items())
+        core = [
+            f"core        {one['core']}, every layer in C: {one['instructions']:,} instructions a window, "
+            f"{one['network_bytes']:,} bytes, {one['stack_bytes']:,} of stack ({one['compiler']})"
+            for one in self.measured.values()
+        ]
+        return [
+            *table.lines(LAYERS, [_cells(row) for row in self.rows]),
+            "",
+            f"network     {self.asked.model} for {self.asked.target}, weights of {self.asked.bits} bits{share}",
+            f"integers    {same}relative error {self.error:.4f} against the float file in ONNX Runtime",
+            f"agreement   0 mismatches in {self.windows} windows ({', '.join(self.executions)}{missing})",
+            f"sizes       {sizes} bytes",
+            *core,
+            f"files       {self.asked.out}: {', '.join(self.files)}",
+        ]
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    why = " ".join(part for part in (row["reason"], row["cure"]) if part)
+    numbers = [f"{row[key]:,}" if row[key] else "" for key in ("macs", "weight_bytes")]
+    return (row["name"], row["layer"], row["unit"].upper(), row["shape"], *numbers, why)
+
+
+def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
+    """Do it all; the folder appears whole, or not at all.
+
+    Raises:
+        ConfigError: for a folder that is there already, or a width that does not exist.
+        DataError: for a model or windows that cannot be read, or do not fit each other.
+        GraphError: naming the ONNX node that cannot be expressed.
+        QuantizationError: with every problem of the network, or where its integers are another network.
+        ProgramError: where it does not fit the device.
+        AgreementError: where two executions differ.
+    """
+    if asked.bits not in WIDTHS:
+        raise OptionError(f"--bits {asked.bits}: weights have {', '.join(map(str, WIDTHS))} bits")
+    if asked.out.exists():
+        raise ConfigError(f"--out {asked.out}: is there already. Name a folder that is not, or remove it")
+    target = catalogue.get("target", asked.target)
+    core = catalogue.get("core", target.core)  # type: ignore[attr-defined]
+    assert isinstance(target, Target) and isinstance(core, Core)
+    options = catalogue.options(target, asked.options)
+    graph, model, said = _float_graph(asked.model, _bytes(asked.model, MOST_MODEL, "an ONNX file"))
+    windows = _windows(asked.calibration, graph)
+    quantizer = _quantizer(catalogue, target)
+    say(f"{quantizer.name} on {min(len(windows), CALIBRATION)} windows")
+    integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows[:CALIBRATION], asked)
+    tested = windows[-VECTORS:]
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=asked.out.parent, prefix=".flowlab-compile-") as folder:
+        found = _Work(asked, target, core, options, Path(folder).resolve(), say)
+        done = found.run(model, graph, integers, tested, (*said, *warned))
+        made = Path(folder) / "made"
+        (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
+        shutil.move(made, asked.out)
+    return done
+
+
+@dataclass(frozen=True)
+class _Work:
+    """From an integer graph to files that ran."""
+
+    asked: Asked
+    target: Target
+    core: Core
+    options: Any
+    folder: Path
+    say: Say
+
+    def run(self, model: bytes, graph: Graph, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
+        """Place, lower, run in every way, compare, and write the files."""
+        from flowlab.compiler.export_onnx import export_onnx
+        from flowlab.compiler.pipeline import apply_passes
+        from flowlab.compiler.place import place
+        from flowlab.stages import validate
+
+        target = self.target
+        exported = export_onnx(integers, dict(integers.metadata))
+        validate.check_import(integers, exported)
+        off = (
+            ""
+            if integers.metadata.get("number_format") in {one.name for one in _own(target)}
+            else "integers of any CPU"
+        )
+        padded = integers if off or not target.rules() else apply_passes(integers, target.passes())
+        placement = place(padded, target.rules(), target.unit_name, off if target.rules() else "")
+        self.say("interpreter and ONNX Runtime")
+        values, crcs = validate.interpret(placement.graph, windows)
+        runtime = validate.integers_where_meant(integers, validate.run_onnx(exported, windows, list(integers.outputs)))
+        validate.compare("interpreter", values, runtime)
+        floats = _float_outputs(self.asked.model, model, windows, graph)
+        made = self.folder / "made"
+        golden = _golden(placement.graph, windows[:GOLDEN], runtime, crcs)
+        spec = {"shape": list(windows.shape[1:]), "window": [], "options": {}}
+        sha = hashlib.sha256(exported).hexdigest()
+        job = LowerJob(placement.graph, golden, True, self.core, None, (), sha, made / "program", feature_spec=spec)
+        program = target.lower(replace(job, options=self.options))
+        ran, not_run, measured = self._executions(program.files, windows, values, crcs, placement)
+        (made / "best_model.onnx").write_bytes(exported)
+        agree, error = _against(floats, integers, runtime)
+        sizes = {
+            "ONNX": len(exported),
+            "packed weights": program.packed_bytes,
+            "program": program.files["model.flnp"].stat().st_size,
+            **{region: sum(parts.values()) for region, parts in program.memory.items()},
+        }
+        warnings = (*said, *(() if off else placement.sentences()))
+        names = ("best_model.onnx", "report.json", f"program/ ({len(program.files)} files)")
+        return Compiled(
+            self.asked, len(windows), agree, error, tuple(asdict(row) for row in placement.rows), placement.npu_share,
+            target.unit_name, ("ONNX Runtime", "interpreter", *ran), not_run, sizes, measured,
+            tuple(dict.fromkeys(warnings)), names,
+        )  # fmt: skip
+
+    def _executions(
+        self, files: Mapping[str, Path], windows: Windows, values: Mapping[str, Any], crcs: Mapping[str, Any],
+        placement: Placement,
+    ) -> tuple[list[str], tuple[Mapping[str, str], ...], dict[str, Mapping[str, Any]]]:  # fmt: skip
+        from flowlab.compiler.trace import traced
+        from flowlab.contracts import Outcome
+        from flowlab.stages.simulate import compare_execution
+
+        order = [node.name for node in traced(placement.graph)]
+        ran: list[str] = []
+        not_run: list[Mapping[str, str]] = []
+        measured: dict[str, Mapping[str, Any]] = {}
+        for one in self.target.executions():
+            if reason := one.missing():
+                not_run.append({"name": one.name, "reason": reason})
+                continue
+            self.say(f"{one.name} on {len(windows)} windows")
+            outcome = one.run(files, windows, self.folder / one.name.replace(" ", "_"))
+            compare_execution(one.name, Outcome(values, crcs), outcome, order)
+            ran.append(one.name)
+            if outcome.measured:
+                measured[one.name] = dict(outcome.measured)
+        return ran, tuple(not_run), measured
+
+
+def _golden(placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs: Mapping[str, Any]) -> Golden:
+    """Vectors that ship, with ONNX Runtime's outputs; there are no raw windows behind them."""
+    import numpy as np
+
+    from flowlab.compiler import interpreter
+
+    first = next(node.name for node in placed.nodes if node.op == "quantize")
+    count = len(windows)
+    return Golden(
+        windows,
+        interpreter.run(placed, windows)[first],
+        {name: values[:count] for name, values in runtime.items()},
+        {name: values[:count].tolist() for name, values in crcs.items()},
+        np.zeros((count, 1, 1), np.float32),
+    )
+
+
+def _float_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> Mapping[str, Any]:
+    """What the float file gives in ONNX Runtime.
+
+    Raises:
+        GraphError: with ONNX Runtime's words, where it does not run the file.
+    """
+    from flowlab.stages import validate
+
+    try:
+        session = validate.session_of(model)
+        ranks = [len(one.shape) for one in session.get_inputs()]
+        given = windows[..., 0] if ranks == [windows.ndim - 1] else windows
+        return validate.run_onnx(model, given, list(graph.outputs))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
+
+
+def _own(target: Target) -> list[Any]:
+    """The number formats of the device's accelerator."""
+    return [form for name, form in target.formats.items() if name != "cpu"]
+
+
+def _quantizer(catalogue: Catalogue, target: Target) -> Quantizer:
+    """What the device names for quantization after training, else the first that is for any CPU."""
+    name = target.quantizers.get("PTQ")
+    if name is not None:
+        found = catalogue.get("quantizer", name)
+        assert isinstance(found, Quantizer)
+        return found
+    for one in catalogue.of_kind("quantizer"):
+        if isinstance(one.item, Quantizer) and one.item.format == "cpu" and not one.item.trains:
+            return one.item
+    raise OptionError(f"no installed package quantizes for {target.name} after training")
+
+
+def _quantized(
+    quantizer: Quantizer, form: NumberFormat, graph: Graph, windows: Windows, asked: Asked
+) -> tuple[Graph, tuple[str, ...]]:
+    """The integer graph, and what the quantizer warns of."""
+    from flowlab.compiler.rewrite import replace_nodes
+    from flowlab.compiler.unbuilt import unbuilt
+
+    options, bits = quantizer.Options(), asked.bits
+    graph = replace_nodes(
+        graph, lambda node: node.with_attributes(weight_bits=bits) if node.op in ("conv", "linear") else node
+    )
+    problems = (*quantizer.check(graph, form, options), *unbuilt(graph))
+    if problems:
+        raise QuantizationError(
+            f"{asked.model} cannot be quantized by {quantizer.name} for {asked.target}:\n"
+            + "\n".join(f"  * {problem}" for problem in problems)
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        job = QuantizeJob(
+            model=None,  # type: ignore[arg-type]  # there is only the graph
+            graph=graph,
+            format=form,
+            weight_bits=asked.bits,
+            activation_bits=ACTIVATION_BITS,
+            calibration=windows,
+            fit=_no_fit,
+            output_int=asked.output_int,
+            scratch=Path(scratch),
+            seed=0,
+            progress=lambda what, done: None,
+            finetune=asked.bits < WIDTHS[0],
+        )
+        found = quantizer.quantize(job, options)
+    return found.graph, tuple(found.warnings)
+
+
+def _no_fit(module: Any) -> Mapping[str, Any]:
+    raise AssertionError("nothing is trained here")
+
+
+def _against(floats: Mapping[str, Any], integers: Graph, runtime: Mapping[str, Any]) -> tuple[float | None, float]:
+    """Share of windows with the same largest output (None for outputs of one number), and relative L2 error."""
+    import numpy as np
+
+    shares, errors = [], []
+    for (name, right), (other, found) in zip(floats.items(), runtime.items(), strict=True):
+        scale = integers.type_of(integers.outputs[other]).scale if found.dtype.kind == "i" else 1.0
+        real = found.reshape(len(found), -1).astype(np.float64) * scale
+        wanted = right.reshape(len(right), -1).astype(np.float64)
+        if real.shape != wanted.shape:
+            raise GraphError(
+                f"output '{name}' has {wanted.shape[1]} numbers a window in ONNX Runtime, not {real.shape[1]}"
+            )
+        errors.append(float(np.linalg.norm(real - wanted) / max(float(np.linalg.norm(wanted)), 1e-30)))
+        if wanted.shape[1] > 1:
+            shares.append(float((real.argmax(axis=1) == wanted.argmax(axis=1)).mean()))
+    return (min(shares) if shares else None), max(errors)
+
+
+# --- what comes from outside ---------------------------------------------------------------------
+
+
+def _bytes(path: Path, most: int, what: str) -> bytes:
+    try:
+        if path.stat().st_size > most:
+            raise DataError(f"{path}: larger than {most >> 20} MB; that is no network for a microcontroller")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}. Give {what}") from None
+
+
+def _float_graph(path: Path, model: bytes) -> tuple[Graph, bytes, list[str]]:
+    """The file as a float graph of one input, and the file's bytes.
+
+    A softmax at its end is left out of both, which changes no largest output; a network of series, (window, channel,
+    length), is one of pictures of width 1 in the graph.
+    """
+    import numpy as np
+
+    from flowlab.compiler.import_series import as_pictures
+    from flowlab.compiler.importer import import_onnx
+    from flowlab.compiler.ir import is_float
+
+    model, said = _without_softmax(model)
+    try:
+        graph = import_onnx(as_pictures(model) if _readable(model) else model)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+    if not is_float(graph):
+        raise GraphError(f"{path}: is a network of integers already; give the float network that it was made of")
+    for node in graph.nodes:
+        for key, values in node.constants.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise GraphError(f"{path}: node '{node.name}' ({node.op}): its {key} holds NaN or infinite numbers")
+    if len(graph.inputs) != 1:
+        names = ", ".join(one.name for one in graph.inputs)
+        raise GraphError(f"{path}: has the inputs {names}; a network with one can be compiled")
+    return graph, model, [f"{path}: {one}" for one in said]
+
+
+def _only_array(path: Path, archive: Any) -> Any:
+    """What a ``.npz`` holds, where that is one array."""
+    with archive:
+        if len(archive.files) != 1:
+            raise DataError(f"{path}: holds {', '.join(archive.files) or 'nothing'}; one array is expected")
+        return archive[archive.files[0]]
+
+
+def _readable(model: bytes) -> bool:
+    """Whether it is an ONNX file at all; the importer says what is wrong where it is none."""
+    import onnx
+
+    try:
+        onnx.load_model_from_string(model)
+    except Exception:  # noqa: BLE001 - protobuf's own kinds
+        return False
+    return True
+
+
+def _without_softmax(model: bytes) -> tuple[bytes, list[str]]:
+    """The file without a Softmax or LogSoftmax that makes an output."""
+    import onnx
+
+    if not _readable(model):
+        return model, []
+    proto = onnx.load_model_from_string(model)
+    said = []
+    outputs = {one.name: one for one in proto.graph.output}
+    for node in list(proto.graph.node):
+        ends = len(node.output) == 1 and node.output[0] in outputs and len(node.input) == 1
+        if node.op_type in ("Softmax", "LogSoftmax") and ends:
+            outputs[node.output[0]].name = node.input[0]
+            proto.graph.node.remove(node)
+            said.append(f"ends in {node.op_type}, which is left out: the program gives what stands before it")
+    return (proto.SerializeToString(), said) if said else (model, [])
+
+
+def _windows(path: Path, graph: Graph) -> Windows:
+    """Inputs of the network, float32 (window, ...), from a ``.npy`` file or the only array of a ``.npz``.
+
+    Raises:
+        DataError: naming the file and what it should hold.
+    """
+    from zipfile import BadZipFile
+
+    import numpy as np
+
+    shape = graph.inputs[0].type.shape
+    wanted = f"float32 of shape (windows, {', '.join(map(str, shape))})"
+    try:
+        if path.stat().st_size > MOST_WINDOWS:
+            raise DataError(f"{path}: larger than {MOST_WINDOWS >> 20} MB; a few hundred windows are enough")
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            found = found if isinstance(found, np.ndarray) else _only_array(path, found)
+    except OSError as error:
+        reason = error.strerror or "is no .npy or .npz file"
+        raise DataError(f"{path}: {reason}. Give {wanted} as a .npy file") from None
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path}: {error}. Give {wanted} as a .npy file") from None
+    if found.dtype.kind not in "fiu" or found.ndim < 2 or int(np.prod(found.shape[1:])) != int(np.prod(shape)):
+        raise DataError(f"{path}: {found.dtype} of shape {found.shape}. Give {wanted}")
+    if len(found) == 0:
+        raise DataError(f"{path}: holds no window. Give a few hundred of the network's own inputs")
+    values: Windows = found.reshape(len(found), *shape).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: window {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinite numbers")
+    return values
