@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from flowlab.errors import ProgramError
 
 MAGIC = b"FLNP"
-MAJOR, MINOR = 3, 0  # 1.0 had a byte for each weight, whatever its width; 2.0 no dilation, and moved no numbers
+MAJOR, MINOR = 4, 0  # 1.0 had a byte for each weight; 2.0 no dilation, and moved no numbers; 3.0 no short rows
 BLOCK = 4  # outputs and inputs of a weight block
 OPS = (
     "quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize",

@@ -25,6 +25,12 @@ def unpadded(node: Node, value: NDArray[Any]) -> NDArray[Any]:
     return value[:, : integer(node, "channels", value.shape[1])]
 
 
+def layer_named(graph: Graph, traced_name: str) -> str:
+    """The layer, as a table of layers names it, whose output a trace names: a requantization belongs to its sum."""
+    node = graph.node(traced_name)
+    return node.inputs[0] if node.op == "requantize" else node.name
+
+
 def layer_crcs(graph: Graph, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.uint32]]:
     """CRC-32 (zlib) of each traced node's bytes, one a vector.
 

@@ -138,6 +138,7 @@ def _outcome(device: Mapping[str, Any], result: Mapping[str, Any], compiler: str
         "compiler": compiler,
         "instructions": max(result["instructions"]),
         "instructions_least": min(result["instructions"]),
+        "layers": dict(zip(device["layers"][-len(result["layers"]) :], result["layers"], strict=True)),
         "stack_bytes": result["stack"],
         "network_bytes": result["network"],
         **{f"{name}_bytes": size for name, size in result["sizes"].items()},

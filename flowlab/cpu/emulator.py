@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAGE = 0x1000
 LENT_AT, PORT_AT, RETURN_AT = 0x7000_0000, 0x7800_0000, 0x7900_0000
+TRACE = 20  # instructions that a trace takes, about: nine stores of constants
 PORT_WORDS = 9  # pointer, bytes of a value, channels, rows, columns, and the three distances
 PATTERN = 0xA5  # what untouched RAM holds
 LONGEST_S = 20.0  # of one vector; FLOWLAB_EMULATOR_SECONDS says otherwise
@@ -101,6 +102,7 @@ class Machine:
         self.uc.mem_map(RETURN_AT, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self.port: list[int] = []
         self.crcs: list[int] = []
+        self.marks: list[int] = []  # instructions counted when each layer was done
         self.uc.mmio_map(PORT_AT, PAGE, None, None, self._written, None)
         self.count = 0
         self.blocks: dict[int, int] = {}
@@ -139,6 +141,15 @@ class Machine:
 
         self.uc.hook_add(unicorn.UC_HOOK_BLOCK, block)
 
+    def watch_instructions(self) -> None:
+        """Count one by one: slow, and right at any point of a block; without those that a condition skips."""
+        import unicorn
+
+        def one(uc: Any, address: int, size: int, _: Any) -> None:
+            self.count += self.counting
+
+        self.uc.hook_add(unicorn.UC_HOOK_CODE, one)
+
     def call(self, name: str, argument: int) -> None:
         """Call a function of one pointer.
 
@@ -172,6 +183,7 @@ class Machine:
         self.port.append(value)
         if offset != 4 * (PORT_WORDS - 1):
             return
+        self.marks.append(self.count)
         pointer, width, channels, rows, columns, *by = self.port
         self.port = []
         data = bytearray()
@@ -241,7 +253,8 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     """Run every vector on the plain image, and once more on the traced one; count the first ones.
 
     Returns:
-        ``words``, ``crcs`` as lists a vector, ``instructions``, ``stack``, ``sizes``, ``network`` (bytes).
+        ``words``, ``crcs`` as lists a vector, ``instructions``, ``stack``, ``sizes``, ``network`` (bytes), and
+        ``layers``: instructions of each layer that is traced.
     """
     plain, traced = (Image.read(Path(job[name]), job["ram_at"]) for name in ("plain", "traced"))
     unknown = unknown_instructions(plain, job["instructions"])
@@ -266,6 +279,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
         _one(machine, job, vector)
         crcs.append(machine.crcs)
     return {
+        "layers": _by_layer(traced, job, vectors[0]) if vectors else [],
         "words": words,
         "crcs": crcs,
         "instructions": counts,
@@ -273,6 +287,16 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
         "sizes": plain.sizes,
         "network": network_bytes(Image.read(Path(job["bare"]), job["ram_at"])),
     }
+
+
+def _by_layer(traced: Image, job: Mapping[str, Any], vector: bytes) -> list[int]:
+    """Instructions of each layer that ``model_run`` traces, by the build with traces, without what a trace takes."""
+    machine = Machine(traced, job)
+    machine.watch_instructions()
+    _prepare(machine, vector)
+    machine.marks, machine.count, machine.counting = [], 0, True
+    machine.call("device_run", LENT_AT)
+    return [max(0, after - before - TRACE) for before, after in zip([0, *machine.marks], machine.marks, strict=False)]
 
 
 def network_bytes(image: Image) -> int:

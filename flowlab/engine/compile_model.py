@@ -201,7 +201,7 @@ class _Work:
     ) -> tuple[list[str], tuple[Mapping[str, str], ...], dict[str, Mapping[str, Any]]]:  # fmt: skip
         from flowlab.compiler.trace import traced
         from flowlab.contracts import Outcome
-        from flowlab.stages.simulate import compare_execution
+        from flowlab.stages.simulate import by_layer, compare_execution
 
         order = [node.name for node in traced(placement.graph)]
         ran: list[str] = []
@@ -216,7 +216,7 @@ class _Work:
             compare_execution(one.name, Outcome(values, crcs), outcome, order)
             ran.append(one.name)
             if outcome.measured:
-                measured[one.name] = dict(outcome.measured)
+                measured[one.name] = by_layer(placement.graph, outcome.measured)
         return ran, tuple(not_run), measured
 
 

@@ -71,6 +71,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "waves": waves(facts),
         "charts": charts(facts),
         "layers": layers,
+        "counted": any(row.get("instructions") is not None for row in layers),
         "has_padding": any(row.get("padding") for row in layers),
         "reasons": tables.common_reason(layers),
         "has_reason": any(row.get("reason") or row.get("cure") for row in layers),

@@ -259,9 +259,11 @@ def common_reason(layers: Sequence[Document]) -> str:
 
 
 def layer_rows(facts: ReportFacts) -> list[Document]:
-    """The layer table of the placed graph."""
-    rows: list[Document] = list(facts.placement.get("layers", ()))
-    return rows
+    """The layer table of the placed graph, with the instructions of each layer where an emulated core counted."""
+    counted: dict[str, int] = {}
+    for found in ((facts.costs or {}).get("measured") or {}).values():
+        counted.update(found.get("layers", {}))
+    return [{**row, "instructions": counted.get(row["name"])} for row in facts.placement.get("layers", ())]
 
 
 def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
@@ -300,8 +302,8 @@ def core_rows(facts: ReportFacts) -> list[tuple[str, str, str]]:
             ("core", str(found["core"]), str(found["compiler"])),
             ("instructions for one window", f"{most:,}", f"counted, not estimated; {spread}"),
             ("code", f"{found['text_bytes']:,}", "bytes, with the input step and what runs it here"),
-            ("network alone", f"{found['network_bytes']:,}", "bytes of code and constants, without the input step"),
             ("constants", f"{found['rodata_bytes']:,}", "bytes of weights, biases, multipliers and shifts"),
+            ("network alone", f"{found['network_bytes']:,}", "bytes of both, without the input step"),
             (
                 "static memory",
                 f"{found['data_bytes'] + found['bss_bytes']:,}",

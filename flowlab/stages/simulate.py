@@ -108,7 +108,9 @@ def run(job: StageJob) -> StageResult:
         "not_run": not_run,
     }
     cycles = next((outcome.cycles for outcome in outcomes if outcome.cycles is not None), None)
-    measured = {row["name"]: dict(one.measured) for row, one in zip(rows, outcomes, strict=True) if one.measured}
+    measured = {
+        row["name"]: by_layer(graph, one.measured) for row, one in zip(rows, outcomes, strict=True) if one.measured
+    }
     metrics = _metrics(job, outcomes[0], table.labels)
     _write(job, "agreement.json", agreement)
     _write(job, "costs.json", costs(graph, cycles, measured, accelerator=bool(target.rules())))
@@ -195,6 +197,14 @@ def _not_run(target: Target, floats: bool) -> list[dict[str, str]]:
         if reason is not None:
             rows.append({"name": one.name, "reason": reason})
     return rows
+
+
+def by_layer(graph: Graph, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """What an execution counted, its layers under the names that the layer table has."""
+    from flowlab.compiler.trace import layer_named
+
+    layers = {layer_named(graph, name): count for name, count in measured.get("layers", {}).items()}
+    return {**measured, "layers": layers} if layers else dict(measured)
 
 
 def costs(

@@ -123,6 +123,23 @@ def test_sizes_of_weights_and_of_files_are_kept_apart(facts: ReportFacts) -> Non
     assert "The compile preset packs weights of fewer than 8 bits; at 8 bits, as here, it changes nothing." in shown
 
 
+def test_what_an_emulated_core_counted_has_a_table_and_a_column(facts: ReportFacts, changed: Changed) -> None:
+    assert "On an emulated core" not in text(render(facts))
+    assert "instructions in C" not in text(render(facts))
+    measured = {
+        "core": "Cortex-M33", "compiler": "ziglang 0.17.1 -O3", "instructions": 119142, "instructions_least": 119142,
+        "layers": {LAYERS[0]["name"]: 10159}, "stack_bytes": 176, "network_bytes": 11078, "text_bytes": 4522,
+        "rodata_bytes": 7244, "data_bytes": 0, "bss_bytes": 4410,
+    }  # fmt: skip
+    shown = text(render(changed(costs={**(facts.costs or {}), "measured": {"emulated core": measured}})))
+    assert (
+        "instructions for one window counted, not estimated; the same for every window that was counted 119,142"
+        in shown
+    )
+    assert "network alone bytes of both, without the input step 11,078" in shown
+    assert "instructions in C" in shown and "10,159" in shown
+
+
 def test_a_cpu_layer_has_reason_and_cure_and_padding_its_cost(changed: Changed) -> None:
     padding = {"layers": ["tail.conv"], "macs": 1380, "weight_bytes": 138}
     shown = text(render(changed(placement={"layers": [*LAYERS, PADDED, CPU], "npu_share": 0.93, "padding": padding})))
