@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from flowlab.errors import ProgramError
 
-TRIES = 1000  # orders of placing, where the first one wastes memory
+TRIES, WORK = 1000, 2_000_000  # orders of placing, where the first one wastes memory; pairs of buffers looked at
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def allocate(buffers: Sequence[Buffer]) -> Arena:
     order = sorted(buffers, key=lambda item: (-item.size, item.first, item.name))
     best = _placed(order)
     least, draw = most_at_once(buffers), random.Random(0)  # noqa: S311 - it only has to be the same every time
-    for _ in range(TRIES):
+    for _ in range(min(TRIES, WORK // max(1, len(order)) ** 2)):
         if best.size <= least:
             break
         one, other = draw.randrange(len(order)), draw.randrange(len(order))

@@ -202,7 +202,13 @@ static int layers;
 
 
 def emit_device(
-    container: Container, core: Core, memory: Mapping[str, int], *, skip_normalize: bool, optimize: str = "-O3"
+    container: Container,
+    core: Core,
+    memory: Mapping[str, int],
+    *,
+    skip_normalize: bool,
+    optimize: str = "-O3",
+    kernels: str = "",
 ) -> dict[str, str]:
     """``device_runner.c`` and ``device.json``: what runs the program on an emulated core.
 
@@ -215,6 +221,7 @@ def emit_device(
         memory: the device's bytes of ``flash`` and ``ram``; a region that is missing is large.
         skip_normalize: as for `flowlab.compiler.emit_c.emit_c`.
         optimize: what compilers are asked for.
+        kernels: which ones ``model.c`` has, for people.
     """
     fields = output_fields(container)
     writes = "\n".join(
@@ -299,6 +306,7 @@ void device_start(void)
         "flags": {name: list(flags) for name, flags in core.cross_flags.items()},
         "memory": dict(memory),
         "optimize": optimize,
+        "kernels": kernels,
         "features": container.tensors[container.first().inputs[0]].size,
         "outputs": [[name, tensor.dtype, list(tensor.shape)] for name, (_, tensor) in fields.items()],
         "layers": [layer.name for layer in container.traced()],

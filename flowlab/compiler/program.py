@@ -467,6 +467,8 @@ def parse(data: bytes) -> Container:
 def _check_order(layers: Sequence[Layer]) -> None:
     if not layers or layers[0].op != "quantize" or any(layer.op == "quantize" for layer in layers[1:]):
         raise ProgramError("a program begins with its one input step")
+    if len({layer.name for layer in layers}) != len(layers):
+        raise ProgramError("two layers of the program have one name")
     written = set(layers[0].inputs)
     for layer in layers:
         if not set(layer.inputs) <= written or layer.output in written:
@@ -512,8 +514,8 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     name, op = reader.name(name_at), _choice(OPS, op_code, "operation")
     if count != (2 if op in PAIRS else 1) or not all((*kernel, *stride, *dilation, groups)):
         raise ProgramError(f"layer '{name}': {op} with {count} inputs, kernel {kernel}, stride {stride}")
-    if dilation != (1, 1) and op != "conv":
-        raise ProgramError(f"layer '{name}': {op} has no dilation, and says {dilation}")
+    if op != "conv" and (dilation != (1, 1) or groups != 1):
+        raise ProgramError(f"layer '{name}': {op} has no dilation and no groups, and says {dilation} and {groups}")
     inputs = tuple(_tensor_index(index, tensors) for index in (first, second)[:count])
     source, result = tensors[inputs[0]], tensors[_tensor_index(output, tensors)]
     parts: dict[str, NDArray[np.generic]] = {}

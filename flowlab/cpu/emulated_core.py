@@ -136,6 +136,7 @@ def _outcome(device: Mapping[str, Any], result: Mapping[str, Any], compiler: str
     measured = {
         "core": device["core"],
         "compiler": compiler,
+        "kernels": device["kernels"],
         "instructions": max(result["instructions"]),
         "instructions_least": min(result["instructions"]),
         "layers": dict(zip(device["layers"][-len(result["layers"]) :], result["layers"], strict=True)),

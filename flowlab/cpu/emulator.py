@@ -2,10 +2,11 @@
 
     python -m flowlab.cpu.emulator job.json
 
-The job names two ELF files of one program, one of them with traces, and the core: what it is emulated as, and the
+The job names ELF files of one program, one of them with traces, and the core: what it is emulated as, and the
 instructions that it has where the emulator knows more. Features lie in a file of float32. Memory is flash, which cannot
-be written, RAM of the device's size, and a window that the emulator lends for features and results. Whatever else is
-touched, and every instruction that the core has not, ends the run with its address and the function in which it stands.
+be written, RAM of the device's size, whose upper part is the stack and lies by itself, and a window that the emulator
+lends for features and results. Whatever else is touched, a stack that needs more than is left, and every instruction
+that the core has not, end the run with the address and the function in which it stands.
 
 Instructions are counted block by block, each block's once taken apart: exact, those that a condition skips included.
 """
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PAGE = 0x1000
+WORD_BYTES = 4
+STACK_AT, OVERRUN, LEAST_STACK = 0x3000_0000, 1 << 24, 64
 LENT_AT, PORT_AT, RETURN_AT = 0x7000_0000, 0x7800_0000, 0x7900_0000
 TRACE = 20  # instructions that a trace takes, about: nine stores of constants
 PORT_WORDS = 9  # pointer, bytes of a value, channels, rows, columns, and the three distances
@@ -96,8 +99,15 @@ class Machine:
         self.image, self.job = image, job
         thumb = bool(image.symbols["device_run"] & 1)
         self.uc = _core(job["emulated_as"], thumb=thumb)
-        for name, access in (("flash", unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC), ("ram", 3)):
-            self.uc.mem_map(job[f"{name}_at"], _pages(job[name]), access)
+        used = image.bss_end - job["ram_at"]
+        self.stack_size = (job["ram"] - used) & ~7
+        if self.stack_size < LEAST_STACK:
+            raise EmulationError(
+                f"{used:,} bytes of static memory leave {self.stack_size:,} of {job['ram']:,} for the stack"
+            )
+        self.uc.mem_map(job["flash_at"], _pages(job["flash"]), unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        self.uc.mem_map(job["ram_at"], _pages(used), 3)
+        self.uc.mem_map(STACK_AT, _pages(self.stack_size), 3)  # by itself: what runs over it leaves all memory
         self.uc.mem_map(LENT_AT, _pages(4 * max(job["features"], job["results"])), 3)
         self.uc.mem_map(RETURN_AT, PAGE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         self.port: list[int] = []
@@ -114,10 +124,10 @@ class Machine:
         self.fresh_ram()
 
     def fresh_ram(self) -> None:
-        """What start-up code leaves: zeros up to the end of .bss, and a pattern above it, where the stack will be."""
-        start, end = self.job["ram_at"], self.job["ram_at"] + self.job["ram"]
+        """What start-up code leaves: zeros up to the end of .bss, and a pattern where the stack will be."""
+        start = self.job["ram_at"]
         self.uc.mem_write(start, bytes(self.image.bss_end - start))
-        self.uc.mem_write(self.image.bss_end, bytes([PATTERN]) * (end - self.image.bss_end))
+        self.uc.mem_write(STACK_AT, bytes([PATTERN]) * self.stack_size)
         for address, data in self.image.segments:
             if address >= start:
                 self.uc.mem_write(address, data)
@@ -136,7 +146,11 @@ class Machine:
             found = self.blocks.get(address)
             if found is None:
                 code = bytes(uc.mem_read(address, size))
-                found = self.blocks[address] = sum(1 for _ in taken_apart.disasm_lite(code, address))
+                sizes = [length for _, length, _, _ in taken_apart.disasm_lite(code, address)]
+                if sum(sizes) != size:
+                    self.faults = f"a block of {size} bytes that cannot be taken apart at {address:#x}"
+                    uc.emu_stop()
+                found = self.blocks[address] = len(sizes)
             self.count += found
 
         self.uc.hook_add(unicorn.UC_HOOK_BLOCK, block)
@@ -160,7 +174,7 @@ class Machine:
         from unicorn import arm_const as arm
 
         for register, value in (
-            (arm.UC_ARM_REG_SP, self.job["ram_at"] + self.job["ram"] & ~7),
+            (arm.UC_ARM_REG_SP, STACK_AT + self.stack_size),
             (arm.UC_ARM_REG_LR, RETURN_AT | (self.image.symbols[name] & 1)),
             (arm.UC_ARM_REG_R0, argument),
         ):
@@ -175,7 +189,11 @@ class Machine:
             raise EmulationError(f"{name} did not come back within {_longest_s():g} s")
 
     def _invalid(self, uc: Any, access: int, address: int, size: int, value: int, _: Any) -> bool:
-        self.faults = f"{size} bytes at {address:#x} that it may not touch"
+        below = STACK_AT - address
+        if 0 < below <= OVERRUN:
+            self.faults = f"the stack needs at least {below:,} bytes more than the {self.stack_size:,} that are left"
+        else:
+            self.faults = f"{size} bytes at {address:#x} that it may not touch"
         return False
 
     def _written(self, uc: Any, offset: int, size: int, value: int, _: Any) -> None:
@@ -196,10 +214,8 @@ class Machine:
         self.crcs.append(zlib.crc32(bytes(data)))
 
     def stack(self) -> int:
-        """Bytes of RAM above .bss that were touched."""
-        end = self.job["ram_at"] + self.job["ram"]
-        above = bytes(self.uc.mem_read(self.image.bss_end, end - self.image.bss_end))
-        return len(above.lstrip(bytes([PATTERN])))
+        """Bytes of the stack that were touched."""
+        return len(bytes(self.uc.mem_read(STACK_AT, self.stack_size)).lstrip(bytes([PATTERN])))
 
 
 def _core(emulated_as: str, *, thumb: bool) -> Any:
@@ -236,10 +252,14 @@ def unknown_instructions(image: Image, allowed: Sequence[str]) -> list[str]:
     found = []
     start, code = image.text
     for first, stop in image.code:
-        for address, _, word, _ in engine.disasm_lite(code[first - start : stop - start], first):
+        read = first
+        for address, length, word, _ in engine.disasm_lite(code[first - start : stop - start], first):
+            read = address + length
             plain = word.partition(".")[0]
             if plain not in allowed and not _conditional(plain, allowed):
                 found.append(f"{word} at {address:#x} ({image.where(address)})")
+        if stop - read >= WORD_BYTES:  # less is what aligns the next function
+            found.append(f"instruction that can be taken apart at {read:#x} ({image.where(read)})")
     return found
 
 

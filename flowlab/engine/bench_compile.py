@@ -184,14 +184,15 @@ def _simulator(bench: Bench, catalogue: Catalogue, scratch: Path) -> str:
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         job = _job(graph, features[:VECTORS], asked["kernels"], (target, core), Path(folder) / "program")
         data = target.lower(job).files["model.flnp"].read_bytes()
-    module, _, name = bench.plan.values["simulator"].partition(":")
+    module, _, name = bench.plan.values["simulator"]["run"].partition(":")
     simulate = partial(getattr(import_module(module), name), data, features, trace=False)
     runtime = session_of(export_onnx(graph, {}))
     run = partial(runtime.run, None, {runtime.get_inputs()[0].name: features})
     ratios = [timed(run) / timed(simulate) for _ in range(ROUNDS)]
     return (
         f"{bench.model} {asked['row']}: the simulator has {median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}] "
-        f"of ONNX Runtime's speed on the same integers, batch {BATCH}, CPU seconds on one thread (bar: 0.30)"
+        f"of ONNX Runtime's speed on the same integers, batch {BATCH}, CPU seconds on one thread (bar: "
+        f"{bench.plan.values['simulator']['least']})"
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 
 MOST_MODEL, MOST_WINDOWS = 1 << 28, 1 << 30  # bytes that are read
 CALIBRATION, VECTORS, GOLDEN = 512, 256, 8  # windows that scales are chosen by, that are run, and that ship
+FEWEST, SEED = 48, 0  # windows below which none are kept apart; of the choice
+LOGITS = 2  # axes of an output, the window's included, behind which a softmax may be left out
 WIDTHS = (8, 4, 2)
 ACTIVATION_BITS = 8
 LAYERS = ("layer", "operation", "unit", "shape", "MACs", "weights", "reason and cure")
@@ -69,6 +70,7 @@ class Compiled:
     measured: Mapping[str, Mapping[str, Any]]
     warnings: tuple[str, ...]
     files: tuple[str, ...]
+    calibrated: int = 0  # windows that scales were chosen by, a seeded sample; others were tested on
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -90,7 +92,8 @@ class Compiled:
             *table.lines(LAYERS, [_cells(row) for row in self.rows]),
             "",
             f"network     {self.asked.model} for {self.asked.target}, weights of {self.asked.bits} bits{share}",
-            f"integers    {same}relative error {self.error:.4f} against the float file in ONNX Runtime",
+            f"integers    {same}relative error {self.error:.4f} against the float file in ONNX Runtime; scales from "
+            f"{self.calibrated} {'others' if self.calibrated != self.windows else 'of them'}",
             f"agreement   0 mismatches in {self.windows} windows ({', '.join(self.executions)}{missing})",
             f"sizes       {sizes} bytes",
             *core,
@@ -124,18 +127,23 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     assert isinstance(target, Target) and isinstance(core, Core)
     options = catalogue.options(target, asked.options)
     graph, model, said = _float_graph(asked.model, _bytes(asked.model, MOST_MODEL, "an ONNX file"))
-    windows = _windows(asked.calibration, graph)
+    windows, tested = _apart(_windows(asked.calibration, graph))
     quantizer = _quantizer(catalogue, target)
-    say(f"{quantizer.name} on {min(len(windows), CALIBRATION)} windows")
-    integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows[:CALIBRATION], asked)
-    tested = windows[-VECTORS:]
+    say(f"{quantizer.name} on {len(windows)} windows")
+    integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows, asked)
+    if tested is windows:
+        said.append(f"{asked.calibration}: {len(windows)} windows are too few to keep some apart: what is said of the "
+                    "integers is said of the windows that chose their scales")  # fmt: skip
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=asked.out.parent, prefix=".flowlab-compile-") as folder:
         found = _Work(asked, target, core, options, Path(folder).resolve(), say)
-        done = found.run(model, graph, integers, tested, (*said, *warned))
+        done = replace(found.run(model, graph, integers, tested, (*said, *warned)), calibrated=len(windows))
         made = Path(folder) / "made"
         (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
-        shutil.move(made, asked.out)
+        try:
+            made.rename(asked.out)
+        except OSError as error:
+            raise ConfigError(f"--out {asked.out}: {error.strerror}") from None
     return done
 
 
@@ -253,6 +261,17 @@ def _float_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> 
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
+
+
+def _apart(windows: Windows) -> tuple[Windows, Windows]:
+    """A seeded sample that scales are chosen by, and others to test on; the same ones where there are too few."""
+    import numpy as np
+
+    if len(windows) < FEWEST:
+        return windows, windows
+    order = np.random.default_rng(SEED).permutation(len(windows))
+    chosen = min(CALIBRATION, len(windows) * 2 // 3)
+    return windows[np.sort(order[:chosen])], windows[np.sort(order[chosen : chosen + VECTORS])]
 
 
 def _own(target: Target) -> list[Any]:
@@ -403,6 +422,11 @@ def _without_softmax(model: bytes) -> tuple[bytes, list[str]]:
     outputs = {one.name: one for one in proto.graph.output}
     for node in list(proto.graph.node):
         ends = len(node.output) == 1 and node.output[0] in outputs and len(node.input) == 1
+        others = [one for one in proto.graph.node if one is not node]
+        ends = ends and not any(node.output[0] in one.input for one in others) and node.input[0] not in outputs
+        axis = next((one.i for one in node.attribute if one.name == "axis"), -1)
+        rank = len(outputs[node.output[0]].type.tensor_type.shape.dim) if ends else 0
+        ends = ends and rank == LOGITS and axis in (1, -1)
         if node.op_type in ("Softmax", "LogSoftmax") and ends:
             outputs[node.output[0]].name = node.input[0]
             proto.graph.node.remove(node)

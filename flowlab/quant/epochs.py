@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -11,6 +12,7 @@ from flowlab.errors import OptionError
 
 MOST_KNOWN = 1 << 20  # windows of one epoch
 SEEN_BEFORE = 0.9  # of a batch's windows
+ENOUGH = 32  # windows in a row that have come again
 FEW = 3  # epochs: with so few nothing is frozen before the last step
 
 
@@ -29,6 +31,7 @@ class Epochs:
     steps: int = 0
     in_epoch: int = 0
     told: bool = False
+    followed: bool = False  # an epoch has ended because training followed evaluation
 
     def step(self) -> None:
         """One batch was trained on."""
@@ -40,12 +43,13 @@ class Epochs:
     @property
     def unknown(self) -> bool:
         """Whether nothing has said yet when an epoch ends."""
-        return self.per_epoch is None and not self.told and not self.done
+        return self.per_epoch is None and not self.told and not self.followed
 
-    def come_again(self, steps: int) -> None:
-        """Windows come again after so many steps."""
+    def come_again(self, steps: int, since: int) -> None:
+        """Windows come again after so many steps, ``since`` of which have been taken in the second epoch."""
         self.per_epoch = steps
-        self._end()
+        if self.in_epoch:
+            self.done, self.in_epoch = self.done + 1, since
 
     def end(self) -> None:
         """The loop says that an epoch is over."""
@@ -55,6 +59,7 @@ class Epochs:
     def trains_again(self) -> None:
         """Training follows evaluation."""
         if self.per_epoch is None and not self.told:
+            self.followed |= self.in_epoch > 0
             self._end()
 
     def begin(self, epoch: int, total: int) -> None:
@@ -68,26 +73,39 @@ class Epochs:
 
 
 class Recurrence:
-    """Tells when a loop begins its second epoch: by a batch whose windows have nearly all been there before.
+    """Tells when a loop has begun its second epoch: by windows that have nearly all been there before.
 
-    A loop that changes its windows every time (noise, shifts) never has one, and after `MOST_KNOWN` windows it is not
-    looked for any longer.
+    A batch that is fed several times in a row (a closure, a step in two passes) is no other epoch. A loop that changes
+    its windows every time (noise, shifts) never has one, and after `MOST_KNOWN` windows none is looked for any longer.
     """
 
     def __init__(self) -> None:
         self.known: set[int] = set()
         self.batches = 0
+        self.first = 0  # the batch with which windows began to come again
+        self.streak = 0  # how many have come again since
+        self.last: list[int] = []
 
     def again(self, x: Tensor) -> bool:
-        """Whether this batch is the second epoch's first; (window, ...)."""
+        """Whether the second epoch has begun, (window, ...); `first` is then its first batch, counted from 0."""
         if len(self.known) >= MOST_KNOWN:
             return False
-        found = [hash(window.tobytes()) for window in x.detach().contiguous().numpy()]
-        if self.batches and sum(one in self.known for one in found) >= SEEN_BEFORE * len(found):
-            return True
+        found = [zlib.crc32(window.tobytes()) for window in x.detach().contiguous().numpy()]
+        at, self.batches = self.batches, self.batches + 1
+        if found == self.last:
+            return False
+        self.last = found
+        if at and sum(one in self.known for one in found) >= SEEN_BEFORE * len(found):
+            self.first = self.first if self.streak else at
+            self.streak += len(found)
+            return self.streak >= min(ENOUGH, len(self.known))
+        self.streak = 0
         self.known.update(found)
-        self.batches += 1
         return False
+
+    def forget(self) -> None:
+        """What is no longer needed."""
+        self.known, self.last = set(), []
 
 
 def norm_epochs(asked: bool | int | None, total: int) -> int | None:

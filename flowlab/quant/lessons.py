@@ -1,10 +1,11 @@
 """What a user's own loop does not do: learn from the float network too, without another loss in the user's script.
 
-The outputs pass through `Lesson` unchanged. On the way back, where the gradient is that of a cross entropy, a share of
-it becomes the gradient of the divergence from the float network's softened probabilities, at the same scale, whatever
-the loss's reduction. Any other gradient (of a regression, say) is left as it is: a cross entropy's is told by its sum
-over the classes, which is 0. So is every gradient once the float network is right less often than the one that is
-trained, as an untrained one soon is: there is nothing to be learned from it.
+The outputs pass through `Lesson` unchanged. On the way back, a window whose gradient is that of a cross entropy against
+one class, to rounding, gets a share of the gradient of the divergence from the float network's softened probabilities,
+at the scale that the loss gave this window (its reduction, a class's weight, the scaling of mixed precision). Every
+other window is left as it is: those of other losses, of smoothed labels, of a loss on some of the outputs, those that
+the loss ignores. So is every window once the float network is right less often than the one that is trained, as an
+untrained one soon is: there is nothing to be learned from it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 REMEMBERED = 0.98  # how much of what is known of both networks' right answers a batch leaves
-NOTHING = 1e-4  # of a gradient's size: what its sum over the classes may be
+ROUNDING = 1e-3  # of a gradient's size: how far from a cross entropy's it may be
+LEAST = 1e-30  # of a probability
 
 
 @dataclass
@@ -68,18 +70,23 @@ def shared(gradient: Tensor, outputs: Tensor, taught: Tensor, lessons: Lessons) 
         taught: the float network's.
         lessons: how; it learns how often both were right.
     """
-    if float(gradient.sum(1).abs().sum()) > NOTHING * float(gradient.abs().sum()):
-        return gradient
+    said = torch.softmax(outputs, 1)
     label = gradient.argmin(1, keepdim=True)  # the only class whose logit should rise
-    lessons.seen(_right(taught, label), _right(outputs, label))
-    missing = float((1 - torch.softmax(outputs, 1).gather(1, label)).sum())
-    if not lessons.useful or missing == 0:
+    answer = torch.zeros_like(said).scatter_(1, label, 1.0)
+    missing = (said * (1 - answer)).sum(1, keepdim=True)
+    scale = -gradient.gather(1, label) / missing.clamp_min(LEAST)
+    largest = gradient.abs().amax(1, keepdim=True)
+    strange = (gradient - scale * (said * (1 - answer) - missing * answer)).abs().amax(1, keepdim=True)
+    known = (largest > 0) & (strange <= ROUNDING * largest)
+    if not bool(known.any()):
         return gradient
-    scale = -float(gradient.gather(1, label).sum()) / missing  # of the loss: 1 / windows for a mean
+    lessons.seen(_right(taught, label, known), _right(outputs, label, known))
+    if not lessons.useful:
+        return gradient
     softened = [torch.softmax(logits / lessons.temperature, 1) for logits in (outputs, taught)]
     lesson = scale * lessons.temperature * (softened[0] - softened[1])
-    return (1 - lessons.share) * gradient + lessons.share * lesson
+    return torch.where(known, (1 - lessons.share) * gradient + lessons.share * lesson, gradient)
 
 
-def _right(logits: Tensor, label: Tensor) -> float:
-    return float((logits.argmax(1, keepdim=True) == label).float().mean())
+def _right(logits: Tensor, label: Tensor, known: Tensor) -> float:
+    return float((logits.argmax(1, keepdim=True) == label)[known].float().mean())

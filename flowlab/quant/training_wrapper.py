@@ -79,8 +79,10 @@ class TrainingWrapper(Wrapper):
                 self.reservoir.add(x)
         if torch.is_grad_enabled():
             if self.epochs.unknown and self.recurrence.again(x):
-                self.epochs.come_again(self.recurrence.batches)
-                self._say(f"windows come again: an epoch is {self.recurrence.batches} batches")
+                first = self.recurrence.first
+                self.epochs.come_again(first, self.recurrence.batches - 1 - first)
+                self.recurrence.forget()
+                self._say(f"windows come again: an epoch is {first} batches")
             self.epochs.step()
             self._keep_schedule()
         if self.network is None:

@@ -296,6 +296,7 @@ class Wrapped(nn.Module):
             "float_ops": self.float_ops,
             "bits_of": dict(self.bits_of),
             "epochs": (epochs.total, epochs.done, epochs.steps, epochs.in_epoch, epochs.told),
+            "told_by": (epochs.per_epoch, epochs.followed),
             "frozen": (self.norms_frozen, self.scales_frozen, self.begun),
             "seen": self.reservoir.seen,
             "kept": None if self.reservoir.kept is None else self.reservoir.kept.clone(),
@@ -342,7 +343,12 @@ class Wrapped(nn.Module):
     def _take_up(self, state: dict[str, Any]) -> None:
         self.bits_of = {str(name): int(value) for name, value in state["bits_of"].items()}
         total, done, steps, in_epoch, told = state["epochs"]
-        self.epochs = replace(self.epochs, total=total, done=done, steps=steps, in_epoch=in_epoch, told=told)
+        per_epoch, followed = state["told_by"]
+        self.epochs = replace(
+            self.epochs, total=total, done=done, steps=steps, in_epoch=in_epoch, told=told, followed=followed,
+            per_epoch=self.epochs.per_epoch or per_epoch,
+        )  # fmt: skip
+        self.recurrence = Recurrence()
         self.norms_frozen, self.scales_frozen, self.begun = state["frozen"]
         self.reservoir = Reservoir(self.reservoir.count, self.reservoir.seed)
         self.reservoir.seen = state["seen"]

@@ -299,7 +299,7 @@ def core_rows(facts: ReportFacts) -> list[tuple[str, str, str]]:
         least, most = found["instructions_least"], found["instructions"]
         spread = "the same for every window that was counted" if least == most else f"at least {least:,}"
         rows += [
-            ("core", str(found["core"]), str(found["compiler"])),
+            ("core", str(found["core"]), f"{found['compiler']}, kernels for {found['kernels']}"),
             ("instructions for one window", f"{most:,}", f"counted, not estimated; {spread}"),
             ("code", f"{found['text_bytes']:,}", "bytes, with the input step and what runs it here"),
             ("constants", f"{found['rodata_bytes']:,}", "bytes of weights, biases, multipliers and shifts"),

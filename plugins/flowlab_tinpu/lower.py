@@ -64,21 +64,26 @@ def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[
     """``model.c`` and what runs it, and the memory that it takes: with the device's kernels, or smaller ones."""
     from flowlab.compiler.fast_c.emit import emit, style_for
 
-    flags = {"skip_normalize": job.skip_normalize}
+    skip = job.skip_normalize
     wanted = getattr(job.options, "kernels", "speed")
     texts: dict[str, str] = {}
     memory: Memory = {}
-    for kernels in (wanted, "size", "plain") if wanted == "speed" else (wanted, "plain"):
+    for kernels in dict.fromkeys(("speed", "size", "plain") if wanted == "speed" else (wanted, "plain")):
         style = style_for(job.core, kernels)
-        if style is None:
-            texts = emit_c.emit_c(shipped, **flags)
+        try:
+            made = None if style is None else emit(shipped, style, skip_normalize=skip)
+        except ProgramError:  # sums or products that these kernels have no room for
+            continue
+        if made is None:
+            texts = emit_c.emit_c(shipped, skip_normalize=skip)
             memory = lower.memory(shipped, job.core.char_bits // 8)
         else:
-            made = emit(shipped, style, **flags)
             texts, memory = dict(made.texts), lower.memory(shipped, 1, made.constants, made.arena)
         if job.core.cross_flags:
-            optimize = "-O3" if kernels == "speed" else "-Os"
-            texts |= emit_runner.emit_device(shipped, job.core, device.memory, optimize=optimize, **flags)
+            optimize, name = "-O3" if kernels == "speed" else "-Os", kernels if made else "plain"
+            texts |= emit_runner.emit_device(
+                shipped, job.core, device.memory, skip_normalize=skip, optimize=optimize, kernels=name
+            )
         if allocate.fits(memory, device.memory):
             break
     return texts, memory

@@ -29,6 +29,7 @@ from flowlab.errors import FlowlabError, ProgramError
 
 BATCH = 256  # vectors at a time, so that memory stays small
 EXACT = 1 << 24  # whole numbers that float32 holds
+WIDE = 1 << 63
 WORD = 1 << 31  # what an accumulator, and an int32, must stay below
 Integers = NDArray[np.int32]
 Floats = NDArray[Any]  # float32 or float64
@@ -75,6 +76,8 @@ class _Machine:
         self.ranges = value_ranges(program)
         self.matrices: dict[str, Floats] = {}
         for layer in program.layers:
+            if layer.bias is not None and layer.op != "quantize" and self.sums(layer)[1] >= WIDE:
+                raise ProgramError(f"layer '{layer.name}': a product leaves 64 bits")
             if layer.weight is not None:
                 exact = np.float32 if self.sums(layer)[0] < EXACT else np.float64
                 self.matrices[layer.name] = _matrix(layer).astype(exact)
@@ -124,7 +127,7 @@ class _Machine:
             least = -128 if program.tensors[layer.inputs[0]].dtype == "int8" else 0
             return layer.entries.astype(np.int32)[first - least]
         if layer.op == "sum_pool":
-            accumulator = first.sum(axis=(1, 2), keepdims=True, dtype=np.int32)
+            accumulator = _exact(layer, first.sum(axis=(1, 2), keepdims=True, dtype=np.float64))
         elif layer.op == "add":
             accumulator = first + others[0]
         elif layer.op == "multiply":

@@ -93,7 +93,7 @@ QUANTIZATION = Preset(
             _program("CC1352", "generic PTQ 8/8", "speed"),
             _program("AM263", "generic PTQ 8/8", "speed"),
         ],
-        "simulator": "flowlab_tinpu.simulator:simulate",
+        "simulator": {"run": "flowlab_tinpu.simulator:simulate", "least": 0.3},  # of ONNX Runtime's speed
         "peers": "flowlab_zoo.peers",
         "quick_rows": ["QAT 8/8", "PTQ 8/8", "QAT 4/8", "PTQ 4/8", "QAT 2/8", "generic PTQ 8/8"],
         "quick_epochs": 10,

@@ -103,6 +103,7 @@ def test_numbers_of_sixteen_bits_take_twice_the_arena_and_the_header_says_so() -
         ([1] * 200, (0, 255), 128),
         ([127] * 4, (0, 255), 1),
         ([127] * 4, (-1024, 1023), 0),
+        ([4] * 64, (-128, 127), 63),  # 64 * 4 * -128 is -2^15, which two sums in one register cannot both be
     ],
 )
 def test_two_sums_share_a_register_as_long_as_the_real_weights_allow(

@@ -149,6 +149,19 @@ def test_the_stack_is_what_was_touched(tmp_path: Path) -> None:
     assert 5000 <= found.measured["stack_bytes"] < 5600
 
 
+def test_a_stack_that_runs_into_what_lies_below_it_is_no_result(tmp_path: Path) -> None:
+    """It would overwrite activations, and give wrong integers or none."""
+    code = 'char deep[3000]; deep[0] = 1; __asm__ volatile("" : : "r"(deep) : "memory");'
+    for ram in range(4050, 4301, 50):
+        folder = tmp_path / str(ram)
+        folder.mkdir()
+        files = written(example_graph(), ARM["Cortex-M33"], folder, memory={"ram": ram}, **inside(code))
+        with pytest.raises(
+            StageError, match=r"the stack needs at least [\d,]+ bytes more than the [\d,]+ that are left"
+        ):
+            run(files, folder)
+
+
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EmulatedCore().missing() is None
     assert "unicorn 2.1" in EmulatedCore().version() and "ziglang 0.17" in EmulatedCore().version()

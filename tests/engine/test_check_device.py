@@ -96,6 +96,30 @@ def test_a_log_that_is_cut_or_of_another_network_is_refused(change, said, board,
         check_device(log(tmp_path, change(printed)), program)
 
 
+def test_of_several_starts_the_last_one_counts(board: tuple[Path, str], tmp_path: Path) -> None:
+    program, printed = board
+    bad = re.sub(r"crc .", "crc x", printed).replace("crc x", "crc 0").replace("pass: 4", "fail: 0")
+    assert check_device(log(tmp_path, bad + printed), program).vectors == VECTORS
+    with pytest.raises(AgreementError, match="vectors differ"):
+        check_device(log(tmp_path, printed + bad), program)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("pass: 4", "fail: 3", "main.c says 'fail: 3 of 4 vectors': the quantized input differs"),
+        ("pass: 4 of 4 vectors", "", "no line 'pass: ...' behind the vectors"),
+        (", 4 vectors", ", 9 vectors", "the board has 9 vectors, and .* 4: flash the same run's C"),
+        ("vector 3 crc", "vector 3 crc 00000000\nvector 3 crc", "1 of 4 vectors differ: 3 .*00000000 and "),
+    ],
+)
+def test_what_main_says_itself_is_heard(old: str, new: str, said: str, board: tuple[Path, str], tmp_path: Path) -> None:
+    program, printed = board
+    assert old in printed
+    with pytest.raises(AgreementError, match=said):
+        check_device(log(tmp_path, printed.replace(old, new)), program)
+
+
 def test_what_is_no_log_is_refused(board: tuple[Path, str], tmp_path: Path) -> None:
     program, _ = board
     with pytest.raises(DataError, match="no line 'network"):

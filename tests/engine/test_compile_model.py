@@ -35,7 +35,7 @@ def test_a_foreign_network_runs_in_every_way_on_the_device_s_core(tmp_path: Path
     found = compiled(tmp_path, foreign(), windows())
     assert found.executions == ("ONNX Runtime", "interpreter", "simulator", "host C", "emulated core")
     assert found.agree is not None and found.agree >= 0.95 and found.error < 0.06
-    assert found.npu_share == 1.0 and found.windows == 96
+    assert found.npu_share == 1.0 and (found.calibrated, found.windows) == (64, 32)
     assert found.measured["emulated core"]["instructions"] > 1000
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"best_model.onnx", "report.json", "program"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -80,6 +80,21 @@ def test_outputs_may_be_real_numbers_and_options_are_the_device_s(tmp_path: Path
     assert found.error < 0.06
     program = tmp_path / "out" / "program"
     assert "windows(" in (program / "model.c").read_text() and "float y[4]" in (program / "model.h").read_text()
+
+
+def test_scales_come_from_a_sample_of_all_windows_and_others_are_tested(tmp_path: Path) -> None:
+    """Quiet windows first: the first ones alone would clip all the others."""
+    data = windows(900)
+    data[:600] *= 0.02
+    found = compiled(tmp_path, foreign(), data, "host")
+    assert (found.calibrated, found.windows) == (512, 256)
+    assert found.error < 0.06
+
+
+def test_too_few_windows_to_keep_some_apart_are_said(tmp_path: Path) -> None:
+    found = compiled(tmp_path, foreign(), windows(12), "host")
+    assert found.windows == found.calibrated == 12
+    assert any("12 windows are too few to keep some apart" in one for one in found.warnings)
 
 
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:

@@ -63,6 +63,45 @@ def test_the_gradient_of_another_loss_is_left_alone() -> None:
     assert outputs.grad is not None and torch.equal(outputs.grad, plain.grad)
 
 
+def gradient_of(loss: Any, outputs: Tensor) -> Tensor:
+    """What a loss of the outputs sends back."""
+    given = outputs.clone().requires_grad_()
+    loss(given).backward()
+    assert given.grad is not None
+    return given.grad
+
+
+OTHERS = {
+    "smoothed labels": lambda z: cross_entropy(z, answers(logits(2)), label_smoothing=0.1),
+    "margins": lambda z: nn.functional.multi_margin_loss(z, answers(logits(2))),
+    "a centred square": lambda z: ((z - z.mean(1, keepdim=True)) ** 2).mean(),
+    "another teacher": lambda z: kl_div(log_softmax(z, 1), torch.softmax(logits(5), 1), reduction="batchmean"),
+    "some of the outputs": lambda z: cross_entropy(z[:, :3], answers(logits(2)).clamp_max(2)),
+    "one against the rest": lambda z: nn.functional.binary_cross_entropy_with_logits(z, (logits(2) > 0).float()),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_gradients_of_other_losses_are_left_alone_to_the_bit(name: str) -> None:
+    outputs = logits(1)
+    gradient = gradient_of(OTHERS[name], outputs)
+    assert torch.equal(shared(gradient, outputs, logits(2), Lessons(0.7, 3.0)), gradient)
+
+
+def test_windows_that_the_loss_ignores_stay_ignored_and_a_class_s_weight_is_the_lesson_s() -> None:
+    outputs, taught, labels = logits(1), logits(2), answers(logits(2))
+    labels[::2] = -100
+    weight = torch.tensor([1.0, 5.0, 0.2, 1.0])
+    gradient = gradient_of(lambda z: cross_entropy(z, labels, weight, reduction="sum"), outputs)
+    lessons = Lessons(0.7, 3.0)
+    found = shared(gradient, outputs, taught, lessons)
+    assert torch.equal(found[::2], gradient[::2]) and not found[::2].any()
+    lesson = 3 * (torch.softmax(outputs / 3, 1) - torch.softmax(taught / 3, 1))
+    wanted = 0.3 * gradient[1::2] + 0.7 * weight[labels[1::2], None] * lesson[1::2]
+    assert torch.allclose(found[1::2], wanted, rtol=1e-3, atol=1e-6)
+    assert lessons.taught_right == float((taught[1::2].argmax(1) == labels[1::2]).float().mean())
+
+
 def test_nothing_is_learned_from_a_network_that_is_right_less_often() -> None:
     outputs, taught = logits(1), logits(2)
     gradient = (torch.softmax(outputs, 1) - nn.functional.one_hot(outputs.argmax(1), 4)) / len(outputs)

@@ -138,6 +138,51 @@ def test_windows_that_come_again_begin_another_epoch() -> None:
         model.convert()
 
 
+@pytest.mark.parametrize("passes", [2, 3])
+def test_a_batch_that_is_fed_several_times_is_no_epoch(passes: int) -> None:
+    """A closure, or a step in two passes."""
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=4).train()
+    optimizer, ended = sgd(model), []
+    for _ in range(4):
+        for start in range(0, len(FEATURES), BATCH):
+            for _ in range(passes):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(
+                    model(FEATURES[start : start + BATCH]), LABELS[start : start + BATCH]
+                ).backward()
+            optimizer.step()
+        ended.append(model.epochs.done)
+    assert ended == [0, 2, 3, 4] and model.epochs.per_epoch == passes * BATCHES
+
+
+def test_windows_one_by_one_begin_an_epoch_when_many_come_again() -> None:
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=4).train()
+    for at in (*range(40), 0, 0, 1, *range(40, 80)):  # a few come twice
+        model(FEATURES[at : at + 1])
+    assert model.epochs.per_epoch is None
+    for at in range(40):
+        model(FEATURES[at : at + 1])
+    assert model.epochs.per_epoch == 83
+
+
+@pytest.mark.parametrize("when", ["in the first epoch", "later"])
+def test_epochs_go_on_being_counted_where_a_state_is_taken_up(when: str) -> None:
+    model = TINPUTinyMLQATFxModule(network(), total_epochs=6).train()
+    optimizer = sgd(model)
+    if when == "later":
+        epoch(model, optimizer)
+        epoch(model, optimizer)
+    for start in range(0, 3 * BATCH, BATCH):
+        nn.functional.cross_entropy(model(FEATURES[start : start + BATCH]), LABELS[start : start + BATCH]).backward()
+    other = TINPUTinyMLQATFxModule(network(), total_epochs=6)
+    other.load_state_dict(torch.load(saved(model), weights_only=True))
+    train(other, 6)
+    assert other.epochs.per_epoch == BATCHES and other.norms_frozen
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.convert()
+
+
 def test_a_few_windows_that_are_alike_begin_none() -> None:
     model = TINPUTinyMLQATFxModule(network(), total_epochs=4).train()
     optimizer = sgd(model)

@@ -10,6 +10,7 @@ from flowlab.compiler.fast_c.task import Task, signed
 from flowlab.compiler.fast_c.windows import HALF
 from flowlab.compiler.lower import macs
 
+MOST_WIDE = 512  # words of two windows side by side, which lie on the stack
 QUAD = 4  # numbers of 8 bits in a word
 SMALL = 50  # the part of a network's products for which three more instructions an output are not paid by the others
 
@@ -21,7 +22,8 @@ def takes(task: Task) -> bool:
     narrow = layer.multiplier.min() >= 0 and layer.multiplier.max() <= 255 and layer.shift.min() >= 0
     _, products = largest_sums(layer, source.tensor(layer.inputs[0]), source.given(layer))
     sizes = (*window.steps, *window.made, window.outputs, window.rows, window.line, *window.runs[0], window.length)
-    fits = max(abs(one) for one in sizes) < HALF and products < 1 << 31
+    gathered = 4 * window.weight.shape[1] * -(-window.length // QUAD)
+    fits = gathered <= MOST_WIDE and max(abs(one) for one in sizes) < HALF and products < 1 << 31
     everything = sum(macs(source.container, one) for one in source.container.layers)
     clip = layer.low == 0 or (layer.low == -128 and macs(source.container, layer) * SMALL > everything)
     return bool(window.groups == 1 and window.runs[1][0] == 1 and narrow and fits and clip)

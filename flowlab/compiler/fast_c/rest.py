@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from flowlab.compiler.emit_c import float_literal, output_fields
@@ -112,9 +110,7 @@ def concat(source: Source, number: int, layer: Layer, title: str) -> None:
     made, kind = source.frame(layer.output), source.type_of(layer.output)
     lines = []
     for name, frame, first in (("left", left, 0), ("right", right, left.channels)):
-        to = index(Frame(1, made.channels, made.height, made.width, made.padding))
-        if frame.channels == 1:
-            to = index(Frame(made.bytes, 1, made.height, made.width)) if made.channels == 1 else _without_channel(made)
+        to = _without_channel(made) if frame.channels == 1 else index(made)
         lines += loops(over(frame), [f"out[{to} + {first}] = ({kind}){name}[{index(frame)}];"])
     source.function(number, layer, lines, title)
 
@@ -205,4 +201,3 @@ EMITTERS = {
     "flatten": rename,
     "reshape": rename,
 }
-__all__: Sequence[str] = ("EMITTERS", "load_input", "outputs")

@@ -92,6 +92,6 @@ def safe_length(weight: NDArray[np.int64], given: tuple[int, int]) -> int:
         starts = np.arange(0, weight.shape[2], length)
         top = np.add.reduceat(most, starts, axis=2).max()
         bottom = np.add.reduceat(least, starts, axis=2).min()
-        if top < HALF and bottom >= -HALF:
+        if top < HALF and bottom > -HALF:  # both sums at -2^15 would leave the 32 bits that hold them
             return length
     return 0
