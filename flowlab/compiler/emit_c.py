@@ -21,6 +21,11 @@ from flowlab.compiler.lower import index_bytes
 from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Tensor, pack_stream
 from flowlab.errors import ProgramError
 
+RESERVED = {  # what no field of C can be called
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
+    "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof",
+    "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while",
+}  # fmt: skip
 LINE = 116  # characters of a line of numbers
 NO_TRACE = """\
 #ifndef FLOWLAB_TRACE
@@ -95,7 +100,7 @@ static int_least32_t floor_shift_wide(int_least64_t value, int shift)
 def identifier(name: str) -> str:
     """A name as a C identifier."""
     plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-    return f"_{plain}" if not plain or plain[0].isdigit() else plain
+    return f"_{plain}" if not plain or plain[0].isdigit() or plain in RESERVED else plain
 
 
 def text_literal(name: str) -> str:

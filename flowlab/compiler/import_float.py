@@ -242,6 +242,8 @@ class _Importer:
             float(self.model.constant(proto, at).reshape(())) if at < len(proto.input) and proto.input[at] else default
             for at, default in ((1, -math.inf), (2, math.inf))
         )
+        if not limits[0] <= limits[1]:
+            raise _error(proto, f"clips to {limits[0]} .. {limits[1]}")
         if limits[1] >= float(np.finfo(np.float32).max):
             limits = (limits[0], math.inf)
         function = _CLIPS.get((limits[0], limits[1]))

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from flowlab.compiler.onnx_model import node_name
 from flowlab.errors import GraphError
 
 SERIES = 3  # axes of a series, the window's included
 LENGTH = 2  # the axis along which it runs
 WINDOWED = ("Conv", "MaxPool", "AveragePool")
 TAKES_AXES = ("ReduceMean", "Squeeze")
+HAS_AXIS = ("Concat", "Flatten")
 REFUSED = ("Transpose", "LSTM", "GRU", "RNN", "ConvTranspose")
 
 
@@ -26,42 +28,48 @@ def is_series(proto: Any) -> bool:
     return len(inputs) == 1 and len(inputs[0].type.tensor_type.shape.dim) == SERIES
 
 
-def as_pictures(model: bytes) -> bytes:
-    """The same network with a last axis of one place; a model of anything else comes back as it is.
+def as_pictures(proto: Any) -> None:
+    """Give a network of series, in place, a last axis of one place; one of anything else stays as it is.
+
+    Its constants are initializers.
 
     Raises:
         GraphError: naming an operation that has no such form.
     """
-    import onnx
-
-    proto = onnx.load_model_from_string(model)
     if not is_series(proto):
-        return model
+        return
     constants = {one.name: one for one in proto.graph.initializer}
-    for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
+    for value in (*proto.graph.input, *proto.graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.name not in constants and len(dims) == SERIES:
             dims.add().dim_value = 1
     for node in proto.graph.node:
         if node.op_type in REFUSED:
             raise GraphError(
-                f"ONNX node '{node.name or node.output[0]}' ({node.op_type}): in a network of series this cannot be "
-                "imported. Give the network as one of pictures of width 1, or use flowlab's own models"
+                f"ONNX node '{node_name(node)}' ({node.op_type}): in a network of series this cannot be imported. "
+                "Give the network as one of pictures of width 1, or use flowlab's own models"
             )
         if node.op_type in WINDOWED:
             _widen(node, constants)
         elif node.op_type in TAKES_AXES:
             _both_axes(node, constants)
+        elif node.op_type in HAS_AXIS:
+            _from_the_front(node)
     del proto.graph.value_info[:]
-    widened: bytes = proto.SerializeToString()
-    return widened
+
+
+def _from_the_front(node: Any) -> None:
+    """An axis that is counted from the end, counted from the front, where one more axis changes nothing."""
+    for one in node.attribute:
+        if one.name == "axis" and one.i < 0:
+            one.i += SERIES
 
 
 def _widen(node: Any, constants: dict[str, Any]) -> None:
     """A kernel along the length: one column wide."""
     from onnx import helper, numpy_helper
 
-    if node.op_type == "Conv" and node.input[1] in constants:
+    if node.op_type == "Conv" and len(node.input) > 1 and node.input[1] in constants:
         weight = constants[node.input[1]]
         values = numpy_helper.to_array(weight)
         if values.ndim == SERIES:

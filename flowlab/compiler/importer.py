@@ -52,7 +52,7 @@ def _import(data: bytes) -> Graph:
 def _json(model: OnnxModel, key: str) -> Mapping[str, Any]:
     try:
         found = json.loads(model.metadata.get(key, "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise GraphError(f"ONNX file: metadata '{key}' is no JSON object")

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 MOST_MODEL, MOST_WINDOWS = 1 << 28, 1 << 30  # bytes that are read
 CALIBRATION, VECTORS, GOLDEN = 512, 256, 8  # windows that scales are chosen by, that are run, and that ship
 FEWEST, SEED = 48, 0  # windows below which none are kept apart; of the choice
-LOGITS = 2  # axes of an output, the window's included, behind which a softmax may be left out
 WIDTHS = (8, 4, 2)
 ACTIVATION_BITS = 8
 LAYERS = ("layer", "operation", "unit", "shape", "MACs", "weights", "reason and cure")
@@ -134,13 +133,14 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     if tested is windows:
         said.append(f"{asked.calibration}: {len(windows)} windows are too few to keep some apart: what is said of the "
                     "integers is said of the windows that chose their scales")  # fmt: skip
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=asked.out.parent, prefix=".flowlab-compile-") as folder:
+    near = next(one for one in asked.out.absolute().parents if one.is_dir())  # no empty folder stays behind
+    with tempfile.TemporaryDirectory(dir=near, prefix=".flowlab-compile-") as folder:
         found = _Work(asked, target, core, options, Path(folder).resolve(), say)
         done = replace(found.run(model, graph, integers, tested, (*said, *warned)), calibrated=len(windows))
         made = Path(folder) / "made"
         (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
         try:
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
             made.rename(asked.out)
         except OSError as error:
             raise ConfigError(f"--out {asked.out}: {error.strerror}") from None
@@ -251,16 +251,35 @@ def _float_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> 
     Raises:
         GraphError: with ONNX Runtime's words, where it does not run the file.
     """
+    import numpy as np
+
     from flowlab.stages import validate
 
     try:
-        session = validate.session_of(model)
-        ranks = [len(one.shape) for one in session.get_inputs()]
-        given = windows[..., 0] if ranks == [windows.ndim - 1] else windows
-        return validate.run_onnx(model, given, list(graph.outputs))
+        found = _in_batches(validate.session_of(model), windows, list(graph.outputs))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
+    for name, values in found.items():
+        if not np.isfinite(values).all():
+            raise GraphError(f"{path}: output '{name}' of the float network is NaN or infinite on its own inputs")
+    return found
+
+
+def _in_batches(session: Any, windows: Windows, names: list[str]) -> dict[str, Any]:
+    """Outputs of all windows, as many at once as the file takes: a batch may be fixed in it."""
+    import numpy as np
+
+    (given,) = session.get_inputs()
+    values = windows[..., 0] if len(given.shape) == windows.ndim - 1 else windows
+    batch = given.shape[0] if isinstance(given.shape[0], int) else VECTORS
+    parts: dict[str, list[Any]] = {name: [] for name in names}
+    for start in range(0, len(values), batch):
+        part = values[start : start + batch]
+        full = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+        for name, made in zip(names, session.run(names, {given.name: np.ascontiguousarray(full)}), strict=True):
+            parts[name].append(made[: len(part)])
+    return {name: np.concatenate(made) for name, made in parts.items()}
 
 
 def _apart(windows: Windows) -> tuple[Windows, Windows]:
@@ -356,112 +375,78 @@ def _against(floats: Mapping[str, Any], integers: Graph, runtime: Mapping[str, A
 
 def _bytes(path: Path, most: int, what: str) -> bytes:
     try:
-        if path.stat().st_size > most:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+        if len(data) > most:
             raise DataError(f"{path}: larger than {most >> 20} MB; that is no network for a microcontroller")
-        return path.read_bytes()
+        return data
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}. Give {what}") from None
 
 
-def _float_graph(path: Path, model: bytes) -> tuple[Graph, bytes, list[str]]:
-    """The file as a float graph of one input, and the file's bytes.
+def _float_graph(path: Path, data: bytes) -> tuple[Graph, bytes, list[str]]:
+    """The file as a float graph of one input, the bytes that it is for ONNX Runtime, and what was changed."""
+    from flowlab.compiler.import_foreign import import_foreign
 
-    A softmax at its end is left out of both, which changes no largest output; a network of series, (window, channel,
-    length), is one of pictures of width 1 in the graph.
-    """
-    import numpy as np
-
-    from flowlab.compiler.import_series import as_pictures
-    from flowlab.compiler.importer import import_onnx
-    from flowlab.compiler.ir import is_float
-
-    model, said = _without_softmax(model)
     try:
-        graph = import_onnx(as_pictures(model) if _readable(model) else model)
+        found = import_foreign(data)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
-    if not is_float(graph):
-        raise GraphError(f"{path}: is a network of integers already; give the float network that it was made of")
-    for node in graph.nodes:
-        for key, values in node.constants.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise GraphError(f"{path}: node '{node.name}' ({node.op}): its {key} holds NaN or infinite numbers")
-    if len(graph.inputs) != 1:
-        names = ", ".join(one.name for one in graph.inputs)
-        raise GraphError(f"{path}: has the inputs {names}; a network with one can be compiled")
-    return graph, model, [f"{path}: {one}" for one in said]
-
-
-def _only_array(path: Path, archive: Any) -> Any:
-    """What a ``.npz`` holds, where that is one array."""
-    with archive:
-        if len(archive.files) != 1:
-            raise DataError(f"{path}: holds {', '.join(archive.files) or 'nothing'}; one array is expected")
-        return archive[archive.files[0]]
-
-
-def _readable(model: bytes) -> bool:
-    """Whether it is an ONNX file at all; the importer says what is wrong where it is none."""
-    import onnx
-
-    try:
-        onnx.load_model_from_string(model)
-    except Exception:  # noqa: BLE001 - protobuf's own kinds
-        return False
-    return True
-
-
-def _without_softmax(model: bytes) -> tuple[bytes, list[str]]:
-    """The file without a Softmax or LogSoftmax that makes an output."""
-    import onnx
-
-    if not _readable(model):
-        return model, []
-    proto = onnx.load_model_from_string(model)
-    said = []
-    outputs = {one.name: one for one in proto.graph.output}
-    for node in list(proto.graph.node):
-        ends = len(node.output) == 1 and node.output[0] in outputs and len(node.input) == 1
-        others = [one for one in proto.graph.node if one is not node]
-        ends = ends and not any(node.output[0] in one.input for one in others) and node.input[0] not in outputs
-        axis = next((one.i for one in node.attribute if one.name == "axis"), -1)
-        rank = len(outputs[node.output[0]].type.tensor_type.shape.dim) if ends else 0
-        ends = ends and rank == LOGITS and axis in (1, -1)
-        if node.op_type in ("Softmax", "LogSoftmax") and ends:
-            outputs[node.output[0]].name = node.input[0]
-            proto.graph.node.remove(node)
-            said.append(f"ends in {node.op_type}, which is left out: the program gives what stands before it")
-    return (proto.SerializeToString(), said) if said else (model, [])
+    return found.graph, found.model, [f"{path}: {one}" for one in found.said]
 
 
 def _windows(path: Path, graph: Graph) -> Windows:
     """Inputs of the network, float32 (window, ...), from a ``.npy`` file or the only array of a ``.npz``.
 
+    Axes of one place may be left out or be more; all others must be the network's, in its order.
+
     Raises:
         DataError: naming the file and what it should hold.
     """
-    from zipfile import BadZipFile
-
     import numpy as np
 
     shape = graph.inputs[0].type.shape
     wanted = f"float32 of shape (windows, {', '.join(map(str, shape))})"
     try:
-        if path.stat().st_size > MOST_WINDOWS:
-            raise DataError(f"{path}: larger than {MOST_WINDOWS >> 20} MB; a few hundred windows are enough")
-        with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            found = found if isinstance(found, np.ndarray) else _only_array(path, found)
-    except OSError as error:
-        reason = error.strerror or "is no .npy or .npz file"
+        found = _array(path)
+    except (DataError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: {reason}. Give {wanted} as a .npy file") from None
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path}: {error}. Give {wanted} as a .npy file") from None
-    if found.dtype.kind not in "fiu" or found.ndim < 2 or int(np.prod(found.shape[1:])) != int(np.prod(shape)):
+    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib have many kinds, all of them about the file
+        first = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(f"{path}: {first}. Give {wanted} as a .npy file") from None
+    axes = [[size for size in one if size != 1] for one in (found.shape[1:], shape)]
+    if found.dtype.kind not in "fiu" or found.ndim < 1 or axes[0] != axes[1]:
         raise DataError(f"{path}: {found.dtype} of shape {found.shape}. Give {wanted}")
     if len(found) == 0:
         raise DataError(f"{path}: holds no window. Give a few hundred of the network's own inputs")
-    values: Windows = found.reshape(len(found), *shape).astype(np.float32)
+    with np.errstate(over="ignore"):
+        values: Windows = np.array(found).reshape(len(found), *shape).astype(np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{path}: window {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinite numbers")
+    return values
+
+
+def _array(path: Path) -> Any:
+    """The array, whose bytes are there before memory is asked for them; nothing that is pickled is read."""
+    import zipfile
+
+    import numpy as np
+
+    if not path.is_file() or path.stat().st_size > MOST_WINDOWS:
+        if path.is_file():
+            raise DataError(f"larger than {MOST_WINDOWS >> 20} MB, where a few hundred windows are enough")
+        path.open("rb").close()
+        raise DataError("is no file")
+    if not zipfile.is_zipfile(path):
+        return np.lib.format.open_memmap(path, mode="r")
+    with zipfile.ZipFile(path) as archive:
+        if sum(one.file_size for one in archive.infolist()) > MOST_WINDOWS:
+            raise DataError(f"unpacks to more than {MOST_WINDOWS >> 20} MB")
+    with np.load(path, allow_pickle=False) as members:
+        if len(members.files) != 1:
+            raise DataError(f"holds {', '.join(members.files) or 'nothing'}, and one array is expected")
+        values = members[members.files[0]]
+    if not isinstance(values, np.ndarray):
+        raise DataError("holds no array")
     return values

@@ -41,10 +41,10 @@ def first_bad_layer(network: FakeQuantized, features: NDArray[np.float32], limit
     worst = max(found[value] for value in network.plan.outputs.values())
     if worst <= limit:
         return ""
-    name = next(name for name, error in found.items() if error > limit)
+    name = next((name for name, error in found.items() if not error <= limit), "the output")  # NaN is beyond it too
     return (
-        f"{name}: THE QUANTIZED NETWORK IS FAR FROM THE FLOAT ONE: error {found[name]:.0%} of this layer's values, "
-        f"{worst:.0%} of the output's"
+        f"{name}: THE QUANTIZED NETWORK IS FAR FROM THE FLOAT ONE: error {found.get(name, worst):.0%} of this layer's "
+        f"values, {worst:.0%} of the output's"
     )
 
 

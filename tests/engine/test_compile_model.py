@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from networks.foreign_onnx import CLASSES, foreign, windows
 from onnx import TensorProto, helper
 
@@ -106,6 +110,44 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
+def from_torch(module: torch.nn.Module, shape: tuple[int, ...], batch: int, opset: int) -> bytes:
+    """What torch's exporter writes by default: a fixed batch, names and constants of its own."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calls itself legacy
+        torch.onnx.export(module.eval(), (torch.randn(batch, *shape),), file, opset_version=opset, dynamo=False)
+    return file.getvalue()
+
+
+class Mean(torch.nn.Module):
+    """The average over a series, as scripts write it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(-1)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18])
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("series", [True, False])
+def test_what_torch_exports_runs(series: bool, batch: int, opset: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conv, norm, pool, size = (
+        (torch.nn.Conv1d, torch.nn.BatchNorm1d, torch.nn.MaxPool1d(3, 2, 1), lambda one: one)
+        if series
+        else (torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.MaxPool2d((3, 1), (2, 1), (1, 0)), lambda one: (one, 1))
+    )
+    end = Mean() if series else torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    network = torch.nn.Sequential(
+        conv(2, 8, size(5), size(2)), norm(8), torch.nn.ReLU6(), pool, conv(8, 16, size(3), groups=2), norm(16),
+        torch.nn.ReLU(), end, torch.nn.Linear(16, CLASSES), torch.nn.Softmax(1),
+    )  # fmt: skip
+    data = windows(120, series=series)
+    with torch.no_grad():
+        network.train()(torch.from_numpy(data))
+    found = compiled(tmp_path, from_torch(network, data.shape[1:], batch, opset), data, "MSPM0G3507")
+    assert found.error < 0.12 and found.agree is not None and found.agree >= 0.9
+
+
 # --- what cannot be -------------------------------------------------------------------------------
 
 
@@ -138,12 +180,123 @@ def test_windows_that_are_none_are_refused(data: Any, said: str, tmp_path: Path)
     refused(tmp_path, DataError, said, foreign(), data)
 
 
-def test_pickles_are_never_read(tmp_path: Path) -> None:
-    import io
+@pytest.mark.parametrize(
+    ("shape", "series"), [((60, 64, 2), True), ((60, 64, 2, 1), False), ((60, 128), False), ((60, 2, 8, 8), False)]
+)
+def test_windows_of_another_order_are_not_taken_for_the_network_s(
+    shape: tuple[int, ...], series: bool, tmp_path: Path
+) -> None:
+    data = np.ones(shape, np.float32)
+    refused(tmp_path, DataError, r"Give float32 of shape \(windows, 2, 64, 1\)", foreign(series=series), data)
 
+
+def header(text: str) -> bytes:
+    """A `.npy` file that is nothing but its header."""
+    padded = text.encode() + b" " * (118 - len(text) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+
+
+@pytest.mark.parametrize(
+    "shape", ["(1000000000000,)", "(1000000000,2,64,1)", f"({2**70},)", "(True,1,64)", "-" * 300, "(-4,2,64,1)"]
+)
+def test_headers_that_promise_what_is_not_there_ask_for_no_memory(shape: str, tmp_path: Path) -> None:
+    data = header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}")
+    refused(tmp_path, DataError, r"data\.npy: ", foreign(), data)
+
+
+def archive(name: str, data: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr(name, data)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.txt", b"text"), ("a.npy", b"no array"), ("a.npy", header("{'descr': '|O', 'shape': (1,)}")),
+     ("a.npy", bytes(1 << 20))],
+)  # fmt: skip
+def test_archives_that_hold_no_array_are_refused(name: str, data: bytes, tmp_path: Path) -> None:
+    refused(tmp_path, DataError, r"data\.npy: ", foreign(), archive(name, data))
+
+
+def changed(change: Any, **options: Any) -> bytes:
+    """A network's file with something changed in it."""
+    proto = onnx.load_model_from_string(foreign(**options))
+    change(proto)
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def outside(proto: Any) -> None:
+    weight = proto.graph.initializer[0]
+    weight.data_location = TensorProto.EXTERNAL
+    entry = weight.external_data.add()
+    entry.key, entry.value = "location", "../../../etc/passwd"
+    weight.ClearField("raw_data")
+
+
+def grown(proto: Any) -> None:
+    next(one for one in proto.graph.node[0].attribute if one.name == "pads").ints[0] = 4_000_000
+
+
+def hidden(proto: Any) -> None:
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            for at, name in enumerate(names):
+                names[at] = "r\n1" if name == "r1" else name
+
+
+def infinite(proto: Any) -> None:
+    for weight in proto.graph.initializer[:2]:
+        values = np.full(list(weight.dims), 3e37, np.float32)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+
+
+def crossed(proto: Any) -> None:
+    nodes = [helper.make_node("Clip", ["c1", "high", "low"], ["r1"])]
+    del proto.graph.node[1]
+    proto.graph.node.insert(1, nodes[0])
+    for name, value in (("high", 3.0), ("low", -1.0)):
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value).reshape(()), name))
+
+
+def bracketed(proto: Any) -> None:
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "flowlab.values", "[" * 200_000
+
+
+@pytest.mark.parametrize("series", [True, False])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (outside, "lies in another file"),
+        (grown, "numbers a window; a microcontroller holds at most"),
+        (hidden, r"holds what cannot be printed: rename the tensor"),
+        (infinite, "of the float network is NaN or infinite on its own inputs|accumulator|outlier|scale"),
+        (crossed, r"\(Clip\): clips to 3\.0 \.\. -1\.0"),
+        (bracketed, "metadata 'flowlab.values' is no JSON object"),
+    ],
+)
+def test_networks_that_are_hostile_or_meaningless_are_refused(
+    change: Any, said: str, series: bool, tmp_path: Path
+) -> None:
+    refused(tmp_path, FlowlabError, said, changed(change, series=series), windows(series=series))
+
+
+@pytest.mark.parametrize("name", ["int", "float", "a b", "9", "x" * 3000, "*/ evil", '"quoted"', "weiß"])
+def test_names_that_c_cannot_have_are_no_matter(name: str, tmp_path: Path) -> None:
+    def rename(proto: Any) -> None:
+        proto.graph.output[0].name = proto.graph.node[-1].output[0] = name
+
+    found = compiled(tmp_path, changed(rename), windows(), "host")
+    assert found.error < 0.06
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
     file = io.BytesIO()
     np.save(file, np.array([print], object), allow_pickle=True)
-    refused(tmp_path, DataError, "allow_pickle", foreign(), file.getvalue())
+    refused(tmp_path, DataError, "Python objects", foreign(), file.getvalue())
 
 
 @pytest.mark.parametrize("model", [b"", b"no model", b"\x08\x08"])
