@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,7 +224,13 @@ def _compile(arguments: argparse.Namespace) -> int:
         {key: json.loads(value) if value in ("true", "false") else value for key, value in options.items()},
         not arguments.real_outputs,
     )
-    found = compile_model(asked, load(), lambda text: None if arguments.json else _say(text, flush=True))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half made goes
+        signal.signal(number, signal.default_int_handler)
+    try:
+        found = compile_model(asked, load(), lambda text: None if arguments.json else _say(text, flush=True))
+    except KeyboardInterrupt:
+        _say("flowlab: stopped; nothing was written", file=sys.stderr)
+        return INTERRUPTED
     for warning in found.warnings:
         _say(f"warning: {warning}", file=sys.stderr)
     return _shown_as(arguments, found.to_json(), found.lines())

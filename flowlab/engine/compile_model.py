@@ -117,6 +117,8 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
         ProgramError: where it does not fit the device.
         AgreementError: where two executions differ.
     """
+    import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
+
     if asked.bits not in WIDTHS:
         raise OptionError(f"--bits {asked.bits}: weights have {', '.join(map(str, WIDTHS))} bits")
     if asked.out.exists():
