@@ -2,10 +2,11 @@
 
 The outputs pass through `Lesson` unchanged. On the way back, a window whose gradient is that of a cross entropy against
 one class, to rounding, gets a share of the gradient of the divergence from the float network's softened probabilities,
-at the scale that the loss gave this window (its reduction, a class's weight, the scaling of mixed precision). Every
-other window is left as it is: those of other losses, of smoothed labels, of a loss on some of the outputs, those that
-the loss ignores. So is every window once the float network is right less often than the one that is trained, as an
-untrained one soon is: there is nothing to be learned from it.
+at the scale that the loss gave this window (its reduction, a class's weight, the scaling of mixed precision); one that
+is answered so well that its gradient is rounding alone gets it at the scale that all others have. Every other window is
+left as it is: those of other losses, of smoothed labels, of a loss on some of the outputs, those that the loss ignores.
+So is every window once the float network is right less often than the one that is trained, as an untrained one soon is:
+there is nothing to be learned from it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 REMEMBERED = 0.98  # how much of what is known of both networks' right answers a batch leaves
 ROUNDING = 1e-3  # of a gradient's size: how far from a cross entropy's it may be
+ALIKE = 0.01  # of a scale: how far from it those of other windows may be, to be the same
 LEAST = 1e-30  # of a probability
 
 
@@ -80,6 +82,10 @@ def shared(gradient: Tensor, outputs: Tensor, taught: Tensor, lessons: Lessons) 
     known = (largest > 0) & (strange <= ROUNDING * largest)
     if not bool(known.any()):
         return gradient
+    common = scale[known].median()
+    if bool(((scale[known] - common).abs() <= ALIKE * common).all()):  # of a right answer only rounding may be left
+        settled = (largest > 0) & (largest <= ROUNDING * common)
+        scale, known = torch.where(settled, common, scale), known | settled
     lessons.seen(_right(taught, label, known), _right(outputs, label, known))
     if not lessons.useful:
         return gradient

@@ -50,6 +50,19 @@ def test_the_gradient_is_that_of_both_losses_at_the_users_scale(reduction: str, 
     assert torch.allclose(found, plain.grad, rtol=1e-4, atol=1e-5 * float(plain.grad.abs().max()))
 
 
+def test_windows_that_are_answered_well_are_taught_too() -> None:
+    """Their gradient is rounding alone, and says no scale."""
+    outputs, taught = logits(1), logits(2)
+    labels = answers(taught)
+    outputs[4:8] = 0
+    outputs[torch.arange(4, 8), labels[4:8]] = 14.0
+    gradient = gradient_of(lambda z: cross_entropy(z, labels), outputs)
+    assert 0 < float(gradient[4:8].abs().max()) < 1e-6
+    lesson = 3 * (torch.softmax(outputs / 3, 1) - torch.softmax(taught / 3, 1)) / len(outputs)
+    found = shared(gradient, outputs, taught, Lessons(0.7, 3.0))
+    assert torch.allclose(found, 0.3 * gradient + 0.7 * lesson, rtol=1e-3, atol=1e-7)
+
+
 def test_what_comes_out_is_what_went_in() -> None:
     outputs = logits(1)
     assert torch.equal(Lesson.apply(outputs, logits(2), Lessons(0.7, 3.0)), outputs)
