@@ -121,14 +121,14 @@ def test_the_known_answer_test_passes_and_sees_a_wrong_answer(compiler, skip_nor
     sources = [program[name] for name in ("main.c", "model.c", "test_vector.c")]
     build = [*compiler.command, *STRICT, *sources, "-o", tmp_path / "main", "-lm"]
     run_tool(build, timeout_s=60)
-    assert run_tool([tmp_path / "main"], timeout_s=10) == "pass: 3 of 3 vectors\n"
+    assert run_tool([tmp_path / "main"], timeout_s=10).splitlines()[-1] == "pass: 3 of 3 vectors"
     vectors = program["test_vector.c"].read_text()
     first, _, rest = vectors.partition("golden_output[3 * 2] = { ")
     value, _, tail = rest.partition(",")
     program["test_vector.c"].write_text(f"{first}golden_output[3 * 2] = {{ {int(value) + 1},{tail}")
     run_tool(build, timeout_s=60)
     wrong = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
-    assert (wrong.returncode, wrong.stdout) == (1, "fail: 2 of 3 vectors\n")
+    assert (wrong.returncode, wrong.stdout.splitlines()[-1]) == (1, "fail: 2 of 3 vectors")
 
 
 def test_features_beyond_the_range_are_clipped_and_nothing_overflows(compiler, tmp_path: Path) -> None:
