@@ -307,6 +307,7 @@ void device_start(void)
         "memory": dict(memory),
         "optimize": optimize,
         "kernels": kernels,
+        "port_at": PORT_AT,
         "features": container.tensors[container.first().inputs[0]].size,
         "outputs": [[name, tensor.dtype, list(tensor.shape)] for name, (_, tensor) in fields.items()],
         "layers": [layer.name for layer in container.traced()],

@@ -103,6 +103,7 @@ def build_and_run(
         "instructions": device["instructions"],
         "flash_at": cross_compiler.FLASH_AT,
         "ram_at": cross_compiler.RAM_AT,
+        "port_at": device["port_at"],
         **sizes,
         "features": device["features"],
         "results": sum(_size(shape) for _, _, shape in device["outputs"]),
@@ -139,7 +140,8 @@ def _outcome(device: Mapping[str, Any], result: Mapping[str, Any], compiler: str
         "kernels": device["kernels"],
         "instructions": max(result["instructions"]),
         "instructions_least": min(result["instructions"]),
-        "layers": dict(zip(device["layers"][-len(result["layers"]) :], result["layers"], strict=True)),
+        # the input step is traced too, and is no part of what runs where it is called by itself
+        "layers": dict(zip(reversed(device["layers"]), reversed(result["layers"]), strict=False)),
         "stack_bytes": result["stack"],
         "network_bytes": result["network"],
         **{f"{name}_bytes": size for name, size in result["sizes"].items()},

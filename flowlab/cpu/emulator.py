@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 PAGE = 0x1000
 WORD_BYTES = 4
 STACK_AT, OVERRUN, LEAST_STACK = 0x3000_0000, 1 << 24, 64
-LENT_AT, PORT_AT, RETURN_AT = 0x7000_0000, 0x7800_0000, 0x7900_0000
+LENT_AT, RETURN_AT = 0x7000_0000, 0x7900_0000
+MOST_ONE_BY_ONE = 5_000_000  # instructions: each takes the emulator a microsecond
 TRACE = 20  # instructions that a trace takes, about: nine stores of constants
 PORT_WORDS = 9  # pointer, bytes of a value, channels, rows, columns, and the three distances
 PATTERN = 0xA5  # what untouched RAM holds
@@ -113,7 +114,7 @@ class Machine:
         self.port: list[int] = []
         self.crcs: list[int] = []
         self.marks: list[int] = []  # instructions counted when each layer was done
-        self.uc.mmio_map(PORT_AT, PAGE, None, None, self._written, None)
+        self.uc.mmio_map(job["port_at"], PAGE, None, None, self._written, None)
         self.count = 0
         self.blocks: dict[int, int] = {}
         self.counting = False
@@ -185,6 +186,8 @@ class Machine:
             at = self.uc.reg_read(arm.UC_ARM_REG_PC)
             said = self.faults or f"{error}"
             raise EmulationError(f"{said} at {at:#x} ({self.image.where(at)})") from None
+        if self.faults:
+            raise EmulationError(self.faults)
         if self.uc.reg_read(arm.UC_ARM_REG_PC) & ~1 != RETURN_AT:
             raise EmulationError(f"{name} did not come back within {_longest_s():g} s")
 
@@ -296,10 +299,11 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     machine, crcs = Machine(traced, job), []
     for vector in vectors:
         machine.crcs = []
-        _one(machine, job, vector)
+        _prepare(machine, vector)
+        machine.call("device_run", LENT_AT)
         crcs.append(machine.crcs)
     return {
-        "layers": _by_layer(traced, job, vectors[0]) if vectors else [],
+        "layers": _by_layer(traced, job, vectors[0]) if counts and counts[0] <= MOST_ONE_BY_ONE else [],
         "words": words,
         "crcs": crcs,
         "instructions": counts,

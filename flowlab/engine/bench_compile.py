@@ -171,8 +171,8 @@ def _simulator(bench: Bench, catalogue: Catalogue, scratch: Path) -> str:
     from statistics import median
 
     from flowlab.compiler.export_onnx import export_onnx
-    from flowlab.engine.bench_onnx import session_of
     from flowlab.engine.bench_quantization import ROUNDS, timed
+    from flowlab.stages.validate import session_of
 
     asked = bench.plan.values["compile"][0]
     row = next(one for one in bench.plan.values["rows"] if one["label"] == asked["row"])
@@ -204,20 +204,14 @@ def _arena(header: Path) -> int:
 
 def _job(graph: Graph, features: Any, kernels: str, device: tuple[Target, Core], out: Path) -> LowerJob:
     """The graph placed for the device, with the interpreter's integers as golden vectors."""
-    import numpy as np
-
-    from flowlab.compiler import interpreter
     from flowlab.compiler.pipeline import apply_passes
     from flowlab.compiler.place import place
-    from flowlab.compiler.trace import layer_crcs
+    from flowlab.engine.compile_model import golden_of
+    from flowlab.stages.validate import interpret
 
     target, core = device
     placed = place(apply_passes(graph, target.passes()), target.rules(), target.unit_name).graph
-    values = interpreter.run(placed, features)
-    outputs = {name: values[value] for name, value in placed.outputs.items()}
-    first = next(node.name for node in placed.nodes if node.op == "quantize")
-    crcs = {name: found.tolist() for name, found in layer_crcs(placed, values).items()}
-    golden = Golden(features, values[first], outputs, crcs, np.zeros((len(features), 1, 1), np.float32))
+    golden = golden_of(placed, features, *interpret(placed, features))
     return LowerJob(placed, golden, True, core, None, (), "0" * 64, out, options=target.Options(kernels=kernels))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from flowlab.stages.validate import session_of
+
 FED_S = 0.2  # of feeding, in each round
 
 
@@ -25,16 +27,6 @@ def packed_bytes(graph: Any) -> int:
         if "weight" in node.constants
     )
     return -(-int(bits) // 8)
-
-
-def session_of(model: bytes) -> Any:
-    """A session on one thread."""
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
 
 
 def outputs_of(model: bytes, features: Any, batch: int = 256) -> Any:

@@ -183,7 +183,7 @@ class _Work:
         validate.compare("interpreter", values, runtime)
         floats = _float_outputs(self.asked.model, model, windows, graph)
         made = self.folder / "made"
-        golden = _golden(placement.graph, windows[:GOLDEN], runtime, crcs)
+        golden = golden_of(placement.graph, windows[:GOLDEN], runtime, crcs)
         spec = {"shape": list(windows.shape[1:]), "window": [], "options": {}}
         sha = hashlib.sha256(exported).hexdigest()
         job = LowerJob(placement.graph, golden, True, self.core, None, (), sha, made / "program", feature_spec=spec)
@@ -230,7 +230,7 @@ class _Work:
         return ran, tuple(not_run), measured
 
 
-def _golden(placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs: Mapping[str, Any]) -> Golden:
+def golden_of(placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs: Mapping[str, Any]) -> Golden:
     """Vectors that ship, with ONNX Runtime's outputs; there are no raw windows behind them."""
     import numpy as np
 
