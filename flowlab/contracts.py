@@ -161,7 +161,7 @@ class Model(Plugin):
         """An ``nn.Module`` for float32 (batch, channel, height, width) -> (batch, outputs), traceable by torch.fx."""
 
 
-Rounding = Literal["floor", "half_up", "single", "double"]  # single, double: TFLite's names
+Rounding = Literal["floor", "half_up", "single", "double", "nearest_even"]  # single, double: TFLite's names
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from flowlab.compiler.import_chains import import_chains, rounds
 from flowlab.compiler.import_float import import_float
 from flowlab.compiler.import_integer import import_integer
+from flowlab.compiler.import_quantized import import_quantized, is_quantized
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.onnx_model import OnnxModel, read_model
 from flowlab.compiler.verify import verify
@@ -41,6 +43,10 @@ def _import(data: bytes) -> Graph:
         raise GraphError(f"ONNX file: flowlab.format {model.metadata['flowlab.format']!r}; known: {FORMAT}")
     if any(isinstance(each, dict) and each.get("dtype") != "float32" for each in values.values()):
         graph = import_integer(model, values, _json(model, "flowlab.weight_bits"))
+    elif is_quantized(model):
+        graph = import_quantized(model)
+    elif rounds(model):
+        graph = import_chains(model)
     else:
         graph = import_float(model)
     texts = {str(key): str(value) for key, value in _json(model, "flowlab.graph").items()}

@@ -49,7 +49,8 @@ def run(
         raise GraphError(f"the interpreter runs graphs with one input; this one has {len(graph.inputs)}")
     (source,) = graph.inputs
     values = {source.name: _entry(features, source.type.shape, source.name)}
-    if source.type.dtype == "float32" and not any(node.op == "quantize" for node in graph.users(source.name)):
+    entered = ("quantize", "quantize_linear")
+    if source.type.dtype == "float32" and not any(node.op in entered for node in graph.users(source.name)):
         values[source.name] = values[source.name].astype(precision)
     for node in graph.nodes:
         inputs = (_wide(values[name], _offset(node, graph.type_of(name))) for name in node.inputs)
@@ -190,6 +191,22 @@ def _quantize(node: Node, x: Array) -> Array:
     return np.pad(clipped, [(0, 0), (0, node.type.shape[0] - read)] + [(0, 0)] * (x.ndim - 2))
 
 
+def _quantize_linear(node: Node, x: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is clipped; NaN is found below
+        levels = np.rint(x.astype(np.float32, copy=False) / np.float32(node.type.scale))
+    if np.isnan(levels).any():
+        raise GraphError(f"node '{node.name}': the features contain NaN or infinity, which has no integer")
+    return _levels(node, levels)
+
+
+def _levels(node: Node, levels: Array) -> Array:
+    """Whole float32 numbers as integers of the node's range."""
+    zero = node.type.zero_point
+    low, high = integer(node, "low") - zero, integer(node, "high") - zero
+    clipped: Array = np.clip(levels, np.float32(low), np.float32(high)).astype(np.int64) + zero
+    return clipped
+
+
 def _max_pool(node: Node, x: Array) -> Array:
     least = -math.inf if x.dtype.kind == "f" else np.iinfo(np.int64).min
     most: Array = _windows(node, _padded(node, x, least), integers(node, "kernel", 2)).max(axis=(4, 5))
@@ -234,6 +251,12 @@ def batch_norm_line(node: Node, dtype: Any) -> tuple[Array, Array]:
 
 def _add(node: Node, left: Array, right: Array) -> Array:
     return left + right
+
+
+def _add_float(node: Node, left: Array, right: Array) -> Array:
+    scales = (np.float32(_parameter(node, key, 1.0)) for key in ("left_scale", "right_scale"))
+    real = [each.astype(np.float32) * scale for each, scale in zip((left, right), scales, strict=True)]
+    return _levels(node, np.rint((real[0] + real[1]) / np.float32(node.type.scale)))
 
 
 def _multiply(node: Node, left: Array, right: Array) -> Array:
@@ -300,6 +323,7 @@ _RUN: Mapping[str, Callable[..., Array]] = {
     "requantize": _requantize,
     "requantize_float": _requantize_float,
     "quantize": _quantize,
+    "quantize_linear": _quantize_linear,
     "max_pool": _max_pool,
     "flatten": _flatten,
     "reshape": _reshape,
@@ -310,6 +334,7 @@ _RUN: Mapping[str, Callable[..., Array]] = {
     "table": _table,
     "batch_norm": _batch_norm,
     "add": _add,
+    "add_float": _add_float,
     "multiply": _multiply,
     "dequantize": _dequantize,
 }

@@ -133,6 +133,8 @@ _RANGES: dict[str, Callable[[Graph, Node, Mapping[str, Interval]], Interval]] = 
     "requantize": _clipped,
     "requantize_float": _clipped,
     "quantize": _clipped,
+    "quantize_linear": _clipped,
+    "add_float": _clipped,
     "max_pool": _kept,
     "flatten": _flattened,
     "reshape": _moved,

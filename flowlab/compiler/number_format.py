@@ -4,6 +4,10 @@
 of TFLite, with a multiplier of 31 bits: one rounding of the whole shift; or one after the upper 31 bits (half up,
 ``SaturatingRoundingDoublingHighMul``) and another after the rest (half away from zero, ``RoundingDivideByPOT``). In all
 of them the result is about ``acc * M / 2^R``, and a negative R shifts to the left.
+
+``nearest_even`` is that of ONNX Runtime's integer kernels and of ONNX's ``QuantizeLinear``: ``M / 2^R`` is a float32
+number (so M has at most 24 bits), its product with float32(acc) is rounded to float32, and that to the nearest
+integer, ties to the even one.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ GENERIC = NumberFormat(
 
 HIGH_BITS = 31  # of TFLite's doubling high multiply
 WORD = 2**31
+MANTISSA_BITS = 24  # of a float32
+ROUNDINGS: tuple[Rounding, ...] = ("floor", "half_up", "single", "double", "nearest_even")
 
 
 def scale_down(acc: IntArray, multiplier: IntArray, shift: IntArray, rounding: Rounding | str) -> IntArray:
@@ -57,15 +63,46 @@ def scale_down(acc: IntArray, multiplier: IntArray, shift: IntArray, rounding: R
 
     if rounding == "double":
         return _double(acc, multiplier, shift)
+    if rounding == "nearest_even":
+        return _nearest_even(acc, multiplier, shift)
     right = np.maximum(shift, 0)
     product = acc * multiplier
     if rounding in ("half_up", "single"):
         product = product + np.where(right > 0, np.int64(1) << np.maximum(right - 1, 0), 0)
     elif rounding != "floor":
-        raise GraphError(f"no rounding named '{rounding}'. Known: floor, half_up, single, double")
+        raise GraphError(f"no rounding named '{rounding}'. Known: {', '.join(ROUNDINGS)}")
     left = np.maximum(-shift, 0)
     shifted: IntArray = np.where(left > 0, np.clip(product, -WORD, WORD) << left, product >> right)
     return shifted
+
+
+def ratio_of(multiplier: IntArray, shift: IntArray) -> NDArray[np.float32]:
+    """``multiplier / 2^shift`` as the float32 number that it is for a multiplier of at most 24 bits."""
+    import numpy as np
+
+    return np.ldexp(np.asarray(multiplier, np.float32), -np.asarray(shift, np.int32)).astype(np.float32)
+
+
+def as_ratio(ratio: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Multiplier (odd, or 0) and shift of positive float32 numbers: the inverse of `ratio_of`."""
+    import numpy as np
+
+    fraction, exponent = np.frexp(np.asarray(ratio, np.float64))
+    multiplier = (fraction * 2**MANTISSA_BITS).astype(np.int64)
+    zeros = np.zeros_like(multiplier)
+    for _ in range(MANTISSA_BITS):
+        even = (multiplier % 2 == 0) & (multiplier != 0)
+        multiplier, zeros = np.where(even, multiplier // 2, multiplier), zeros + even
+    shift = np.where(multiplier == 0, 0, MANTISSA_BITS - exponent - zeros)
+    return multiplier.astype(np.int32), shift.astype(np.int32)
+
+
+def _nearest_even(acc: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:
+    import numpy as np
+
+    product = acc.astype(np.float32) * ratio_of(multiplier, shift)
+    rounded: IntArray = np.rint(np.clip(product, -WORD, WORD)).astype(np.int64)
+    return rounded
 
 
 def _double(acc: IntArray, multiplier: IntArray, shift: IntArray) -> IntArray:

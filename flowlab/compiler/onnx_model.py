@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from flowlab.errors import GraphError
 
@@ -19,6 +19,8 @@ MAX_BYTES = 256 << 20  # a network for a microcontroller is far smaller
 MAX_NODES = 20_000
 MAX_NUMBERS = 1 << 26  # of all initializers
 OPSETS = range(13, 24)  # from 13 on the forms read here are stable
+DOMAINS = ("", "ai.onnx", "com.microsoft")  # the last: ONNX Runtime's integer operations
+INPUT_TYPES = {TensorProto.FLOAT: "float32", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
 
 
 def read_model(data: bytes) -> OnnxModel:
@@ -65,7 +67,7 @@ def _check_limits(model: onnx.ModelProto) -> None:
     if numbers > MAX_NUMBERS:
         raise GraphError(f"ONNX file: {numbers} numbers in initializers; at most {MAX_NUMBERS} are read")
     for node in model.graph.node:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in DOMAINS:
             raise GraphError(f"ONNX node '{node_name(node)}': domain '{node.domain}' is not known here")
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
@@ -138,7 +140,18 @@ class OnnxModel:
 
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes without the batch, of the inputs that are no initializers."""
-        return {value.name: _shape(value) for value in self.proto.graph.input if value.name not in self.constants}
+        return {value.name: _shape(value) for value in self._entries()}
+
+    def input_dtypes(self) -> dict[str, str]:
+        """Types of the same inputs: float32, int8 or uint8. GraphError for another one."""
+        return {value.name: _dtype(value) for value in self._entries()}
+
+    def _entries(self) -> list[onnx.ValueInfoProto]:
+        return [value for value in self.proto.graph.input if value.name not in self.constants]
+
+    def outputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        """The file's outputs, in its order."""
+        return tuple(self.proto.graph.output)
 
     def constant(self, node: onnx.NodeProto, index: int) -> Array:
         """The numbers that a node reads as its input ``index``. GraphError where they are not constant."""
@@ -200,6 +213,15 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     dims = value.type.tensor_type.shape.dim
     if len(dims) < 2 or any(not dim.HasField("dim_value") or dim.dim_value < 1 for dim in dims[1:]):
         raise GraphError(f"ONNX input '{value.name}': only the first dimension, the batch, may be dynamic")
-    if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
-        raise GraphError(f"ONNX input '{value.name}': float32 is read, and this is another type")
     return tuple(int(dim.dim_value) for dim in dims[1:])
+
+
+def _dtype(value: onnx.ValueInfoProto) -> str:
+    code = value.type.tensor_type.elem_type
+    if code not in INPUT_TYPES:
+        raise GraphError(f"ONNX input '{value.name}': {', '.join(INPUT_TYPES.values())} are read, not {_type_name(code)}")
+    return INPUT_TYPES[code]
+
+
+def _type_name(code: int) -> str:
+    return str(TensorProto.DataType.Name(code)).lower() if code in TensorProto.DataType.values() else f"type {code}"

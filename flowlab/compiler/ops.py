@@ -31,7 +31,7 @@ _ROWS = (
        "int32 -> int8 or uint8, one bias (int32), multiplier (int32) and shift (int32) a channel: "
        "clip(floor((acc + bias) * multiplier / 2^shift) + zero_point, low, high) for rounding 'floor'; "
        "a negative shift is to the left. acc + bias fits int32 (verified); the product is exact, so it may need 64 "
-       "bits. Other roundings, and the bias behind the multiplication: `flowlab.compiler.number_format`."),
+       "bits. Other roundings (TFLite's two, ONNX Runtime's), and the bias behind the multiplication: `flowlab.compiler.number_format`."),
     Op("requantize_float", 1, ("ratio", "bias"), ("low", "high"),
        "int32 -> int8 or uint8 with a float bias, one ratio and bias (float32) a channel: "
        "clip(floor(float32(acc) * ratio + bias), low, high); product and sum are float32 operations in this order, each "
@@ -43,6 +43,9 @@ _ROWS = (
        "and clips before it converts, or saturates the floor to the integers that it has, of at least 48 bits (with 32 "
        "bits only where shift <= 24: there saturation cannot be seen). NaN is an error. There may be more channels "
        "than the input has (padding): those are 0 whatever the input."),
+    Op("quantize_linear", 1, (), ("low", "high"),
+       "float32 -> int8 or uint8 by the value's own scale and zero point: clip(rint(x / scale) + zero_point, low, high); "
+       "a float32 division, then the nearest integer, ties to the even one: ONNX's QuantizeLinear. NaN is an error."),
     Op("max_pool", 1, (), ("kernel", "stride", "padding"),
        "the largest of each window; padding never wins. kernel, stride (h, w), padding (top, left, bottom, right)."),
     Op("flatten", 1, (), (), "(channel, height, width) -> (feature,), C order."),
@@ -58,6 +61,10 @@ _ROWS = (
        "int8 or uint8 -> int8 or uint8: entries[x - least(dtype)], 256 entries; runs on the CPU."),
     Op("batch_norm", 1, ("weight", "bias", "mean", "variance"), ("epsilon",), "float only, inference form."),
     Op("add", 2, (), (), "elementwise. Integers: int8 or uint8 each, both of one scale, int32 out."),
+    Op("add_float", 2, (), ("left_scale", "right_scale", "low", "high"),
+       "int8 or uint8 each -> int8 or uint8, each of its own scale and zero point: clip(rint(((a - z_a) * left_scale + "
+       "(b - z_b) * right_scale) / scale) + z, low, high), every step a float32 operation in this order (never fused), "
+       "rint to the even one of two: what ONNX says of DequantizeLinear, Add, QuantizeLinear."),
     Op("multiply", 2, (), (),
        "elementwise; the second input may be (channel, 1, 1): one factor a channel. Integers: int8 or uint8 each, int32 "
        "out, whose scale is the product of the scales."),

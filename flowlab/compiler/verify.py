@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from flowlab.compiler.infer import dilation_of, infer_shape, integer
 from flowlab.compiler.intervals import INT32, LIMITS, intervals_of
 from flowlab.compiler.ir import DTYPES, Graph, Node, TensorType
+from flowlab.compiler.number_format import MANTISSA_BITS, ROUNDINGS
 from flowlab.compiler.ops import OPS
 from flowlab.errors import GraphError, unknown_name
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from flowlab.contracts import NumberFormat
 
 COMMON_ATTRIBUTES = ("unit", "layer", "channels", "in_channels")  # placement, and channels before padding
-ROUNDINGS = ("floor", "half_up", "single", "double")
 FUNCTION_ATTRIBUTES = ("alpha", "low", "high")  # parameters of an activation function
 FLOAT_BITS = 25  # of a signed integer that float32 holds, whatever it is
 MAX_RANK = 3
@@ -174,17 +174,28 @@ def _sum_law(node: Node, *inputs: TensorType) -> None:
         raise _error(node, "an integer layer has no bias of its own; it stands in the requantize behind it")
     if "weight" in node.constants:
         _need(node, "constant 'weight'", node.constants["weight"].dtype.name, ("int8",))
-        bits = integer(node, "weight_bits", 8)
-        most = 2 ** (bits - 1) - 1
-        found = int(abs(node.constants["weight"].astype("int64")).max(initial=0))
-        if bits not in (2, 4, 8) or found > most:
-            raise _error(node, f"a weight of {found} does not fit {bits} bits (2, 4 or 8; +-{most})")
+        _weights_law(node)
     if node.op == "multiply":
         scale = inputs[0].scale * inputs[1].scale
         if node.type.scale != scale:
             raise _error(node, f"has scale {node.type.scale!r}; the product of the scales is {scale!r}")
     elif len({(read.scale, read.zero_point) for read in inputs}) > 1:
         raise _error(node, f"adds integers of different scales: {', '.join(repr(read.scale) for read in inputs)}")
+
+
+def _weights_law(node: Node) -> None:
+    """Weights of 8, 4 or 2 bits, as many below 0 as above; those of 8 bits that other tools made have -128 too."""
+    bits = integer(node, "weight_bits", 8)
+    least, most = _ends(node.constants["weight"])
+    limit = 2 ** (bits - 1) - 1
+    if bits not in (2, 4, 8) or most > limit or least < -limit - (bits == 8):
+        found = most if most > limit else least
+        raise _error(node, f"a weight of {found} does not fit {bits} bits (2, 4 or 8; +-{limit})")
+
+
+def _ends(array: NDArray[np.generic]) -> tuple[int, int]:
+    whole = array.astype("int64")
+    return int(whole.min(initial=0)), int(whole.max(initial=0))
 
 
 def _sum_pool_law(node: Node, read: TensorType) -> None:
@@ -216,9 +227,36 @@ def _requantize_law(node: Node, read: TensorType) -> None:
     if not isinstance(node.attributes["bias_before_multiply"], bool):
         raise _error(node, "attribute 'bias_before_multiply' is no boolean")
     tflite = node.attributes["rounding"] in ("single", "double")
+    float_ = node.attributes["rounding"] == "nearest_even"
     _whole_numbers(node, "bias", *INT32)
-    _whole_numbers(node, "multiplier", 0, INT32[1])
-    _whole_numbers(node, "shift", *((0, 62) if tflite else (-31, 31)))
+    _whole_numbers(node, "multiplier", 0, 2**MANTISSA_BITS if float_ else INT32[1])
+    _whole_numbers(node, "shift", *((0, 62) if tflite else (-31, 149) if float_ else (-31, 31)))
+
+
+def _quantize_linear_law(node: Node, read: TensorType) -> None:
+    _need(node, "the input", read.dtype, ("float32",))
+    _own_scale_law(node)
+
+
+def _add_float_law(node: Node, *inputs: TensorType) -> None:
+    for read, key in zip(inputs, ("left_scale", "right_scale"), strict=True):
+        _need(node, "the input", read.dtype, ("int8", "uint8"))
+        if node.attributes[key] != read.scale:
+            raise _error(node, f"attribute '{key}' is {node.attributes[key]!r}; the input's scale is {read.scale!r}")
+        _float32_scale(node, read.scale)
+    _own_scale_law(node)
+
+
+def _own_scale_law(node: Node) -> None:
+    """Bytes whose scale takes part in the arithmetic: a number that float32 holds."""
+    _need(node, "the result", node.type.dtype, ("int8", "uint8"))
+    _limits_law(node)
+    _float32_scale(node, node.type.scale)
+
+
+def _float32_scale(node: Node, scale: float) -> None:
+    if not _is_float32(scale):
+        raise _error(node, f"reads or has the scale {scale!r}, which float32 does not hold exactly")
 
 
 def _requantize_float_law(node: Node, read: TensorType) -> None:
@@ -288,6 +326,8 @@ _DTYPE_LAWS: dict[str, Callable[..., None]] = {
     "requantize": _requantize_law,
     "requantize_float": _requantize_float_law,
     "quantize": _quantize_law,
+    "quantize_linear": _quantize_linear_law,
+    "add_float": _add_float_law,
     "max_pool": _same_law,
     "flatten": _same_law,
     "reshape": _same_law,
@@ -332,6 +372,8 @@ def _check_format(graph: Graph, format: NumberFormat) -> None:
             continue
         source = graph.node(node.inputs[0])
         bits = source.attributes.get("weight_bits")
+        if "weight" in source.constants and _ends(source.constants["weight"])[0] == -128:
+            raise _error(source, f"has the weight -128; number format '{format.name}' has +-127")
         if bits is not None and bits not in format.by_weight_bits:
             raise _error(node, f"number format '{format.name}' has no {bits}-bit weights")
         widths = [width for key, width in format.by_weight_bits.items() if bits in (None, key)]  # pools have no weights
