@@ -23,7 +23,8 @@ def value_ranges(container: Container) -> Mapping[int, Range]:
         if layer.entries is not None:
             ranges[layer.output] = int(layer.entries.min()), int(layer.entries.max())
         elif layer.op in ("max_pool", "concat", "take", *RENAMES):
-            ends = [ranges[at] for at in layer.inputs] + ([(0, 0)] if layer.op == "take" else [])
+            zero = container.tensors[layer.output].zero_point
+            ends = [ranges[at] for at in layer.inputs] + ([(zero, zero)] if layer.op == "take" else [])
             ranges[layer.output] = min(low for low, _ in ends), max(high for _, high in ends)
         else:
             ranges[layer.output] = layer.low, layer.high
@@ -31,6 +32,12 @@ def value_ranges(container: Container) -> Mapping[int, Range]:
             low, high = ranges[layer.output]
             ranges[layer.output] = min(low, 0), max(high, 0)
     return ranges
+
+
+def given_range(container: Container, layer: Layer, ranges: Mapping[int, Range]) -> Range:
+    """What a layer reads, less its zero point: the widest range over its inputs."""
+    zeros = {at: container.tensors[at].zero_point for at in layer.inputs}
+    return min(ranges[at][0] - zeros[at] for at in zeros), max(ranges[at][1] - zeros[at] for at in zeros)
 
 
 def largest_sums(layer: Layer, source: Tensor, given: Range) -> tuple[int, int]:
@@ -42,7 +49,7 @@ def largest_sums(layer: Layer, source: Tensor, given: Range) -> tuple[int, int]:
     Args:
         layer: one of `flowlab.compiler.program.REQUANTIZED`.
         source: what it reads.
-        given: the range of that, or of both that it adds.
+        given: the range of that, or of both that it adds, less their zero points (`given_range`).
     """
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
     low, high = min(given[0], 0), max(given[1], 0)
@@ -56,7 +63,7 @@ def largest_sums(layer: Layer, source: Tensor, given: Range) -> tuple[int, int]:
     else:
         fan_in = 2 if layer.op == "add" else source.size // source.shape[0]
         least, most = (np.full(layer.bias.size, fan_in * end, np.int64) for end in (low, high))
-    bias = layer.bias.astype(np.int64)
+    bias = np.zeros_like(layer.bias, np.int64) if layer.bias_last else layer.bias.astype(np.int64)
     biased = np.maximum(np.abs(least + bias), np.abs(most + bias)).astype(object)
     left = np.maximum(-layer.shift.astype(np.int64), 0).astype(object)
     factor = np.maximum(np.abs(layer.multiplier.astype(object)) * (1 << left), 1)

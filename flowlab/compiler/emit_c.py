@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from flowlab.compiler.bounds import largest_sums, value_ranges
+from flowlab.compiler.bounds import given_range, largest_sums, value_ranges
 from flowlab.compiler.lower import index_bytes
 from flowlab.compiler.program import OUTSIDE, REQUANTIZED, Container, Layer, Tensor, pack_stream
 from flowlab.errors import ProgramError
@@ -26,6 +26,7 @@ RESERVED = {  # what no field of C can be called
     "for", "goto", "if", "inline", "int", "long", "register", "restrict", "return", "short", "signed", "sizeof",
     "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while",
 }  # fmt: skip
+LEVELS = {"floor": "floor_shift_wide", "half_up": "half_up_shift", "nearest_even": "nearest_even"}
 LINE = 116  # characters of a line of numbers
 NO_TRACE = """\
 #ifndef FLOWLAB_TRACE
@@ -73,6 +74,69 @@ static int weight2(const uint_least8_t *packed, long at)
     return (((packed[at >> 2] >> ((at & 3) << 1)) & 3) ^ 2) - 2;
 }
 """,
+    "nearest_float": """\
+/* A float below 2^23 to the nearest whole number, of two the even one. */
+static long nearest_float(float value)
+{
+    const float whole = floor_float(value);
+    const float rest = value - whole;
+    const long level = (long)whole;
+    return rest > 0.5F || (rest == 0.5F && level % 2 != 0) ? level + 1 : level;
+}
+""",
+    "nearest_shift": """\
+/* value / 2^shift to the nearest whole number, of two the even one; value is not negative. */
+static int_least64_t nearest_shift(int_least64_t value, int shift)
+{
+    int_least64_t whole, rest, half;
+    if (shift <= 0) {
+        return value;
+    }
+    if (shift > 62) {
+        return 0;
+    }
+    whole = value >> shift;
+    rest = value - (whole << shift);
+    half = (int_least64_t)1 << (shift - 1);
+    return rest > half || (rest == half && whole % 2 != 0) ? whole + 1 : whole;
+}
+""",
+    "nearest_even": """\
+/* How far beyond the 24 bits of a float's fraction a value is; it is not negative. */
+static int beyond_float(int_least64_t value)
+{
+    int bits = 0;
+    while (value >> bits > 0) {
+        bits++;
+    }
+    return bits > 24 ? bits - 24 : 0;
+}
+
+/* float(sum) * (multiplier / 2^shift) as floats compute it, then the nearest whole number: the even one of two. */
+static int_least32_t nearest_even(int_least32_t sum, int_least32_t multiplier, int shift)
+{
+    int_least64_t value = sum < 0 ? -(int_least64_t)sum : sum;
+    int drop = beyond_float(value);
+    value = nearest_shift(value, drop) * multiplier;
+    shift -= drop;
+    drop = beyond_float(value);
+    value = nearest_shift(value, drop);
+    shift -= drop;
+    if (shift < 0) {
+        value = shift < -24 && value > 0 ? 65536 : value << (shift < -24 ? 0 : -shift);
+    }
+    value = nearest_shift(value, shift);
+    value = value > 65536 ? 65536 : value; /* what the clip behind it cuts off is cut here */
+    return (int_least32_t)(sum < 0 ? -value : value);
+}
+""",
+    "half_up_shift": """\
+/* floor(value / 2^shift + 1/2); what the clip behind it cuts off is cut here. */
+static int_least32_t half_up_shift(int_least64_t value, int shift)
+{
+    return floor_shift_wide(shift > 0 ? value + ((int_least64_t)1 << (shift - 1)) : value, shift);
+}
+""",
     "clip": """\
 static long clip(long value, long low, long high)
 {
@@ -94,6 +158,13 @@ static int_least32_t floor_shift_wide(int_least64_t value, int shift)
     return (int_least32_t)(shifted < -65536 ? -65536 : shifted > 65536 ? 65536 : shifted);
 }
 """,
+}
+
+
+_NEEDS = {
+    "nearest_float": ("floor_float",),
+    "nearest_even": ("nearest_shift",),
+    "half_up_shift": ("floor_shift_wide",),
 }
 
 
@@ -146,6 +217,8 @@ class _Source:
 
     def use(self, *names: str) -> None:
         self.helpers.update(names)
+        for name in names:
+            self.helpers.update(_NEEDS.get(name, ()))
 
     def is_input(self, tensor: Tensor) -> bool:
         """Whether a tensor is the quantized input (or it under another shape), which lies with the caller."""
@@ -163,6 +236,11 @@ class _Source:
             self.use("signed8")
             return f"signed8({element})"
         return element
+
+    def meaning(self, tensor: Tensor, array_: str, index: str) -> str:
+        """A value less its zero point."""
+        element = self.read(tensor, array_, index)
+        return f"({element} - {tensor.zero_point})" if tensor.zero_point else element
 
     def weight(self, number: int, layer: Layer, index: str) -> str:
         """The C expression for one weight; declares them, packed in the order (out, in, kernel_h, kernel_w)."""
@@ -353,6 +431,26 @@ void model_quantize_input(const float *features, int_least8_t *input)
 """)
 
 
+def _emit_quantize_linear(source: _Source, number: int, layer: Layer) -> None:
+    tensors = source.container.tensors
+    features, made = tensors[layer.inputs[0]], tensors[layer.output]
+    source.use("nearest_float")
+    zero = made.zero_point
+    low, high = layer.low - zero, layer.high - zero
+    source.functions.append(f"""\
+{title(source.container, layer)}
+void model_quantize_input(const float *features, int_least8_t *input)
+{{
+    for (long i = 0; i < {features.size}; i++) {{
+        float level = features[i] / {float_literal(made.scale)};
+        level = level > {low}.0F ? level < {high}.0F ? level : {high}.0F : {low}.0F;
+        input[i] = (int_least8_t)(nearest_float(level) + {zero});
+    }}
+    {_trace(made, layer, "input")}
+}}
+""")
+
+
 def _values(array_: NDArray[np.generic] | None) -> list[int]:
     assert array_ is not None
     return [int(value) for value in np.asarray(array_).ravel()]
@@ -360,11 +458,12 @@ def _values(array_: NDArray[np.generic] | None) -> list[int]:
 
 def _requantize(source: _Source, number: int, layer: Layer, channel: str) -> str:
     """The C expression that turns ``acc`` into the layer's output; declares its constants."""
-    ranges = [source.ranges[at] for at in layer.inputs]
-    given = min(low for low, _ in ranges), max(high for _, high in ranges)
+    given = given_range(source.container, layer, source.ranges)
     sums, products = largest_sums(layer, source.container.tensors[layer.inputs[0]], given)
     if sums >= 1 << 31 or products >= 1 << 62:
         raise ProgramError(f"layer '{layer.name}': accumulator up to {sums}, product up to {products}: too wide for C")
+    if not layer.plain or source.container.tensors[layer.output].zero_point:
+        return _requantize_otherwise(source, number, layer, channel)
     assert layer.multiplier is not None and layer.shift is not None
     left = np.maximum(-layer.shift.astype(np.int64), 0)
     multiplier = [m << s for m, s in zip(_values(layer.multiplier), left.tolist(), strict=True)]
@@ -381,6 +480,29 @@ def _requantize(source: _Source, number: int, layer: Layer, channel: str) -> str
     source.constants.append(array("uint_least8_t", f"shift_{number}", _values(shift)))
     call = f"floor_shift{'_wide' if wide else ''}({value}, shift_{number}[{channel}])"
     return f"clip({call}, {layer.low}, {layer.high})"
+
+
+def _requantize_otherwise(source: _Source, number: int, layer: Layer, channel: str) -> str:
+    """The same for other roundings, a bias behind the shift, and zero points."""
+    zero = source.container.tensors[layer.output].zero_point
+    assert layer.multiplier is not None and layer.shift is not None
+    constants = {"bias": layer.bias, "multiplier": layer.multiplier, "shift": layer.shift}
+    types = {"bias": "int_least32_t", "multiplier": "int_least32_t", "shift": "int_least8_t"}
+    for key, values in constants.items():
+        source.constants.append(array(types[key], f"{key}_{number}", _values(values)))
+    bias, multiplier, shift = (f"{key}_{number}[{channel}]" for key in constants)
+    value = "acc" if layer.bias_last else f"acc + {bias}"
+    source.use("clip", LEVELS[layer.rounding])
+    if layer.rounding == "nearest_even":
+        made = f"nearest_even({value}, {multiplier}, {shift})"
+    else:
+        product = f"((int_least64_t){value}) * {multiplier}"
+        if int(layer.shift.min()) < 0:
+            product = f"({product}) * ((int_least64_t)1 << ({shift} < 0 ? -{shift} : 0))"
+            shift = f"({shift} < 0 ? 0 : {shift})"
+        made = f"{LEVELS[layer.rounding]}({product}, {shift})"
+    after = f" + {bias}" if layer.bias_last else ""
+    return f"clip({made}{after}{f' + {zero}' if zero else ''}, {layer.low}, {layer.high})"
 
 
 def _function(source: _Source, number: int, layer: Layer, body: str) -> None:
@@ -407,7 +529,7 @@ def _emit_conv(source: _Source, number: int, layer: Layer) -> None:
         made, f"(o * {made.shape[1]} + y) * {made.shape[2]} + x", _requantize(source, number, layer, "o")
     )
     first = f"(o / {out // layer.groups} * {inner} + i)" if layer.groups > 1 else "i"
-    read = source.read(given, "in", f"({first} * {height} + iy) * {width} + ix")
+    read = source.meaning(given, "in", f"({first} * {height} + iy) * {width} + ix")
     _function(source, number, layer, f"""\
     for (long o = 0; o < {out}; o++) {{
         for (long y = 0; y < {made.shape[1]}; y++) {{
@@ -445,7 +567,7 @@ def _emit_linear(source: _Source, number: int, layer: Layer) -> None:
     for (long o = 0; o < {made.size}; o++) {{
         int_least32_t acc = 0;
         for (long i = 0; i < {given.size}; i++) {{
-            acc += {weight} * {source.read(given, "in", "i")};
+            acc += {weight} * {source.meaning(given, "in", "i")};
         }}
         {result}
     }}
@@ -461,7 +583,7 @@ def _emit_sum_pool(source: _Source, number: int, layer: Layer) -> None:
     for (long c = 0; c < {made.size}; c++) {{
         int_least32_t acc = 0;
         for (long i = c * {area}; i < (c + 1) * {area}; i++) {{
-            acc += {source.read(given, "in", "i")};
+            acc += {source.meaning(given, "in", "i")};
         }}
         {result}
     }}
@@ -473,7 +595,7 @@ def _emit_add(source: _Source, number: int, layer: Layer) -> None:
     left, right = (tensors[at] for at in layer.inputs)
     made = tensors[layer.output]
     area = made.size // made.shape[0]
-    reads = source.read(left, "left", "i"), source.read(right, "right", "i")
+    reads = source.meaning(left, "left", "i"), source.meaning(right, "right", "i")
     result = source.store(made, "i", _requantize(source, number, layer, "c"))
     _function(source, number, layer, f"""\
     for (long c = 0; c < {made.shape[0]}; c++) {{
@@ -490,7 +612,7 @@ def _emit_multiply(source: _Source, number: int, layer: Layer) -> None:
     left, right = (tensors[at] for at in layer.inputs)
     made = tensors[layer.output]
     area = made.size // made.shape[0]
-    reads = source.read(left, "left", "i"), source.read(right, "right", "i" if right.shape == left.shape else "c")
+    reads = source.meaning(left, "left", "i"), source.meaning(right, "right", "i" if right.shape == left.shape else "c")
     result = source.store(made, "i", _requantize(source, number, layer, "c"))
     _function(source, number, layer, f"""\
     for (long c = 0; c < {made.shape[0]}; c++) {{
@@ -498,6 +620,27 @@ def _emit_multiply(source: _Source, number: int, layer: Layer) -> None:
             const int_least32_t acc = (int_least32_t){reads[0]} * {reads[1]};
             {result}
         }}
+    }}
+""")  # fmt: skip
+
+
+def _emit_add_float(source: _Source, number: int, layer: Layer) -> None:
+    """Every step is a statement of its own, so that no compiler fuses two of them."""
+    tensors = source.container.tensors
+    left, right = (tensors[at] for at in layer.inputs)
+    made = tensors[layer.output]
+    source.use("clip", "nearest_float")
+    zero = made.zero_point
+    low, high = layer.low - zero, layer.high - zero
+    result = source.store(made, "i", f"clip(nearest_float(level) + {zero}, {layer.low}, {layer.high})")
+    _function(source, number, layer, f"""\
+    for (long i = 0; i < {made.size}; i++) {{
+        const float one = (float){source.meaning(left, "left", "i")} * {float_literal(left.scale)};
+        const float other = (float){source.meaning(right, "right", "i")} * {float_literal(right.scale)};
+        const float sum = one + other;
+        float level = sum / {float_literal(made.scale)};
+        level = level > {low}.0F ? level < {high}.0F ? level : {high}.0F : {low}.0F;
+        {result}
     }}
 """)  # fmt: skip
 
@@ -528,7 +671,7 @@ def _emit_take(source: _Source, number: int, layer: Layer) -> None:
     source.constants.append(array(type_, f"index_{number}", _values(layer.index)))
     read = source.read(given, "in", f"index_{number}[i]")
     if min(_values(layer.index)) < 0:
-        read = f"index_{number}[i] < 0 ? 0 : {read}"
+        read = f"index_{number}[i] < 0 ? {given.zero_point} : {read}"
     _function(source, number, layer, f"""\
     for (long i = 0; i < {made.size}; i++) {{
         const int value = {read};
@@ -592,7 +735,7 @@ def _emit_dequantize(source: _Source, number: int, layer: Layer) -> None:
     given = tensors[layer.inputs[0]]
     for field, tensor in output_fields(source.container).values():
         if tensor is tensors[layer.output]:
-            read = source.read(given, f"({source.pointer(given)})", "i")
+            read = source.meaning(given, f"({source.pointer(given)})", "i")
             source.calls += [
                 title(source.container, layer),
                 f"for (long i = 0; i < {given.size}; i++) {{",
@@ -614,6 +757,8 @@ def _copy_outputs(source: _Source) -> None:
 
 _EMITTERS = {
     "quantize": _emit_quantize,
+    "quantize_linear": _emit_quantize_linear,
+    "add_float": _emit_add_float,
     "conv": _emit_conv,
     "linear": _emit_linear,
     "sum_pool": _emit_sum_pool,

@@ -78,7 +78,8 @@ class Chain:
 
         def step(value: Array) -> Array:
             number = column.astype(value.dtype)
-            return value / number if divides else value * number
+            made: Array = value / number if divides else value * number
+            return made
 
         slope, offset = (
             tuple(one * factor for one, factor in zip(line, factors, strict=True)) for line in (self.slope, self.offset)

@@ -104,9 +104,15 @@ class _Importer:
         return name
 
     def _add(
-        self, name: str, op: str, inputs: Sequence[str], type_: TensorType,
-        attributes: Mapping[str, Attribute] | None = None, constants: Mapping[str, Array] | None = None,
-    ) -> str:  # fmt: skip
+        self,
+        name: str,
+        op: str,
+        inputs: Sequence[str],
+        type_: TensorType,
+        attributes: Mapping[str, Attribute] | None = None,
+        *,
+        constants: Mapping[str, Array] | None = None,
+    ) -> str:
         node = Node(name, op, tuple(inputs), type_, attributes or {}, constants or {})
         shape = infer_shape(node, tuple(self.types[read] for read in inputs))
         node = replace(node, type=replace(type_, shape=shape))
@@ -143,7 +149,7 @@ class _Importer:
         }  # fmt: skip
         constants = {"bias": made.bias, "multiplier": made.multiplier, "shift": made.shift}
         type_ = TensorType("uint8" if made.low >= 0 else "int8", ())
-        return self._add(name, "requantize", [found.source], type_, attributes, constants)
+        return self._add(name, "requantize", [found.source], type_, attributes, constants=constants)
 
     def _why_not(self, found: _Pending, least: Array, most: Array) -> str:
         ends = found.chain.at(np.stack([least, most], axis=1))
@@ -158,7 +164,7 @@ class _Importer:
             return "multiplies a sum by a number below 0"
         return (
             "no bias, multiplier of 31 bits and shift give what these floats give for every sum of "
-            f"{int(least.min())} .. {int(most.max())}. Divide by a power of two, and add whole numbers before multiplying"
+            f"{int(least.min())} .. {int(most.max())}. Divide by a power of two, and add whole numbers before that"
         )
 
     def _table(self, name: str, found: _Pending) -> str:
@@ -172,10 +178,12 @@ class _Importer:
         if not np.isfinite(levels).all() or (levels != np.floor(levels)).any():
             raise _error(found.last, "makes of bytes what are no whole numbers")
         low, high = int(levels.min()), int(levels.max())
-        dtype = "uint8" if low >= 0 and high > 127 or low >= 0 and source.dtype == "uint8" else "int8"
+        dtype = "uint8" if (low >= 0 and high > 127) or (low >= 0 and source.dtype == "uint8") else "int8"
         if low < LIMITS[dtype][0] or high > LIMITS[dtype][1]:
             raise _error(found.last, f"makes of bytes {low} .. {high}, which are none")
-        return self._add(name, "table", [found.source], TensorType(dtype, ()), {}, {"entries": levels.astype(dtype)})
+        return self._add(
+            name, "table", [found.source], TensorType(dtype, ()), constants={"entries": levels.astype(dtype)}
+        )
 
     def _quantized(self, name: str, found: _Pending) -> str:
         """The network's float input, by the one form that there is: add, multiply, floor, shift, floor, clip."""
@@ -191,7 +199,7 @@ class _Importer:
             raise _error(found.last, f"clips the input to {low:g} .. {high:g}; -128 .. 127 are known")
         arrays = {key: np.broadcast_to(value, (channels,)).copy() for key, value in constants.items()}
         limits: dict[str, Attribute] = {"low": int(low), "high": int(high)}
-        return self._add(name, "quantize", [found.source], TensorType("int8", ()), limits, arrays)
+        return self._add(name, "quantize", [found.source], TensorType("int8", ()), limits, constants=arrays)
 
     # --- elementwise ---------------------------------------------------------------------------------
 
@@ -244,8 +252,8 @@ class _Importer:
             if to not in CASTS:
                 raise _error(proto, "casts to what is neither a float nor an index")
             wide = np.float64 if to == DOUBLE else np.float32
-            starts = not chain.offset or not any(chain.offset) and not chain.rounding
-            return chain.then(lambda value: value.astype(wide), dtype=wide if starts and wide is np.float64 else chain.dtype)
+            first = not any(chain.offset) and not chain.rounding  # the sum itself
+            return chain.then(lambda value: value.astype(wide), dtype=wide if first else chain.dtype)
         return chain.clipped(*self._limits(proto, constant))
 
     def _limits(self, proto: Proto, constant: Array | None) -> tuple[float, float]:
@@ -314,7 +322,7 @@ class _Importer:
             raise _error(proto, f"its sums of up to {bound:,} are not exact in float32, so that their order counts")
         biased = len(proto.input) > 2 and bool(proto.input[2])
         name = f"{out}/sum" if biased else out
-        self._add(name, op, [source], TensorType("int32", ()), attributes, {"weight": integers})
+        self._add(name, op, [source], TensorType("int32", ()), attributes, constants={"weight": integers})
         if biased:
             bias = self.model.constant(proto, 2).ravel()
             if bias.size != integers.shape[0] or not np.isfinite(bias).all():
@@ -360,9 +368,9 @@ class _Importer:
         padded = any(attributes["padding"])  # type: ignore[arg-type]
         if found.get("ceil_mode", 0) or (padded and not found.get("count_include_pad", 0)):
             raise _error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
-        name = self._add(
-            f"{proto.output[0]}/sum", "conv", [source], TensorType("int32", ()), attributes, {"weight": ones}
-        )
+        constants = {"weight": ones}
+        sums = TensorType("int32", ())
+        name = self._add(f"{proto.output[0]}/sum", "conv", [source], sums, attributes, constants=constants)
         self.pending[proto.output[0]] = _Pending(name, Chain.start(channels, math.prod(kernel)), proto, (proto,))
 
     # --- moves ---------------------------------------------------------------------------------------
@@ -419,7 +427,7 @@ class _Importer:
         found = read_take(self.model, gather, reshape, lambda one: self.types[self._bytes(one.input[0], one)].shape)
         source = self._bytes(found.source, proto)
         made = replace(self.types[source], shape=found.shape)
-        self._add(proto.output[0], "take", [source], made, {}, {"index": found.index})
+        self._add(proto.output[0], "take", [source], made, constants={"index": found.index})
 
     def _pad(self, proto: Proto) -> None:
         """Part of a take."""

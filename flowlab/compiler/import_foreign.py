@@ -1,4 +1,4 @@
-"""A float ONNX file that another tool wrote, as a float graph: first what tools write differently is made alike.
+"""An ONNX file that another tool wrote, as a graph: first what tools write differently is made alike.
 
 Constant nodes become initializers, names for them lead to them, what nothing reads goes, a softmax at the end goes too
 (which changes no largest output), and a network of series becomes one of pictures of width 1.
@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from flowlab.compiler.import_quantized import is_quantized
 from flowlab.compiler.import_series import as_pictures
 from flowlab.compiler.importer import import_onnx
-from flowlab.compiler.ir import Graph, Node, is_float
+from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.onnx_model import read_model
 from flowlab.errors import GraphError
 
@@ -38,7 +39,7 @@ def import_foreign(data: bytes) -> Foreign:
 
     Raises:
         GraphError: naming the ONNX node, if the bytes are no model, pass a limit, or say what the IR cannot; for a
-            network of integers, of several inputs, of names or numbers that no program can hold, or far beyond what a
+            network of several inputs, of names or numbers that no program can hold, or far beyond what a
             microcontroller runs.
     """
     read_model(data)  # its limits, and the checker
@@ -47,7 +48,8 @@ def import_foreign(data: bytes) -> Foreign:
         _same_forms(proto)
         said = _without_softmax(proto)
         model: bytes = proto.SerializeToString()
-        as_pictures(proto)
+        if not is_quantized(read_model(model)):  # which reads series itself
+            as_pictures(proto)
         graph = import_onnx(proto.SerializeToString())
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         raise GraphError(f"ONNX file: malformed ({type(problem).__name__}: {str(problem).splitlines()[0]})") from None
@@ -104,8 +106,6 @@ def _without_softmax(proto: Any) -> list[str]:
 
 
 def _check(graph: Graph) -> None:
-    if not is_float(graph):
-        raise GraphError("is a network of integers already; give the float network that it was made of")
     if len(graph.inputs) != 1:
         names = ", ".join(one.name for one in graph.inputs)
         raise GraphError(f"has the inputs {names}; a network with one can be compiled")

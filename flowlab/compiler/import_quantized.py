@@ -209,6 +209,7 @@ class _Importer:
         inputs: Sequence[str],
         type_: TensorType,
         attributes: Mapping[str, Attribute] | None = None,
+        *,
         constants: Mapping[str, Array] | None = None,
     ) -> str:
         node = Node(name, op, tuple(inputs), type_, attributes or {}, constants or {})
@@ -362,8 +363,8 @@ class _Importer:
             "low": low, "high": high, "rounding": "nearest_even", "bias_before_multiply": True
         }  # fmt: skip
         if not sums.flat:
-            return self.add(out, "requantize", [sums.value], type_, attributes, constants)
-        made = self.add(f"{out}/pictures", "requantize", [sums.value], type_, attributes, constants)
+            return self.add(out, "requantize", [sums.value], type_, attributes, constants=constants)
+        made = self.add(f"{out}/pictures", "requantize", [sums.value], type_, attributes, constants=constants)
         return self.add(out, "flatten", [made], self.types[made])
 
     def _limits(self, type_: TensorType, clip: tuple[float, float]) -> Pair:
@@ -391,7 +392,7 @@ class _Importer:
             raise _error(proto, "quantizes what is no number")
         low, high = LIMITS[type_.dtype]
         entries = np.clip(levels.astype(np.float64) + type_.zero_point, low, high).astype(type_.dtype)
-        return self.add(out, "table", [value], type_, {}, {"entries": entries})
+        return self.add(out, "table", [value], type_, constants={"entries": entries})
 
     def _dequantize_linear(self, proto: Proto) -> None:
         name, out = proto.input[0], proto.output[0]
@@ -473,7 +474,7 @@ class _Importer:
     def _dequantized(self, proto: Proto, index: int) -> _Constant:
         name = proto.input[index]
         if name not in self.constants:
-            raise _error(proto, f"its weights ('{name}') are no quantized constants: put a DequantizeLinear before them")
+            raise _error(proto, f"its weights ('{name}') are no quantized constants: a DequantizeLinear makes them")
         return self.constants[name]
 
     def _bias(self, proto: Proto) -> Array | _Constant | None:
@@ -500,7 +501,9 @@ class _Importer:
             raise _error(proto, f"is no 2-D convolution: its weight has shape {integers.shape}")
         attributes = self._window(proto, integers.shape[2:], self.types[value].shape, dilates=True)
         attributes["groups"] = int(attributes_of(proto).get("group", 1))
-        return self._sum_of(proto, "conv", value, replace(weight, integers=integers), bias, attributes, name)
+        return self._sum_of(
+            proto, "conv", value, replace(weight, integers=integers), bias, attributes=attributes, name=name
+        )
 
     def _linear_of(
         self, proto: Proto, value: str, weight: _Constant, bias: Array | _Constant | None, name: str = ""
@@ -510,12 +513,19 @@ class _Importer:
                 proto, f"multiplies {self.types[value].shape} by weights of shape {weight.integers.T.shape}; a vector "
                 "of features by a matrix is known"
             )  # fmt: skip
-        return self._sum_of(proto, "linear", value, weight, bias, {}, name)
+        return self._sum_of(proto, "linear", value, weight, bias, attributes={}, name=name)
 
     def _sum_of(
-        self, proto: Proto, op: str, value: str, weight: _Constant, bias: Array | _Constant | None,
-        attributes: dict[str, Attribute], name: str,
-    ) -> _Sum:  # fmt: skip
+        self,
+        proto: Proto,
+        op: str,
+        value: str,
+        weight: _Constant,
+        bias: Array | _Constant | None,
+        *,
+        attributes: dict[str, Attribute],
+        name: str,
+    ) -> _Sum:
         outputs = weight.integers.shape[0]
         if weight.scale.size not in (1, outputs) or (weight.scale.size > 1 and weight.axis != 0):
             raise _error(proto, "its weights have a scale for each input; one for each output is known")
@@ -523,7 +533,7 @@ class _Importer:
         value, integers = self._in_bytes(proto, op, value, weight.integers, int(str(attributes.get("groups", 1))))
         name = name or f"{proto.output[0]}/sum"
         scale = float(step[0]) if step.size == 1 else 0.0
-        self.add(name, op, [value], TensorType("int32", (), scale), attributes, {"weight": integers})
+        self.add(name, op, [value], TensorType("int32", (), scale), attributes, constants={"weight": integers})
         steps = np.broadcast_to(step, (outputs,)).astype(np.float32)
         return _Sum(name, steps, self._integer_bias(proto, bias, steps))
 
@@ -547,7 +557,7 @@ class _Importer:
             index = np.concatenate([places, places], axis=1).ravel()
             shape = (2 * type_.shape[0], *type_.shape[1:])
             name = f"{value}/twice" if groups == 1 else f"{value}/twice{groups}"
-            self.wide[key] = self.add(name, "take", [value], replace(type_, shape=shape), {}, {"index": index})
+            self.wide[key] = self.add(name, "take", [value], replace(type_, shape=shape), constants={"index": index})
         return self.wide[key]
 
     def _integer_bias(self, proto: Proto, bias: Array | _Constant | None, step: Floats) -> Array | None:
@@ -573,7 +583,7 @@ class _Importer:
             value = self.values[name]
             type_ = self.types[value]
             entries = np.maximum(np.arange(256) + BYTES[type_.dtype], 0).astype(type_.dtype)
-            self.values[out] = self.add(out, "table", [value], type_, {}, {"entries": entries})
+            self.values[out] = self.add(out, "table", [value], type_, constants={"entries": entries})
             return
         pending = self.reals.get(name)
         if isinstance(pending, (_Sum, _Added)) and proto.op_type == "Relu":
@@ -597,8 +607,8 @@ class _Importer:
         if name in self.values:
             value = self.values[name]
             type_ = self.types[value]
-            entries = np.clip(np.arange(256) + BYTES[type_.dtype], *limits).astype(type_.dtype)
-            self.values[out] = self.add(out, "table", [value], type_, {}, {"entries": entries})
+            entries = np.clip(np.arange(256) + BYTES[type_.dtype], limits[0], limits[1]).astype(type_.dtype)
+            self.values[out] = self.add(out, "table", [value], type_, constants={"entries": entries})
             return
         pending = self.reals.get(name)
         if isinstance(pending, (_Sum, _Added)):
@@ -730,7 +740,8 @@ class _Importer:
         channels = type_.shape[0]
         attributes["groups"] = channels
         ones = {"weight": np.ones((channels, 1, *kernel), np.int8)}
-        name = self.add(f"{proto.output[0]}/sum", "conv", [value], TensorType("int32", (), type_.scale), attributes, ones)
+        sums = TensorType("int32", (), type_.scale)
+        name = self.add(f"{proto.output[0]}/sum", "conv", [value], sums, attributes, constants=ones)
         area = np.float32(kernel[0] * kernel[1])
         return _Sum(name, np.full(channels, np.float32(type_.scale) / area, np.float32))
 
@@ -797,11 +808,16 @@ class _Importer:
                 type_ = self.types[f"{out}/bytes"]
                 self.add(out, "dequantize", [f"{out}/bytes"], TensorType("float32", ()), {"scale": type_.scale})
             return
-        if isinstance(found, _Sum) and proto.op_type in ("Flatten", "Squeeze") and not found.flat:
-            if proto.op_type == "Flatten" or self.types[found.value].shape[1:] == (1, 1):
-                self.reals[out] = replace(found, flat=True)
-                return
+        if isinstance(found, _Sum) and not found.flat and self._flattens(proto, found):
+            self.reals[out] = replace(found, flat=True)
+            return
         raise _error(proto, f"reads '{name}', which nothing quantizes before it")
+
+    def _flattens(self, proto: Proto, sums: _Sum) -> bool:
+        """Whether a move leaves one row of features of a sum, which may be quantized before it as well as behind."""
+        if proto.op_type == "Flatten":
+            return int(attributes_of(proto).get("axis", 1)) == 1
+        return proto.op_type in ("Squeeze", "Reshape") and self.types[sums.value].shape[1:] == (1, 1)
 
     def _output_names(self) -> set[str]:
         return {one.name for one in self.model.outputs()}
@@ -820,7 +836,8 @@ class _Importer:
         size, shape = math.prod(type_.shape), wanted[1:]
         if len(wanted) < 2 or wanted[0] not in (0, -1, 1):
             raise _error(proto, f"gives the shape {wanted}; one that keeps the batch is known")
-        shape = [type_.shape[at] if extent == 0 and at < len(type_.shape) else extent for at, extent in enumerate(shape)]
+        known = (*type_.shape, *(0,) * len(shape))
+        shape = [known[at] if extent == 0 else extent for at, extent in enumerate(shape)]
         if shape.count(-1) == 1:
             rest = math.prod(extent for extent in shape if extent != -1)
             shape = [size // max(rest, 1) if extent == -1 else extent for extent in shape]
@@ -861,7 +878,7 @@ class _Importer:
         axes += [2] if self.series and len(type_.shape) == 3 else []
         places = np.arange(math.prod(type_.shape), dtype=np.int32).reshape(type_.shape).transpose(axes)
         made = replace(type_, shape=places.shape)
-        return self.add(name, "take", [value], made, {}, {"index": places.ravel().copy()})
+        return self.add(name, "take", [value], made, constants={"index": places.ravel().copy()})
 
     def _concat(self, proto: Proto) -> None:
         axis, out = int(attributes_of(proto).get("axis", 0)), proto.output[0]
@@ -918,15 +935,18 @@ class _Importer:
         places = np.arange(math.prod(type_.shape), dtype=np.int32).reshape(type_.shape)
         padded = np.pad(places, widths, constant_values=-1)
         made = replace(type_, shape=padded.shape)
-        return self.add(name, "take", [value], made, {}, {"index": padded.ravel().copy()})
+        return self.add(name, "take", [value], made, constants={"index": padded.ravel().copy()})
 
     def _identity(self, proto: Proto) -> None:
         name, out = proto.input[0], proto.output[0]
-        for known in (self.values, self.reals, self.constants):
-            if name in known:
-                known[out] = known[name]  # type: ignore[index]
-                return
-        raise _error(proto, f"reads '{name}', which is no value of the network")
+        if name in self.values:
+            self.values[out] = self.values[name]
+        elif name in self.reals:
+            self.reals[out] = self.reals[name]
+        elif name in self.constants:
+            self.constants[out] = self.constants[name]
+        else:
+            raise _error(proto, f"reads '{name}', which is no value of the network")
 
     def _dynamic(self, proto: Proto) -> None:
         raise _error(proto, "finds its scale in each input; a microcontroller needs one that is fixed: quantize "

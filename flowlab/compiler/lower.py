@@ -19,11 +19,13 @@ from flowlab.compiler.program import (
     OUTSIDE,
     RENAMES,
     REQUANTIZED,
+    ROUNDINGS,
     Container,
     GoldenVectors,
     Layer,
     Tensor,
     check_layer,
+    is_wide,
     packed_size,
 )
 from flowlab.contracts import LayerRow
@@ -75,8 +77,10 @@ def _fused(graph: Graph, node: Node) -> tuple[Node, Node | None]:
             f"node '{node.name}': '{node.inputs[0]}' is no accumulator that it alone requantizes; "
             "a program holds an accumulator and its requantization as one layer"
         )
-    if node.attributes.get("rounding", "floor") != "floor" or not node.attributes.get("bias_before_multiply", True):
-        raise ProgramError(f"node '{node.name}': a program adds, multiplies and floors; the node does otherwise")
+    if node.attributes.get("rounding", "floor") not in ROUNDINGS:
+        raise ProgramError(
+            f"node '{node.name}': rounds by '{node.attributes['rounding']}'; a program by {', '.join(ROUNDINGS)}"
+        )
     return node, accumulator
 
 
@@ -87,7 +91,7 @@ def _tensor(graph: Graph, name: str) -> Tensor:
         channels = _integer(graph.node(name).attributes.get("channels", channels))
     if len(type_.shape) not in (1, 3) or type_.dtype not in ("float32", "int8", "uint8"):
         raise ProgramError(f"value '{name}': {type_.dtype} {type_.shape} is no tensor of a program")
-    return Tensor(name, type_.dtype, type_.shape, channels, OUTSIDE, type_.scale)
+    return Tensor(name, type_.dtype, type_.shape, channels, OUTSIDE, type_.scale, type_.zero_point)
 
 
 def _integer(value: object) -> int:
@@ -136,8 +140,12 @@ def _details(work: Node, node: Node) -> dict[str, Any]:
     if work.op == "conv":
         details["groups"] = _integer(attributes["groups"])
         details["dilation"] = dilation_of(work)
-    if node.op in ("requantize", "quantize"):
+    if node.op in ("requantize", "quantize", "quantize_linear", "add_float"):
         details["low"], details["high"] = _integer(node.attributes["low"]), _integer(node.attributes["high"])
+    if node.op == "requantize":
+        details["rounding"] = str(node.attributes.get("rounding", "floor"))
+        details["bias_last"] = not node.attributes.get("bias_before_multiply", True)
+    if node.op in ("requantize", "quantize"):
         details["bias"] = np.asarray(node.constants["bias"], np.float32 if node.op == "quantize" else np.int32)
         details["multiplier"] = np.asarray(node.constants["multiplier"], np.int32)
         details["shift"] = np.asarray(node.constants["shift"], np.int32)
@@ -220,7 +228,7 @@ def memory(
 def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:
     """Bytes of weights, biases, multipliers, shifts, tables and places of one layer."""
     rows = 0 if layer.bias is None else layer.bias.size
-    per_row = 12 if layer.op == "quantize" else 4 + 2 + char_bytes
+    per_row = 12 if layer.op == "quantize" else 4 + (4 if layer.bias is not None and is_wide(layer) else 2) + char_bytes
     table = 256 * 2 if layer.entries is not None else 0  # 16-bit entries
     index = 0 if layer.index is None else layer.index.size * index_bytes(layer)
     return weight_bytes(layer) * char_bytes + rows * per_row + table + index

@@ -219,7 +219,8 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 def _dtype(value: onnx.ValueInfoProto) -> str:
     code = value.type.tensor_type.elem_type
     if code not in INPUT_TYPES:
-        raise GraphError(f"ONNX input '{value.name}': {', '.join(INPUT_TYPES.values())} are read, not {_type_name(code)}")
+        known = ", ".join(INPUT_TYPES.values())
+        raise GraphError(f"ONNX input '{value.name}': {known} are read, not {_type_name(code)}")
     return INPUT_TYPES[code]
 
 

@@ -19,13 +19,14 @@ from flowlab.contracts import LayerRow
 
 FLOAT_BITS = 32  # of a weight that nobody quantizes
 NO_LAYER = (  # part of another, or of the entry
-    "relu", "batch_norm", "requantize", "requantize_float", "quantize", "dequantize", "flatten",
+    "relu", "batch_norm", "requantize", "requantize_float", "quantize", "quantize_linear", "dequantize", "flatten",
 )  # fmt: skip
 KINDS = {"linear": "FC", "max_pool": "MAXPOOL", "sum_pool": "AVGPOOL", "average_pool": "AVGPOOL"}
 CURES = {
     "table": "use ReLU, which costs nothing: it is the clip of the layer before",
     "activation": "use ReLU, which costs nothing: it is the clip of the layer before",
     "add": "leave the residual connection out, or accept it on the CPU",
+    "add_float": "leave the residual connection out, or accept it on the CPU",
     "multiply": "leave the gate out (training.surgery does), or accept it on the CPU",
     "concat": "add the branches, or accept it on the CPU",
 }

@@ -11,6 +11,9 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
     BNRM     for each channel: bias (int32), multiplier (uint16), right shift (int8), a zero byte
     BNRS     the same in half the bytes, of layers all of whose numbers fit: bias (int16), multiplier (uint8), right
              shift (int8); a layer's place has its highest bit set where it is here
+    BNRW     the same where the multiplier needs more: bias (int32), multiplier (int32), right shift (int8), three zero
+             bytes; a layer's place has the bit below set
+    ZERO     tensor and zero point, of every tensor whose zero point is not 0
     STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
     LUT8     256-byte tables
     TAKE     of each layer that moves numbers: for each number of its result the place that it is read from, in C order,
@@ -21,7 +24,8 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
 A layer's weights are one stream in that order, whatever their width: for each block of 4 output channels, each place
 of the kernel and each block of 4 inputs, the 4 inputs of its first output channel, then those of the second, third and
 fourth. A weight of b bits is a two's complement number of b bits, -(2^(b-1)-1) .. 2^(b-1)-1; the most negative pattern
-(-128, -8, -2) is refused. A byte holds one weight of 8 bits, two of 4 or four of 2; the first lies in the lowest bits::
+of 4 and 2 bits (-8, -2) is refused, that of 8 bits only other tools' networks have. A byte holds one weight of 8 bits,
+two of 4 or four of 2; the first lies in the lowest bits::
 
     4 bits   byte k = (w[2k] & 15) | (w[2k+1] & 15) << 4
     2 bits   byte k = (w[4k] & 3) | (w[4k+1] & 3) << 2 | (w[4k+2] & 3) << 4 | (w[4k+3] & 3) << 6
@@ -47,17 +51,24 @@ from numpy.typing import NDArray
 from flowlab.errors import ProgramError
 
 MAGIC = b"FLNP"
-MAJOR, MINOR = 4, 0  # 1.0 had a byte for each weight; 2.0 no dilation, and moved no numbers; 3.0 no short rows
+MAJOR, MINOR = 4, 1  # 1.0 had a byte for each weight; 2.0 no dilation, and moved no numbers; 3.0 no short rows;
+#                     4.0 no zero points and no rounding but the floor
 BLOCK = 4  # outputs and inputs of a weight block
 OPS = (
     "quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize",
-    "multiply", "concat", "take", "reshape",
+    "multiply", "concat", "take", "reshape", "quantize_linear", "add_float",
 )  # fmt: skip
+INPUT_STEPS = ("quantize", "quantize_linear")
 REQUANTIZED = ("conv", "linear", "sum_pool", "add", "multiply")  # an accumulator and its requantization are one layer
 RENAMES = ("flatten", "reshape")  # the same bytes under another shape
-PAIRS = ("add", "multiply", "concat")  # of two inputs
+PAIRS = ("add", "multiply", "concat", "add_float")  # of two inputs
+CLIPPED = (*INPUT_STEPS, *REQUANTIZED, "add_float")
 UNITS = ("cpu", "npu")
+ROUNDINGS = ("floor", "half_up", "nearest_even")  # as in `flowlab.compiler.number_format`
+_ROUNDING_AT, _BIAS_LAST = 4, 1 << 7  # bits of a layer's unit
+MOST_SHIFT = {"floor": 31, "half_up": 31, "nearest_even": 127}
 DTYPES = ("float32", "int8", "uint8")
+RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 WEIGHT_BITS = (8, 4, 2)
 MAX_AXIS = 65535  # outputs or inputs of one layer: 16-bit fields
 MAX_ELEMENTS = 1 << 24  # of one tensor: far above any microcontroller, and a bound for a hostile file
@@ -70,10 +81,14 @@ _LAYER = struct.Struct("<IIBBBB2HHhh2H2H4HH2HIIIIf")
 _OUTPUT = struct.Struct("<II")
 _BNORM = np.dtype([("bias", "<i4"), ("multiplier", "<u2"), ("shift", "i1"), ("zero", "u1")])
 _SHORT = np.dtype([("bias", "<i2"), ("multiplier", "u1"), ("shift", "i1")])
-_SHORT_AT = 1 << 31  # in the place of a layer's rows: they are in BNRS
+_WIDE = np.dtype([("bias", "<i4"), ("multiplier", "<i4"), ("shift", "i1"), ("zero", "u1", 3)])
+_SHORT_AT, _WIDE_AT = 1 << 31, 1 << 30  # in the place of a layer's rows: they are in BNRS, or in BNRW
+_ZERO = struct.Struct("<Ii")
 _INPUT = np.dtype([("bias", "<f4"), ("multiplier", "<i4"), ("shift", "<i4")])
 _CRC_FIELD = slice(12, 16)
-_TAGS = (b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"BNRS", b"STEP", b"LUT8", b"TAKE", b"OUTP", b"GOLD")
+_TAGS = (
+    b"NAME", b"TENS", b"LAYR", b"WGHT", b"BNRM", b"BNRS", b"BNRW", b"ZERO", b"STEP", b"LUT8", b"TAKE", b"OUTP", b"GOLD",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,7 @@ class Tensor:
     channels: int
     offset: int  # in the arena, or OUTSIDE
     scale: float = 1.0
+    zero_point: int = 0
 
     @property
     def size(self) -> int:
@@ -123,6 +139,13 @@ class Layer:
     entries: NDArray[np.int16] | None = None
     index: NDArray[np.int32] | None = None
     scale: float = 0.0
+    rounding: str = "floor"
+    bias_last: bool = False  # the bias is added behind multiplication and shift
+
+    @property
+    def plain(self) -> bool:
+        """Whether it requantizes as an accelerator does: add, multiply, floor the shift."""
+        return self.rounding == "floor" and not self.bias_last
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -164,6 +187,13 @@ class Container:
     def first(self) -> Layer:
         """The input step."""
         return self.layers[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether all of it is arithmetic that an accelerator has: no zero points, no other rounding."""
+        return not any(tensor.zero_point for tensor in self.tensors) and all(
+            layer.plain and layer.op not in ("quantize_linear", "add_float") for layer in self.layers
+        )
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -222,7 +252,8 @@ def _check_weights(values: NDArray[np.integer[Any]], bits: int) -> None:
     if bits not in WEIGHT_BITS:
         raise ProgramError(f"weights of {bits} bits; a program has weights of 8, 4 or 2")
     most = 2 ** (bits - 1) - 1
-    largest = int(np.abs(values.astype(np.int64)).max(initial=0))
+    wide = values.astype(np.int64)
+    largest = int(max(-wide.min(initial=0) - (bits == 8), wide.max(initial=0)))
     if largest > most:
         raise ProgramError(f"a weight of magnitude {largest} does not fit {bits} bits ({-most} .. {most})")
 
@@ -273,8 +304,14 @@ def is_short(layer: Layer) -> bool:
     return all(_fits(values, _SHORT[name]) for name, values in _bnorm_rows(layer))
 
 
+def is_wide(layer: Layer) -> bool:
+    """Whether a layer's multiplier needs more than 16 bits."""
+    assert layer.multiplier is not None
+    return not _fits(np.asarray(layer.multiplier, np.int64), _BNORM["multiplier"])
+
+
 def _bnorm_record(layer: Layer) -> bytes:
-    form = _SHORT if is_short(layer) else _BNORM
+    form = _SHORT if is_short(layer) else _WIDE if is_wide(layer) else _BNORM
     rows = _bnorm_rows(layer)
     record = np.zeros(rows[0][1].size, form)
     for name, wide in rows:
@@ -325,6 +362,9 @@ def encode(container: Container) -> bytes:
             fields = (dims[0] - tensor.channels, *dims, tensor.offset, tensor.scale)
             code = DTYPES.index(tensor.dtype)
             heaps[b"TENS"].add(_TENSOR.pack(name_at(tensor.name), code, len(tensor.shape), *fields))
+        for at, tensor in enumerate(container.tensors):
+            if tensor.zero_point:
+                heaps[b"ZERO"].add(_ZERO.pack(at, tensor.zero_point))
         for layer in container.layers:
             heaps[b"LAYR"].add(_layer_record(layer, name_at, heaps))
         for name, index in container.outputs.items():
@@ -350,6 +390,8 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
         bnorm_at = heaps[b"STEP"].add(_input_record(layer))
     elif layer.bias is not None and is_short(layer):
         bnorm_at = _SHORT_AT | heaps[b"BNRS"].add(_bnorm_record(layer))
+    elif layer.bias is not None and is_wide(layer):
+        bnorm_at = _WIDE_AT | heaps[b"BNRW"].add(_bnorm_record(layer))
     elif layer.bias is not None:
         bnorm_at = heaps[b"BNRM"].add(_bnorm_record(layer))
     if layer.entries is not None:
@@ -357,7 +399,8 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
     if layer.index is not None:
         table_at = heaps[b"TAKE"].add(layer.index.astype("<i4").tobytes())
     inputs = (*layer.inputs, 0)[:2]
-    codes = (OPS.index(layer.op), UNITS.index(layer.unit), layer.weight_bits, len(layer.inputs))
+    how = ROUNDINGS.index(layer.rounding) << _ROUNDING_AT | (_BIAS_LAST if layer.bias_last else 0)
+    codes = (OPS.index(layer.op), UNITS.index(layer.unit) | how, layer.weight_bits, len(layer.inputs))
     geometry = (*layer.kernel, *layer.stride, *layer.padding, layer.groups, *layer.dilation)
     places = (weight_at, bnorm_at, table_at, shape[0] << 16 | shape[1])
     names = (name_at(layer.name), name_at(layer.kind))
@@ -451,7 +494,10 @@ def parse(data: bytes) -> Container:
     """
     sections, source, arena = _sections(data)
     reader = _Reader(data, sections)
-    tensors = tuple(_tensor(reader, record, arena) for record in reader.records(b"TENS", _TENSOR))
+    zeros = _zero_points(reader)
+    tensors = tuple(
+        _tensor(reader, record, arena, zeros.get(at, 0)) for at, record in enumerate(reader.records(b"TENS", _TENSOR))
+    )
     layers = tuple(_layer(reader, record, tensors) for record in reader.records(b"LAYR", _LAYER))
     _check_order(layers)
     outputs: dict[str, int] = {}
@@ -464,8 +510,12 @@ def parse(data: bytes) -> Container:
     return container
 
 
+def _zero_points(reader: _Reader) -> dict[int, int]:
+    return {_int(at): _int(zero) for at, zero in reader.records(b"ZERO", _ZERO)}
+
+
 def _check_order(layers: Sequence[Layer]) -> None:
-    if not layers or layers[0].op != "quantize" or any(layer.op == "quantize" for layer in layers[1:]):
+    if not layers or layers[0].op not in INPUT_STEPS or any(layer.op in INPUT_STEPS for layer in layers[1:]):
         raise ProgramError("a program begins with its one input step")
     if len({layer.name for layer in layers}) != len(layers):
         raise ProgramError("two layers of the program have one name")
@@ -481,7 +531,7 @@ def _int(value: object) -> int:
     return value
 
 
-def _tensor(reader: _Reader, record: tuple[object, ...], arena: int) -> Tensor:
+def _tensor(reader: _Reader, record: tuple[object, ...], arena: int, zero_point: int) -> Tensor:
     name_at, dtype, rank, padding, *dims, offset = (_int(value) for value in record[:-1])
     channels = dims[0] - padding
     if rank not in (1, 3) or not all(dims) or (rank == 1 and dims[1:] != [1, 1]):
@@ -496,7 +546,10 @@ def _tensor(reader: _Reader, record: tuple[object, ...], arena: int) -> Tensor:
     assert isinstance(scale, float)
     if not np.isfinite(scale):
         raise ProgramError("tensor with a scale that is no number")
-    return Tensor(reader.name(name_at), kind, tuple(dims[:rank]), channels, offset, scale)
+    least, most = RANGES.get(kind, (0, 0))
+    if not least <= zero_point <= most:
+        raise ProgramError(f"tensor of {kind} with the zero point {zero_point}")
+    return Tensor(reader.name(name_at), kind, tuple(dims[:rank]), channels, offset, scale, zero_point)
 
 
 def _tensor_index(index: int, tensors: Sequence[Tensor]) -> int:
@@ -512,6 +565,10 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     dilation = (values[20], values[21])
     weight_at, bnorm_at, table_at, shape = values[22:]
     name, op = reader.name(name_at), _choice(OPS, op_code, "operation")
+    rounding = _choice(ROUNDINGS, (unit & ~_BIAS_LAST) >> _ROUNDING_AT, "rounding")
+    bias_last, unit = bool(unit & _BIAS_LAST), unit & ((1 << _ROUNDING_AT) - 1)
+    if (bias_last or rounding != "floor") and op not in REQUANTIZED:
+        raise ProgramError(f"layer '{name}': {op} requantizes nothing, and says how it rounds")
     if count != (2 if op in PAIRS else 1) or not all((*kernel, *stride, *dilation, groups)):
         raise ProgramError(f"layer '{name}': {op} with {count} inputs, kernel {kernel}, stride {stride}")
     if op != "conv" and (dilation != (1, 1) or groups != 1):
@@ -531,6 +588,8 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
         form, tag = (_INPUT, b"STEP") if op == "quantize" else (_BNORM, b"BNRM")
         if op != "quantize" and bnorm_at & _SHORT_AT:
             form, tag, bnorm_at = _SHORT, b"BNRS", bnorm_at ^ _SHORT_AT
+        elif op != "quantize" and bnorm_at & _WIDE_AT:
+            form, tag, bnorm_at = _WIDE, b"BNRW", bnorm_at ^ _WIDE_AT
         rows = np.frombuffer(reader.piece(tag, bnorm_at, channels * form.itemsize), form)
         parts["bias"] = rows["bias"].astype(np.float32 if op == "quantize" else np.int32)
         parts["multiplier"], parts["shift"] = rows["multiplier"].astype(np.int32), rows["shift"].astype(np.int32)
@@ -544,7 +603,8 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     layer = Layer(
         name, op, reader.name(kind_at), _choice(UNITS, unit, "unit"), inputs, output,
         (kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1], padding[2], padding[3]),
-        groups, dilation, low, high, weight_bits, scale=scale, **parts,  # type: ignore[arg-type]
+        groups, dilation, low, high, weight_bits, scale=scale, rounding=rounding, bias_last=bias_last,
+        **parts,  # type: ignore[arg-type]
     )  # fmt: skip
     check_layer(layer, [tensors[index] for index in inputs], result)
     return layer
@@ -602,25 +662,39 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
     expected = _expected_shape(layer, sources, result)
     if layer.op == "quantize" and result.channels == source.shape[0] <= result.shape[0]:
         expected = (result.shape[0], *source.shape[1:])  # channels that padding added are zeros
-    float_in, float_out = layer.op == "quantize", layer.op == "dequantize"
+    float_in, float_out = layer.op in INPUT_STEPS, layer.op == "dequantize"
     wrong_type = any((item.dtype == "float32") != float_in for item in sources) or (
         (result.dtype == "float32") != float_out
     )
     if layer.op in (*RENAMES, "max_pool", "concat", "take"):
-        wrong_type |= any(item.dtype != result.dtype for item in sources)
+        kept = (result.dtype, result.zero_point)
+        wrong_type |= any((item.dtype, item.zero_point) != kept for item in sources)
+    if layer.op == "add":
+        wrong_type |= len({item.zero_point for item in sources}) > 1
     if expected != result.shape or wrong_type:
         raise ProgramError(
             f"layer '{layer.name}' ({layer.op}, {source.dtype} {source.shape}) would write {expected}, "
             f"its tensor is {result.dtype} {result.shape}"
         )
-    if layer.op == "quantize" or layer.op in REQUANTIZED:
-        least, most = (-128, 127) if result.dtype == "int8" else (0, 255)
+    if layer.op in CLIPPED:
+        least, most = RANGES[result.dtype]
         if not least <= layer.low <= layer.high <= most:
             raise ProgramError(f"layer '{layer.name}': clip {layer.low} .. {layer.high} leaves {result.dtype}")
-        assert layer.shift is not None
-        shift = np.asarray(layer.shift)
-        if shift.min() < -31 or shift.max() > 31:
-            raise ProgramError(f"layer '{layer.name}': a shift beyond 31 bits")
+    if layer.op == "quantize" or layer.op in REQUANTIZED:
+        _check_rows(layer)
+    if layer.op in ("quantize_linear", "add_float"):
+        wide = [item.scale for item in (*sources, result) if item.dtype != "float32"]
+        if any(not scale > 0 or float(np.float32(scale)) != scale for scale in wide):
+            raise ProgramError(f"layer '{layer.name}': its scales {wide} are no float32 numbers above 0")
+
+
+def _check_rows(layer: Layer) -> None:
+    assert layer.shift is not None and layer.multiplier is not None
+    shift, most = np.asarray(layer.shift), MOST_SHIFT[layer.rounding]
+    if shift.min() < -31 or shift.max() > most:
+        raise ProgramError(f"layer '{layer.name}': a shift beyond {most} bits")
+    if layer.rounding == "nearest_even" and not 0 <= layer.multiplier.min() <= layer.multiplier.max() <= 1 << 24:
+        raise ProgramError(f"layer '{layer.name}': a multiplier beyond the 24 bits of a float")
 
 
 def _expected_shape(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> tuple[int, ...] | None:
@@ -629,7 +703,7 @@ def _expected_shape(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> 
         return _paired_shape(layer.op, source.shape, sources[1].shape)
     if layer.op in ("take", *RENAMES):
         return _moved_shape(layer, source, result)
-    if layer.op in ("quantize", "table", "dequantize"):
+    if layer.op in (*INPUT_STEPS, "table", "dequantize"):
         return source.shape
     if layer.op == "linear":
         assert layer.weight is not None

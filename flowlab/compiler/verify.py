@@ -189,7 +189,7 @@ def _weights_law(node: Node) -> None:
     least, most = _ends(node.constants["weight"])
     limit = 2 ** (bits - 1) - 1
     if bits not in (2, 4, 8) or most > limit or least < -limit - (bits == 8):
-        found = most if most > limit else least
+        found = max(most, -least)
         raise _error(node, f"a weight of {found} does not fit {bits} bits (2, 4 or 8; +-{limit})")
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PAGE = 0x1000
+THUMB_STATE = 1 << 5  # of the status register
 WORD_BYTES = 4
 STACK_AT, OVERRUN, LEAST_STACK = 0x3000_0000, 1 << 24, 64
 LENT_AT, RETURN_AT = 0x7000_0000, 0x7900_0000
@@ -134,12 +135,19 @@ class Machine:
                 self.uc.mem_write(address, data)
 
     def watch_blocks(self) -> None:
-        """Count from now on; hooks must be there before the first run."""
+        """Count from now on; hooks must be there before the first run.
+
+        A core with both sets of instructions may change between them: what a compiler brings along can be of the other.
+        """
         import capstone
         import unicorn
+        from unicorn import arm_const as arm
 
-        mode = capstone.CS_MODE_THUMB if self.image.symbols["device_run"] & 1 else capstone.CS_MODE_ARM
-        taken_apart = capstone.Cs(capstone.CS_ARCH_ARM, mode | (capstone.CS_MODE_MCLASS if mode else 0))
+        always = bool(self.image.symbols["device_run"] & 1)  # a core that has Thumb alone
+        thumb = capstone.CS_MODE_THUMB | (capstone.CS_MODE_MCLASS if always else 0)
+        engines = {True: capstone.Cs(capstone.CS_ARCH_ARM, thumb)}
+        if not always:
+            engines[False] = capstone.Cs(capstone.CS_ARCH_ARM, capstone.CS_MODE_ARM)
 
         def block(uc: Any, address: int, size: int, _: Any) -> None:
             if not self.counting:
@@ -147,7 +155,8 @@ class Machine:
             found = self.blocks.get(address)
             if found is None:
                 code = bytes(uc.mem_read(address, size))
-                sizes = [length for _, length, _, _ in taken_apart.disasm_lite(code, address)]
+                now = always or bool(uc.reg_read(arm.UC_ARM_REG_CPSR) & THUMB_STATE)
+                sizes = [length for _, length, _, _ in engines[now].disasm_lite(code, address)]
                 if sum(sizes) != size:
                     self.faults = f"a block of {size} bytes that cannot be taken apart at {address:#x}"
                     uc.emu_stop()

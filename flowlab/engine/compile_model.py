@@ -3,6 +3,7 @@
 No recordings, no training, no store: the network is a float ONNX file, and a few hundred of its own inputs say how
 large its values become. Quantization, passes, placement, lowering and executions are those of a run; what the integers
 give is held against the file's own outputs in ONNX Runtime, and every execution against the interpreter, bit for bit.
+A file of integers is taken as it is (`flowlab.engine.integer_file`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Core, Golden, LowerJob, NumberFormat, QuantizeJob, Quantizer, Target
-from flowlab.engine import table
+from flowlab.engine import integer_file, table
 from flowlab.errors import ConfigError, DataError, GraphError, OptionError, QuantizationError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Compiled:
     warnings: tuple[str, ...]
     files: tuple[str, ...]
     calibrated: int = 0  # windows that scales were chosen by, a seeded sample; others were tested on
+    integers: str = ""  # of a file of integers: how they stand to it in ONNX Runtime
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -82,6 +84,11 @@ class Compiled:
         share = "" if self.npu_share is None else f", {self.npu_share:.1%} of its multiplications on the {self.unit}"
         same = "" if self.agree is None else f"the same largest output in {self.agree:.1%} of {self.windows} windows, "
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items())
+        widths = "the file's own integers" if self.integers else f"{self.asked.bits} bits"
+        chosen = (
+            f"{same}relative error {self.error:.4f} against the float file in ONNX Runtime; scales from "
+            f"{self.calibrated} {'others' if self.calibrated != self.windows else 'of them'}"
+        )
         core = [
             f"core        {one['core']}, every layer in C: {one['instructions']:,} instructions a window, "
             f"{one['network_bytes']:,} bytes, {one['stack_bytes']:,} of stack ({one['compiler']})"
@@ -90,9 +97,8 @@ class Compiled:
         return [
             *table.lines(LAYERS, [_cells(row) for row in self.rows]),
             "",
-            f"network     {self.asked.model} for {self.asked.target}, weights of {self.asked.bits} bits{share}",
-            f"integers    {same}relative error {self.error:.4f} against the float file in ONNX Runtime; scales from "
-            f"{self.calibrated} {'others' if self.calibrated != self.windows else 'of them'}",
+            f"network     {self.asked.model} for {self.asked.target}, weights of {widths}{share}",
+            f"integers    {self.integers or chosen}",
             f"agreement   0 mismatches in {self.windows} windows ({', '.join(self.executions)}{missing})",
             f"sizes       {sizes} bytes",
             *core,
@@ -119,6 +125,8 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     """
     import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
 
+    from flowlab.compiler.ir import is_float
+
     if asked.bits not in WIDTHS:
         raise OptionError(f"--bits {asked.bits}: weights have {', '.join(map(str, WIDTHS))} bits")
     if asked.out.exists():
@@ -129,10 +137,16 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     options = catalogue.options(target, asked.options)
     graph, model, said = _float_graph(asked.model, _bytes(asked.model, MOST_MODEL, "an ONNX file"))
     windows, tested = _apart(_windows(asked.calibration, graph))
-    quantizer = _quantizer(catalogue, target)
-    say(f"{quantizer.name} on {len(windows)} windows")
-    integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows, asked)
-    if tested is windows:
+    warned: tuple[str, ...] = ()
+    if given := not is_float(graph):
+        integers = integer_file.prepared(graph, _own(target))
+        tested = integer_file.meanings(asked.calibration, graph, windows[:VECTORS])
+        windows = tested
+    else:
+        quantizer = _quantizer(catalogue, target)
+        say(f"{quantizer.name} on {len(windows)} windows")
+        integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows, asked)
+    if tested is windows and not given:
         said.append(f"{asked.calibration}: {len(windows)} windows are too few to keep some apart: what is said of the "
                     "integers is said of the windows that chose their scales")  # fmt: skip
     near = next(one for one in asked.out.absolute().parents if one.is_dir())  # no empty folder stays behind
@@ -163,25 +177,28 @@ class _Work:
     def run(self, model: bytes, graph: Graph, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
         """Place, lower, run in every way, compare, and write the files."""
         from flowlab.compiler.export_onnx import export_onnx
+        from flowlab.compiler.ir import is_float
         from flowlab.compiler.pipeline import apply_passes
         from flowlab.compiler.place import place
         from flowlab.stages import validate
 
-        target = self.target
-        exported = export_onnx(integers, dict(integers.metadata))
-        validate.check_import(integers, exported)
-        off = (
-            ""
-            if integers.metadata.get("number_format") in {one.name for one in _own(target)}
-            else "integers of any CPU"
-        )
+        target, given = self.target, not is_float(graph)
+        exported = model if given else export_onnx(integers, dict(integers.metadata))
+        if not given:
+            validate.check_import(integers, exported)
+        off = _off(target, integers, given=given)
         padded = integers if off or not target.rules() else apply_passes(integers, target.passes())
         placement = place(padded, target.rules(), target.unit_name, off if target.rules() else "")
         self.say("interpreter and ONNX Runtime")
         values, crcs = validate.interpret(placement.graph, windows)
-        runtime = validate.integers_where_meant(integers, validate.run_onnx(exported, windows, list(integers.outputs)))
-        validate.compare("interpreter", values, runtime)
-        floats = _float_outputs(self.asked.model, model, windows, graph)
+        floats = _float_outputs(self.asked.model, model, integer_file.raw(graph, windows), graph)
+        runtime, against = values, ""
+        if given:
+            against = integer_file.compared(integers, values, floats).sentence()
+        else:
+            found = validate.run_onnx(exported, windows, list(integers.outputs))
+            runtime = validate.integers_where_meant(integers, found)
+            validate.compare("interpreter", values, runtime)
         made = self.folder / "made"
         golden = golden_of(placement.graph, windows[:GOLDEN], runtime, crcs)
         spec = {"shape": list(windows.shape[1:]), "window": [], "options": {}}
@@ -190,7 +207,7 @@ class _Work:
         program = target.lower(replace(job, options=self.options))
         ran, not_run, measured = self._executions(program.files, windows, values, crcs, placement)
         (made / "best_model.onnx").write_bytes(exported)
-        agree, error = _against(floats, integers, runtime)
+        agree, error = (None, 0.0) if given else _against(floats, integers, runtime)
         sizes = {
             "ONNX": len(exported),
             "packed weights": program.packed_bytes,
@@ -201,8 +218,8 @@ class _Work:
         names = ("best_model.onnx", "report.json", f"program/ ({len(program.files)} files)")
         return Compiled(
             self.asked, len(windows), agree, error, tuple(asdict(row) for row in placement.rows), placement.npu_share,
-            target.unit_name, ("ONNX Runtime", "interpreter", *ran), not_run, sizes, measured,
-            tuple(dict.fromkeys(warnings)), names,
+            target.unit_name, (*(() if given else ("ONNX Runtime",)), "interpreter", *ran), not_run, sizes, measured,
+            tuple(dict.fromkeys(warnings)), names, integers=against,
         )  # fmt: skip
 
     def _executions(
@@ -236,7 +253,7 @@ def golden_of(placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs:
 
     from flowlab.compiler import interpreter
 
-    first = next(node.name for node in placed.nodes if node.op == "quantize")
+    first = next(node.name for node in placed.nodes if node.op in ("quantize", "quantize_linear"))
     count = len(windows)
     return Golden(
         windows,
@@ -293,6 +310,16 @@ def _apart(windows: Windows) -> tuple[Windows, Windows]:
     order = np.random.default_rng(SEED).permutation(len(windows))
     chosen = min(CALIBRATION, len(windows) * 2 // 3)
     return windows[np.sort(order[:chosen])], windows[np.sort(order[chosen : chosen + VECTORS])]
+
+
+def _off(target: Target, integers: Graph, *, given: bool) -> str:
+    """Why the device's accelerator takes no layer of these integers; empty where it may."""
+    own = _own(target)
+    if not own or integers.metadata.get("number_format") in {one.name for one in own}:
+        return "" if own else "integers of any CPU"
+    if not given:
+        return "integers of any CPU"
+    return f"not the integers of the {target.unit_name}: {integer_file.why_not(integers, own[0])}"
 
 
 def _own(target: Target) -> list[Any]:

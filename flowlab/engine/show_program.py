@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowlab.compiler.bounds import largest_sums, value_ranges
+from flowlab.compiler.bounds import given_range, largest_sums, value_ranges
 from flowlab.compiler.lower import constant_bytes, memory, weight_bytes
 from flowlab.compiler.program import MAJOR, MINOR, OUTSIDE, REQUANTIZED, Container, Layer, Tensor, parse
 from flowlab.engine import table
@@ -146,8 +146,7 @@ def _bounds(container: Container) -> list[Bound]:
     for layer in container.layers:
         if layer.op not in REQUANTIZED or layer.bias is None:
             continue
-        given = [ranges[at] for at in layer.inputs]
-        widest = min(low for low, _ in given), max(high for _, high in given)
+        widest = given_range(container, layer, ranges)
         sums, products = largest_sums(layer, container.tensors[layer.inputs[0]], widest)
         found.append(Bound(layer.name, sums, int(abs(layer.bias.astype("int64")).max()), products))
     return found

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowlab.compiler.bounds import Range, largest_sums, value_ranges
-from flowlab.compiler.program import BLOCK, RENAMES, Container, Layer, Tensor, parse
+from flowlab.compiler.bounds import given_range, largest_sums, value_ranges
+from flowlab.compiler.program import BLOCK, INPUT_STEPS, RENAMES, Container, Layer, Tensor, parse
 from flowlab.errors import FlowlabError, ProgramError
 
 BATCH = 256  # vectors at a time, so that memory stays small
@@ -76,7 +76,7 @@ class _Machine:
         self.ranges = value_ranges(program)
         self.matrices: dict[str, Floats] = {}
         for layer in program.layers:
-            if layer.bias is not None and layer.op != "quantize" and self.sums(layer)[1] >= WIDE:
+            if layer.bias is not None and layer.op not in INPUT_STEPS and self.sums(layer)[1] >= WIDE:
                 raise ProgramError(f"layer '{layer.name}': a product leaves 64 bits")
             if layer.weight is not None:
                 exact = np.float32 if self.sums(layer)[0] < EXACT else np.float64
@@ -84,8 +84,7 @@ class _Machine:
 
     def sums(self, layer: Layer) -> tuple[int, int]:
         """The largest accumulator and product that a layer can have."""
-        ends = [self.ranges[at] for at in layer.inputs]
-        given: Range = min(low for low, _ in ends), max(high for _, high in ends)
+        given = given_range(self.program, layer, self.ranges)
         return largest_sums(layer, self.program.tensors[layer.inputs[0]], given)
 
     def run(self, features: NDArray[np.float32], *, trace: bool, stop: str | None) -> dict[str, NDArray[np.generic]]:
@@ -97,10 +96,13 @@ class _Machine:
         for layer in program.layers:
             result = program.tensors[layer.output]
             if layer.op == "dequantize":
-                given = _channels_first(values[layer.inputs[0]]).astype(np.float32)
+                source = program.tensors[layer.inputs[0]]
+                given = (_channels_first(values[layer.inputs[0]]) - source.zero_point).astype(np.float32)
                 floats[layer.output] = given * np.float32(layer.scale)
             elif layer.op == "quantize":
                 values[layer.output] = _input_step(layer, features, result.shape[0])
+            elif layer.op == "quantize_linear":
+                values[layer.output] = _nearest_levels(layer, np.moveaxis(features, 1, -1), result)
             else:
                 values[layer.output] = self.layer(layer, [values[at] for at in layer.inputs])
             if trace and layer.output in values and layer.op not in RENAMES:
@@ -117,7 +119,7 @@ class _Machine:
         (first, *others) = given
         program = self.program
         if layer.op in RENAMES or layer.op == "take":
-            return _moved(layer, first, program.tensors[layer.output].shape)
+            return _moved(layer, first, program.tensors[layer.output])
         if layer.op == "concat":
             return np.concatenate([first, others[0]], axis=-1)
         if layer.op == "max_pool":
@@ -126,6 +128,22 @@ class _Machine:
             assert layer.entries is not None
             least = -128 if program.tensors[layer.inputs[0]].dtype == "int8" else 0
             return layer.entries.astype(np.int32)[first - least]
+        return self.summed(layer, given)
+
+    def summed(self, layer: Layer, given: list[Integers]) -> Integers:
+        """The output of a layer that computes with what its bytes mean."""
+        program = self.program
+        result = program.tensors[layer.output]
+        first, *others = (
+            value - program.tensors[at].zero_point if program.tensors[at].zero_point else value
+            for at, value in zip(layer.inputs, given, strict=True)
+        )
+        if layer.op == "add_float":
+            scales = [np.float32(program.tensors[at].scale) for at in layer.inputs]
+            left, right = (
+                value.astype(np.float32) * scale for value, scale in zip((first, others[0]), scales, strict=True)
+            )
+            return _nearest_levels(layer, left + right, result)
         if layer.op == "sum_pool":
             accumulator = _exact(layer, first.sum(axis=(1, 2), keepdims=True, dtype=np.float64))
         elif layer.op == "add":
@@ -136,7 +154,9 @@ class _Machine:
             accumulator = _exact(layer, first.astype(self.matrices[layer.name].dtype) @ self.matrices[layer.name])
         else:
             accumulator = _convolve(layer, first, self.matrices[layer.name])
-        return _requantize(layer, accumulator, self.sums(layer)[1])
+        if layer.rounding == "nearest_even":
+            return _requantize_nearest(layer, accumulator, result.zero_point)
+        return _requantize(layer, accumulator, self.sums(layer)[1], result.zero_point)
 
 
 def _channels_first(value: Integers) -> Integers:
@@ -161,13 +181,26 @@ def _input_step(layer: Layer, features: NDArray[np.float32], channels: int) -> I
     return np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, channels - found.shape[-1])])
 
 
-def _moved(layer: Layer, given: Integers, shape: tuple[int, ...]) -> Integers:
+def _nearest_levels(layer: Layer, real: NDArray[np.float32], result: Tensor) -> Integers:
+    """Floats over the result's scale, to the nearest integer, ties to the even one; channels last.
+
+    Raises:
+        ProgramError: for what is no number.
+    """
+    with np.errstate(over="ignore"):  # what overflows is clipped
+        levels = np.round(real.astype(np.float32) / np.float32(result.scale)).astype(np.float64)
+    if np.isnan(levels).any():
+        raise ProgramError(f"layer '{layer.name}': the features contain what is no number")
+    return np.asarray(np.clip(levels + result.zero_point, layer.low, layer.high), np.int32)
+
+
+def _moved(layer: Layer, given: Integers, result: Tensor) -> Integers:
     """The same numbers, or those that a take names, under another shape; places count in channels-first order."""
     flat = _channels_first(given).reshape(len(given), -1)
     if layer.index is not None:
-        flat = np.where(layer.index < 0, 0, flat[:, layer.index])
-    shaped = flat.reshape(len(given), *shape)
-    return shaped if len(shape) == 1 else np.moveaxis(shaped, 1, -1)
+        flat = np.where(layer.index < 0, result.zero_point, flat[:, layer.index])
+    shaped = flat.reshape(len(given), *result.shape)
+    return shaped if len(result.shape) == 1 else np.moveaxis(shaped, 1, -1)
 
 
 def _exact(layer: Layer, product: Floats) -> Integers:
@@ -251,20 +284,39 @@ def _max_pool(layer: Layer, given: Integers) -> Integers:
     return best
 
 
-def _requantize(layer: Layer, accumulator: Integers, product: int) -> Integers:
+def _requantize_nearest(layer: Layer, accumulator: Integers, zero_point: int) -> Integers:
+    """Multiply by a float32 number a channel, in float32, to the nearest integer, ties to the even one; clip."""
+    assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
+    factor = (layer.multiplier * np.exp2(-layer.shift.astype(np.float64))).astype(np.float32)
+    before = 0 if layer.bias_last else layer.bias.astype(np.int64)
+    levels = np.round((accumulator + before).astype(np.float32) * factor).astype(np.float64)
+    after = layer.bias.astype(np.float64) if layer.bias_last else 0.0
+    return np.asarray(np.clip(levels + after + zero_point, layer.low, layer.high), np.int32)
+
+
+def _requantize(layer: Layer, accumulator: Integers, product: int, zero_point: int) -> Integers:
     """Add the bias, multiply, floor the shift, clip: one row of BNRM a channel, which is the last axis.
 
     ``product``: the largest that there can be, which says how wide the numbers must be.
     """
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
-    wide: Any = np.int32 if product < WORD else np.int64
+    half = int(layer.rounding == "half_up")
+    wide: Any = np.int32 if product < WORD and layer.plain else np.int64
     level: NDArray[Any] = accumulator.astype(wide)
-    level += layer.bias.astype(wide)
+    if not layer.bias_last:
+        level += layer.bias.astype(wide)
     left = np.maximum(-layer.shift, 0).astype(wide)
     factor: NDArray[Any] = layer.multiplier.astype(wide) << left
     if (factor != 1).any():
         level *= factor
-    level >>= np.maximum(layer.shift, 0).astype(wide)
+    right = np.maximum(layer.shift, 0).astype(wide)
+    if half:
+        level += np.where(right > 0, np.left_shift(1, np.maximum(right - 1, 0)), 0)
+    level >>= right
+    if layer.bias_last:
+        level += layer.bias.astype(wide)
+    if zero_point:
+        level += zero_point
     return np.clip(level, layer.low, layer.high, out=level).astype(np.int32, copy=False)
 
 

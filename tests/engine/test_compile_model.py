@@ -330,7 +330,8 @@ def test_integers_two_inputs_and_a_model_that_is_not_there_are_refused(tmp_path:
     compiled(tmp_path / "first", foreign(), windows())
     integers = (tmp_path / "first" / "out" / "best_model.onnx").read_bytes()
     (tmp_path / "second").mkdir()
-    refused(tmp_path / "second", GraphError, "network of integers already", integers, windows())
+    found = compiled(tmp_path / "second", integers, windows())
+    assert "in all of" in found.integers
     proto = onnx.load_model_from_string(foreign())
     proto.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", CLASSES]))
     (tmp_path / "third").mkdir()

@@ -18,6 +18,7 @@ from flowlab.compiler.fast_c.source import HELPERS, Source, Style
 from flowlab.compiler.fast_c.task import Task
 from flowlab.compiler.lower import constant_bytes
 from flowlab.compiler.program import RENAMES, Container, Layer
+from flowlab.errors import ProgramError
 
 if TYPE_CHECKING:
     from flowlab.contracts import Core
@@ -65,8 +66,10 @@ def emit(container: Container, style: Style, *, skip_normalize: bool) -> FastC:
         skip_normalize: True where the device's entry point takes the quantized input, False where it takes features.
 
     Raises:
-        ProgramError: where an accumulator could leave 32 bits, or a product 64.
+        ProgramError: where an accumulator could leave 32 bits, or a product 64; for another tool's arithmetic.
     """
+    if not container.plain:
+        raise ProgramError("these kernels have no zero points and round down alone")
     layout = plan(container, 2 if style == "pairs" else 1)
     source = Source(container, layout, style)
     plain = emit_c.InputStep(container)

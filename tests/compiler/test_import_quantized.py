@@ -1,0 +1,171 @@
+"""Integer networks of other tools: the importer's integers are ONNX Runtime's, to the last bit where it has integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from flowlab.compiler import interpreter
+from flowlab.compiler.importer import import_onnx
+from flowlab.compiler.text import parse_graph, print_graph
+from flowlab.errors import GraphError
+from tests.networks.foreign_integers import MICROSOFT, any_integer, model, qlinear_conv, quantized, runtime
+
+SCALES: dict[str, Any] = {"s": np.float32(0.05), "z": np.uint8(7), "t": np.float32(0.11), "v": np.uint8(120)}
+
+
+def same(data: bytes, x: np.ndarray) -> None:
+    graph = import_onnx(data)
+    (found,) = interpreter.outputs(graph, x).values()
+    (wanted,) = runtime(data, x)
+    assert found.dtype == wanted.dtype
+    np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
+    assert len(np.unique(wanted)) > 3
+    assert print_graph(parse_graph(print_graph(graph))) == print_graph(graph)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_convolution_of_any_types_is_onnx_runtimes(seed: int) -> None:
+    same(*qlinear_conv(seed))
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "LeakyRelu"])
+@pytest.mark.parametrize("weights", ["QInt8", "QUInt8"])
+def test_a_network_of_integer_operations_is_onnx_runtimes(activation: str, weights: str) -> None:
+    from onnxruntime.quantization import QuantType
+
+    data, x = quantized(3, "QOperator", activation, weight_type=QuantType[weights], per_channel=weights == "QInt8")
+    same(data, x)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "LeakyRelu", "Tanh", "HardSwish", "Softplus"])
+def test_a_network_between_quantize_and_dequantize_is_within_a_step_where_a_mean_ties(activation: str) -> None:
+    """The average pooling's ties lie between two floats; up to there everything is equal."""
+    data, x = quantized(5, "QDQ", activation)
+    graph = import_onnx(data)
+    values = interpreter.run(graph, x)
+    (found,) = interpreter.outputs(graph, x).values()
+    (wanted,) = runtime(data, x)
+    scale = graph.type_of(graph.node(graph.outputs["y"]).inputs[0]).scale
+    assert np.abs(found - wanted).max() <= 3 * scale * 1.0001 and (found == wanted).mean() > 0.6
+    import onnx
+
+    shown = onnx.load_model_from_string(data)
+    before = [node.output[0] for node in shown.graph.node if node.op_type == "QuantizeLinear"]
+    before = [name for name in before if name in values][:5]  # input, three convolutions, the residual addition
+    for name in before:
+        shown.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    for name, right in zip(before, runtime(shown.SerializeToString(), x)[1:], strict=True):
+        assert (values[name] == right).mean() > 0.9999
+    assert [graph.node(name).op for name in before] == ["quantize_linear", *["requantize"] * 3, "add_float"]
+
+
+def node(op: str, inputs: str, output: str = "y", domain: str = "", **attributes: Any) -> Any:
+    return helper.make_node(op, inputs.split(), [output], domain=domain, **attributes)
+
+
+def test_operations_of_onnx_runtimes_own_domain() -> None:
+    random = np.random.default_rng(0)
+    x = any_integer(random, "uint8", (6, 4, 5, 3))
+    cases = [
+        node("QLinearGlobalAveragePool", "x s z t v", domain=MICROSOFT, channels_last=0),
+        node("QLinearLeakyRelu", "x s z t v", domain=MICROSOFT, alpha=0.2),
+        node("QLinearSigmoid", "x s z sm z", domain=MICROSOFT),
+        node("QLinearMul", "x s z x s z tt v", domain=MICROSOFT),
+        node("QLinearConcat", "t v x s z x s z", domain=MICROSOFT, axis=1),
+        node("QLinearAveragePool", "x s z t v", domain=MICROSOFT, kernel_shape=[2, 2], strides=[2, 1]),
+    ]
+    for one in cases:
+        more = {**SCALES, "sm": np.float32(1 / 200), "tt": np.float32(0.6)}
+        same(model([one], more, (4, 5, 3), given="uint8", made="uint8"), x)
+
+
+def test_an_addition_of_two_scales_and_a_fully_connected_layer() -> None:
+    random = np.random.default_rng(1)
+    constants = {**SCALES, "w": any_integer(random, "int8", (3, 60)), "u": np.float32(0.02), "o": np.int8(0),
+                 "b": random.integers(-500, 500, 3).astype(np.int32), "r": np.float32(2.5)}  # fmt: skip
+    nodes = [
+        node("QLinearLeakyRelu", "x s z t v", "a", domain=MICROSOFT),
+        node("QLinearAdd", "x s z a t v r v", "sum", domain=MICROSOFT),
+        node("Flatten", "sum", "flat"),
+        node("QGemm", "flat r v w u o b r v", "y", domain=MICROSOFT, transB=1),
+    ]
+    same(model(nodes, constants, (4, 5, 3), rank=2, given="uint8", made="uint8"), any_integer(random, "uint8", (9, 4, 5, 3)))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_products_of_integers_that_nothing_requantizes(dtype: str) -> None:
+    random = np.random.default_rng(2)
+    constants = {"w": any_integer(random, "uint8", (5, 2, 3, 3)), "z": any_integer(random, dtype), "v": np.uint8(255)}
+    conv = model([node("ConvInteger", "x w z v", pads=[1] * 4)], constants, (2, 6, 6), given=dtype, made="int32")
+    if dtype == "uint8":  # ONNX Runtime has no other
+        same(conv, any_integer(random, dtype, (4, 2, 6, 6)))
+    constants = {"w": any_integer(random, "int8", (7, 3)), "z": any_integer(random, dtype)}
+    product = model([node("MatMulInteger", "x w z")], constants, (7,), rank=2, given=dtype, made="int32")
+    same(product, any_integer(random, dtype, (4, 7)))
+
+
+def test_a_matrix_product_as_onnx_shows_it() -> None:
+    """The operator's own example: scales 0.0066 and 0.00705, zero points 113 and 114."""
+    a = np.array([[208, 236, 0, 238], [3, 214, 255, 29]], np.uint8)
+    b = np.array([[152, 51, 244], [60, 26, 255], [0, 127, 246], [127, 254, 247]], np.uint8)
+    constants = {
+        "as": np.float32(0.0066), "az": np.uint8(113), "b": b, "bs": np.float32(0.00705), "bz": np.uint8(114),
+        "ys": np.float32(0.0107), "yz": np.uint8(118),
+    }  # fmt: skip
+    data = model([node("QLinearMatMul", "x as az b bs bz ys yz")], constants, (4,), 2, given="uint8", made="uint8")
+    (found,) = interpreter.outputs(import_onnx(data), a).values()
+    assert found.tolist() == [[168, 115, 255], [1, 66, 151]]
+
+
+def test_weights_of_nine_bits_are_two_over_an_input_that_is_read_twice() -> None:
+    constants = {**SCALES, "w": np.array([[[[0]]], [[[255]]]], np.uint8), "ws": np.float32(0.01), "wz": np.uint8(255)}
+    data = model([node("QLinearConv", "x s z w ws wz t v")], constants, (1, 3, 3), given="uint8", made="uint8")
+    graph = import_onnx(data)
+    weight = graph.node("y/sum").constants["weight"]
+    assert [one.op for one in graph.nodes] == ["take", "conv", "requantize"]
+    assert weight.reshape(2, 2).tolist() == [[-128, -127], [0, 0]]
+
+
+QDQ = {**SCALES, "w": np.ones((2, 4, 1, 1), np.int8), "ws": np.float32(0.01), "b": np.ones(2, np.float32)}
+ENTER = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "d")]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "ys", "yz"])], "finds its scale in each input"),
+        ([*ENTER, node("DequantizeLinear", "w ws", "f"), node("Conv", "d f b", "y")], "is a sum that nothing quantizes"),
+        ([*ENTER, node("Conv", "d fw", "c"), node("QuantizeLinear", "c t v")], "are no quantized constants"),
+        ([*ENTER, node("Softmax", "d", "y")], "has no integer meaning here"),
+        ([node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q t z")], "and it was made with 0.05 and 7"),
+        ([node("QuantizeLinear", "x zero z")], "has a scale of 0"),
+        ([node("QuantizeLinear", "x s wide")], "makes integers of type int16"),
+        ([*ENTER, node("AveragePool", "d", "a", kernel_shape=[2, 2], pads=[1] * 4), node("QuantizeLinear", "a t v")],
+         "counts fewer places at the border"),
+        ([*ENTER, node("Transpose", "d", "m", perm=[1, 0, 2, 3]), node("QuantizeLinear", "m s z")], "the batch stays first"),
+        ([*ENTER, node("Sigmoid", "x", "m"), node("QuantizeLinear", "m s z")], "which nothing quantizes before it"),
+    ],
+)  # fmt: skip
+def test_what_has_no_integer_meaning_is_refused_with_its_node(nodes: list[Any], said: str) -> None:
+    constants = {**QDQ, "fw": np.ones((2, 4, 1, 1), np.float32), "zero": np.float32(0), "wide": np.int16(0)}
+    with pytest.raises(GraphError, match=said):
+        import_onnx(model(nodes, constants, (4, 5, 3)))
+
+
+def test_bad_numbers_in_a_file_are_errors_and_no_traceback() -> None:
+    good, x = qlinear_conv(1)
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        bad = bytearray(good)
+        for _ in range(int(random.integers(1, 4))):
+            bad[int(random.integers(len(bad)))] = int(random.integers(256))
+        try:
+            interpreter.outputs(import_onnx(bytes(bad)), x)
+        except GraphError:
+            refused += 1
+    assert refused > 30
