@@ -136,13 +136,13 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     assert isinstance(target, Target) and isinstance(core, Core)
     options = catalogue.options(target, asked.options)
     graph, model, said = _float_graph(asked.model, _bytes(asked.model, MOST_MODEL, "an ONNX file"))
-    windows, tested = _apart(_windows(asked.calibration, graph))
+    windows = _windows(asked.calibration, graph)
     warned: tuple[str, ...] = ()
     if given := not is_float(graph):
         integers = integer_file.prepared(graph, _own(target))
-        tested = integer_file.meanings(asked.calibration, graph, windows[:VECTORS])
-        windows = tested
+        windows = tested = integer_file.meanings(asked.calibration, graph, windows[:VECTORS])
     else:
+        windows, tested = _apart(windows)
         quantizer = _quantizer(catalogue, target)
         say(f"{quantizer.name} on {len(windows)} windows")
         integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows, asked)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from compiler.random_graphs import random_features, random_graph
+from networks.foreign_integers import model, runtime
 from onnx import helper, numpy_helper
 
 from flowlab.compiler import interpreter
@@ -14,8 +16,6 @@ from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.float_chain import Chain, as_requantization
 from flowlab.compiler.importer import import_onnx
 from flowlab.errors import GraphError
-from tests.compiler.random_graphs import random_features, random_graph
-from tests.networks.foreign_integers import model, runtime
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.integers(-20, 21, (4, 3, 3, 1)).astype(np.float32)
@@ -94,15 +94,17 @@ def test_a_table_of_bytes_and_a_mean_and_a_residual_addition() -> None:
         node("Conv", "x2 w", "c", pads=[1, 0, 1, 0]), node("Div", "c d", "c1"), node("Floor", "c1", "c2"),
         node("Clip", "c2 zero top", "c3"),
         node("Mul", "c3 half", "t1"), node("Floor", "t1", "t2"),  # a table: any function of a byte
-        node("Add", "c3 t2", "a"), node("Div", "a two", "a1"), node("Floor", "a1", "a2"), node("Clip", "a2 zero top", "a3"),
-        node("Mul", "a3 c3", "p"), node("Mul", "p square", "p1"), node("Floor", "p1", "p2"), node("Clip", "p2 zero top", "p3"),
+        node("Add", "c3 t2", "a"), node("Div", "a two", "a1"), node("Floor", "a1", "a2"),
+        node("Clip", "a2 zero top", "a3"), node("Mul", "a3 c3", "p"), node("Mul", "p square", "p1"),
+        node("Floor", "p1", "p2"), node("Clip", "p2 zero top", "p3"),
         node("GlobalAveragePool", "p3", "g"), node("Add", "g half", "g1"), node("Floor", "g1", "g2"),
         node("Clip", "g2 zero top", "y"),
     ]  # fmt: skip
     data = model(nodes, constants, (3, 16, 1))
     graph = import_onnx(data)
     assert [one.op for one in graph.nodes] == [
-        "quantize", "conv", "requantize", "table", "add", "requantize", "multiply", "requantize", "sum_pool", "requantize"
+        "quantize", "conv", "requantize", "table", "add", "requantize", "multiply", "requantize", "sum_pool",
+        "requantize",
     ]  # fmt: skip
     (found,) = interpreter.outputs(graph, X).values()
     np.testing.assert_array_equal(found, runtime(data, X)[0])
@@ -147,5 +149,9 @@ def test_a_proof_looks_at_every_step_and_finds_the_one_that_differs() -> None:
     assert made is not None and (made.bias, made.multiplier, made.shift) == (3, 1, 6)
     bent = chain.then(lambda value: np.where(value == 5, 4, value))  # one of 16 results is another one
     assert as_requantization(bent, least, most) is None
-    late = Chain.start(1).then(lambda value: np.where(value == 999, value + 64, value)).scaled(np.float32([64]), divides=True)
+    late = (
+        Chain.start(1)
+        .then(lambda value: np.where(value == 999, value + 64, value))
+        .scaled(np.float32([64]), divides=True)
+    )
     assert as_requantization(late.rounded("floor").clipped(-8, 7), least, most) is not None  # 7 is 7, clipped

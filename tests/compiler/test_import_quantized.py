@@ -1,4 +1,4 @@
-"""Integer networks of other tools: the importer's integers are ONNX Runtime's, to the last bit where it has integers."""
+"""Integer networks of other tools: the integers are ONNX Runtime's, to the last bit where it has integers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks.foreign_integers import MICROSOFT, any_integer, model, qlinear_conv, quantized, runtime
 from onnx import helper
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.text import parse_graph, print_graph
 from flowlab.errors import GraphError
-from tests.networks.foreign_integers import MICROSOFT, any_integer, model, qlinear_conv, quantized, runtime
 
 SCALES: dict[str, Any] = {"s": np.float32(0.05), "z": np.uint8(7), "t": np.float32(0.11), "v": np.uint8(120)}
 
@@ -93,7 +93,10 @@ def test_an_addition_of_two_scales_and_a_fully_connected_layer() -> None:
         node("Flatten", "sum", "flat"),
         node("QGemm", "flat r v w u o b r v", "y", domain=MICROSOFT, transB=1),
     ]
-    same(model(nodes, constants, (4, 5, 3), rank=2, given="uint8", made="uint8"), any_integer(random, "uint8", (9, 4, 5, 3)))
+    same(
+        model(nodes, constants, (4, 5, 3), rank=2, given="uint8", made="uint8"),
+        any_integer(random, "uint8", (9, 4, 5, 3)),
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
@@ -138,7 +141,7 @@ ENTER = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z",
     ("nodes", "said"),
     [
         ([helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "ys", "yz"])], "finds its scale in each input"),
-        ([*ENTER, node("DequantizeLinear", "w ws", "f"), node("Conv", "d f b", "y")], "is a sum that nothing quantizes"),
+        ([*ENTER, node("DequantizeLinear", "w ws", "f"), node("Conv", "d f b", "y")], "sum that nothing quantizes"),
         ([*ENTER, node("Conv", "d fw", "c"), node("QuantizeLinear", "c t v")], "are no quantized constants"),
         ([*ENTER, node("Softmax", "d", "y")], "has no integer meaning here"),
         ([node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q t z")], "and it was made with 0.05 and 7"),
@@ -146,7 +149,7 @@ ENTER = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z",
         ([node("QuantizeLinear", "x s wide")], "makes integers of type int16"),
         ([*ENTER, node("AveragePool", "d", "a", kernel_shape=[2, 2], pads=[1] * 4), node("QuantizeLinear", "a t v")],
          "counts fewer places at the border"),
-        ([*ENTER, node("Transpose", "d", "m", perm=[1, 0, 2, 3]), node("QuantizeLinear", "m s z")], "the batch stays first"),
+        ([*ENTER, node("Transpose", "d", "m", perm=[1, 0, 2, 3]), node("QuantizeLinear", "m s z")], "batch stays"),
         ([*ENTER, node("Sigmoid", "x", "m"), node("QuantizeLinear", "m s z")], "which nothing quantizes before it"),
     ],
 )  # fmt: skip

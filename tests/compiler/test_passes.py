@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks.foreign_integers import qlinear_conv
 
 from flowlab.compiler import interpreter, text
 from flowlab.compiler.channels import channels_of
+from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.passes import Pass
 from flowlab.compiler.passes.drop_dead import DropDead
@@ -19,14 +22,18 @@ from flowlab.compiler.passes.drop_identity import DropIdentity
 from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
 from flowlab.compiler.passes.pad_channels import PadChannels, touching
 from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
+from flowlab.compiler.passes.signed_input import SignedInput
 from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
 from flowlab.compiler.rules import Layer, rule
 from flowlab.compiler.verify import verify
+from flowlab.engine.integer_file import meanings, with_float_entry
 
 from .random_graphs import random_features, random_graph
 
-PASSES: tuple[Pass, ...] = (DropDead(), DropIdentity(), FoldBatchNorm(), PadChannels(), PadLinearInputs())
+PASSES: tuple[Pass, ...] = (
+    DropDead(), DropIdentity(), FoldBatchNorm(), PadChannels(), PadLinearInputs(), SignedInput(),
+)  # fmt: skip
 
 every_pass = pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)
 
@@ -65,6 +72,38 @@ def test_a_pass_keeps_the_meaning_of_any_graph(each: Pass, seed: int, quantized:
 def test_a_pass_applied_twice_changes_nothing_more(each: Pass, seed: int, quantized: bool) -> None:
     once = each.apply(random_graph(seed, quantized))
     assert text.print_graph(each.apply(once)) == text.print_graph(once)
+
+
+BYTES = """\
+graph 1
+input %input: float32[2, 4, 1]
+%q: uint8[2, 4, 1] scale 0.5 zero_point 7 = quantize_linear(%input) high=250 low=3
+%p: uint8[2, 3, 1] scale 0.5 zero_point 7 = max_pool(%q) kernel=(2, 1) padding=(0, 0, 0, 0) stride=(1, 1)
+%c: uint8[4, 4, 1] scale 0.5 zero_point 7 = concat(%q, %q)
+%s: int32[4, 1, 1] scale 0.5 = sum_pool(%c)
+%y: float32[2, 4, 1] = dequantize(%q) scale=0.5
+output "bytes" = %q
+output "most" = %p
+output "sums" = %s
+output "real" = %y
+"""
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_signed_input_keeps_every_output(seed: int) -> None:
+    data, raw = qlinear_conv(seed)
+    given = import_onnx(data)
+    cases = [(with_float_entry(given), meanings(Path("x.npy"), given, raw.astype(np.float32)))]
+    graph = text.parse_graph(BYTES)
+    cases.append((graph, random_features(graph, seed) * 40))
+    for before, features in cases:
+        once = SignedInput().apply(before)
+        verify(once)
+        assert "uint8" not in {node.type.dtype for node in once.nodes if node.op == "quantize_linear"}
+        assert text.print_graph(SignedInput().apply(once)) == text.print_graph(once)
+        wanted, found = (interpreter.outputs(one, features) for one in (before, once))
+        for name, right in wanted.items():
+            np.testing.assert_array_equal(found[name], right)
 
 
 @pytest.mark.parametrize("each", [PadChannels(), PadLinearInputs()], ids=lambda each: each.name)

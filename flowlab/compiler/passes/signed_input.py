@@ -22,16 +22,16 @@ class SignedInput:
 
         graph 1
         input %input: float32[2]
-        %q: uint8[2] scale 0.5 zero_point 130 = quantize_linear(%input) {high=255, low=0}
-        %y: float32[2] = dequantize(%q) {scale=0.5}
+        %q: uint8[2] scale 0.5 zero_point 130 = quantize_linear(%input) high=255 low=0
+        %y: float32[2] = dequantize(%q) scale=0.5
         output "output" = %y
 
     After::
 
         graph 1
         input %input: float32[2]
-        %q: int8[2] scale 0.5 zero_point 2 = quantize_linear(%input) {high=127, low=-128}
-        %y: float32[2] = dequantize(%q) {scale=0.5}
+        %q: int8[2] scale 0.5 zero_point 2 = quantize_linear(%input) high=127 low=-128
+        %y: float32[2] = dequantize(%q) scale=0.5
         output "output" = %y
     """
 
