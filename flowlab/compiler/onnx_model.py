@@ -18,7 +18,7 @@ Array = NDArray[Any]
 MAX_BYTES = 256 << 20  # a network for a microcontroller is far smaller
 MAX_NODES = 20_000
 MAX_NUMBERS = 1 << 26  # of all initializers
-OPSETS = range(13, 24)  # from 13 on the forms read here are stable
+OPSETS = range(11, 24)  # from 11 on the forms read here are stable, or say by attributes what they say by inputs later
 DOMAINS = ("", "ai.onnx", "com.microsoft")  # the last: ONNX Runtime's integer operations
 INPUT_TYPES = {TensorProto.FLOAT: "float32", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
 

@@ -172,3 +172,25 @@ def test_bad_numbers_in_a_file_are_errors_and_no_traceback() -> None:
         except GraphError:
             refused += 1
     assert refused > 30
+
+
+def test_narrow_integers_that_lie_in_wider_ones_are_clipped_where_they_are_made() -> None:
+    """As quantizers of 4 and 2 bits write them: Clip between QuantizeLinear and DequantizeLinear, and of weights."""
+    random = np.random.default_rng(7)
+    constants = {
+        "s": np.float32(0.05), "z": np.uint8(0), "t": np.float32(0.0473), "w": any_integer(random, "int8", (5, 3, 3, 1)),
+        "ws": np.float32(0.01), "wz": np.int8(0), "low": np.int8(-7), "high": np.int8(7), "none": np.uint8(0),
+        "most": np.uint8(15), "bs": np.float32(0.0005), "b": random.integers(-300, 300, 5).astype(np.int32),
+    }  # fmt: skip
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "d"),
+        node("Clip", "w low high", "w4"), node("DequantizeLinear", "w4 ws wz", "wd"),
+        node("DequantizeLinear", "b bs", "bd"), node("Conv", "d wd bd", "c"), node("Relu", "c", "r"),
+        node("QuantizeLinear", "r t z", "rq"), node("Clip", "rq none most", "r4"),
+        node("DequantizeLinear", "r4 t z", "y"),
+    ]  # fmt: skip
+    data = model(nodes, constants, (3, 12, 1))
+    graph = import_onnx(data)
+    assert [one.op for one in graph.nodes] == ["quantize_linear", "conv", "requantize", "dequantize"]
+    assert (graph.node("rq").attributes["high"], abs(graph.node("c/sum").constants["weight"]).max()) == (15, 7)
+    same(data, random.normal(2, 4, (20, 3, 12, 1)).astype(np.float32))
