@@ -101,23 +101,38 @@ static int_least64_t nearest_shift(int_least64_t value, int shift)
     return rest > half || (rest == half && whole % 2 != 0) ? whole + 1 : whole;
 }
 """,
-    "nearest_even": """\
-/* How far beyond the 24 bits of a float's fraction a value is; it is not negative. */
+    "nearest_even": """\\
+/* How far beyond the 24 bits of a float's fraction a value is, which is not negative and below 2^56. */
 static int beyond_float(int_least64_t value)
 {
+    uint_least32_t high = (uint_least32_t)(value >> 24);
     int bits = 0;
-    while (value >> bits > 0) {
-        bits++;
+    for (int step = 16; step > 0; step >>= 1) {
+        if (high >> step > 0) {
+            high >>= step;
+            bits += step;
+        }
     }
-    return bits > 24 ? bits - 24 : 0;
+    return high > 0 ? bits + 1 : 0;
 }
 
 /* float(sum) * (multiplier / 2^shift) as floats compute it, then the nearest whole number: the even one of two. */
 static int_least32_t nearest_even(int_least32_t sum, int_least32_t multiplier, int shift)
 {
-    int_least64_t value = sum < 0 ? -(int_least64_t)sum : sum;
-    int drop = beyond_float(value);
-    value = nearest_shift(value, drop) * multiplier;
+    const int_least64_t magnitude = sum < 0 ? -(int_least64_t)sum : sum;
+    int_least64_t value = magnitude * multiplier;
+    if (shift > 0 && shift < 56) {
+        const int_least64_t half = (int_least64_t)1 << (shift - 1);
+        const int_least64_t whole = (value + half) >> shift;
+        const int_least64_t rest = value + half - (whole << shift); /* near 0 or 2 * half where it is near a tie */
+        const int_least64_t near = (value >> 22) + 1; /* more than what two roundings of a float change */
+        if (rest > near && rest < 2 * half - near) {
+            value = whole > 65536 ? 65536 : whole;
+            return (int_least32_t)(sum < 0 ? -value : value);
+        }
+    }
+    int drop = beyond_float(magnitude);
+    value = nearest_shift(magnitude, drop) * multiplier;
     shift -= drop;
     drop = beyond_float(value);
     value = nearest_shift(value, drop);

@@ -68,7 +68,8 @@ def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[
     wanted = getattr(job.options, "kernels", "speed")
     texts: dict[str, str] = {}
     memory: Memory = {}
-    for kernels in dict.fromkeys(("speed", "size", "plain") if wanted == "speed" else (wanted, "plain")):
+    tried = ("plain",) if not shipped.plain else ("speed", "size", "plain") if wanted == "speed" else (wanted, "plain")
+    for kernels in dict.fromkeys(tried):
         style = style_for(job.core, kernels)
         try:
             made = None if style is None else emit(shipped, style, skip_normalize=skip)
@@ -80,7 +81,8 @@ def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[
         else:
             texts, memory = dict(made.texts), lower.memory(shipped, 1, made.constants, made.arena)
         if job.core.cross_flags:
-            optimize, name = "-O3" if kernels == "speed" else "-Os", kernels if made else "plain"
+            fast = wanted if not shipped.plain else kernels
+            optimize, name = "-O3" if fast == "speed" else "-Os", kernels if made else "plain"
             texts |= emit_runner.emit_device(
                 shipped, job.core, device.memory, skip_normalize=skip, optimize=optimize, kernels=name
             )
