@@ -178,7 +178,8 @@ def test_narrow_integers_that_lie_in_wider_ones_are_clipped_where_they_are_made(
     """As quantizers of 4 and 2 bits write them: Clip between QuantizeLinear and DequantizeLinear, and of weights."""
     random = np.random.default_rng(7)
     constants = {
-        "s": np.float32(0.05), "z": np.uint8(0), "t": np.float32(0.0473), "w": any_integer(random, "int8", (5, 3, 3, 1)),
+        "s": np.float32(0.05), "z": np.uint8(0), "t": np.float32(0.0473),
+        "w": any_integer(random, "int8", (5, 3, 3, 1)),
         "ws": np.float32(0.01), "wz": np.int8(0), "low": np.int8(-7), "high": np.int8(7), "none": np.uint8(0),
         "most": np.uint8(15), "bs": np.float32(0.0005), "b": random.integers(-300, 300, 5).astype(np.int32),
     }  # fmt: skip
