@@ -61,6 +61,7 @@ _TABLE = (
     Role("metrics_simulate", "application/json", "accuracy and confusion of the simulated program"),
     Role("notes", "application/json", "the config's warnings and overview; made by no stage"),
     Role("report", "text/html", "the page for people", ""),
+    Role("layers", "text/csv", "the layer table with what each layer costs, for spreadsheets", ""),
 )
 
 ROLES: dict[str, Role] = {role.name: role for role in _TABLE}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from integer_graphs import example_graph
 
+import flowlab
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
@@ -112,6 +115,27 @@ def test_figures_of_another_release_lie_in_the_band_or_are_said_to_lie_outside()
             inside.append(abs(error))
             assert abs(error) <= found.band
     assert len(inside) >= 6 and np.mean(inside) <= 0.08
+    deep = [found.cycles(one.counts) / one.cycles - 1 for one in CHECKS if "6692" in one.network]
+    assert len(deep) == 4 and all(0.2 < error < 0.3 for error in deep)  # as the guide says
+
+
+def test_the_guide_s_table_is_what_the_fit_gives() -> None:
+    guide = (Path(flowlab.__file__).parent / "guide" / "device.md").read_text(encoding="utf-8")
+    targets = {
+        "F28P55 with its NPU": "c28_hard", "C28x": "c28_soft", "C29x": "c29_soft", "Cortex-M33": "m33_soft",
+        "Cortex-M0+": "m0_soft",
+    }  # fmt: skip
+    for name, target in targets.items():
+        (line,) = [one for one in guide.splitlines() if one.startswith(f"| {name} |")]
+        _, cycles_, figures, mean, band = [cell.strip() for cell in line.strip("|").split("|")]
+        found = calibration(target)
+        assert found is not None
+        numbers = [float(number) for number in re.findall(r"(?<![\w.])(\d+(?:\.\d+)?) (?:for|more)", cycles_)]
+        wanted = [each for each in found.coefficients if each]
+        assert len(numbers) == len(wanted) and np.allclose(numbers, wanted, rtol=0.02)
+        assert (int(figures), mean, band) == (
+            len(found.errors), f"{100 * found.mean_error:.0f} %", f"{100 * found.band:.0f} %",
+        )  # fmt: skip
 
 
 def test_without_itself_each_figure_is_predicted_from_all_others() -> None:
@@ -167,7 +191,7 @@ def test_a_network_on_the_npu_has_an_estimate_with_its_band_and_where_it_lies_ou
     assert found.cycles == pytest.approx(npu.cycles(features(placed())), rel=5e-3)
     assert (found.figures, found.band, found.mean_error) == (11, round(npu.band, 3), round(npu.mean_error, 3))
     assert any("outputs of layers, where the figures have 1,604 to 12,418" in one for one in found.outside)
-    assert found.what == "TI's code for the F28P55's NPU"
+    assert found.what == "TI's code on the F28P55's NPU"
 
 
 @pytest.mark.parametrize(

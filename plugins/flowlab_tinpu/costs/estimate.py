@@ -126,7 +126,7 @@ def calibration(target: str) -> Calibration | None:
 def estimate(row: Row, graph: Graph) -> Estimate:
     """The estimate for a placed graph, or why there is none."""
     on_npu = {node.attributes.get("unit") == "npu" for node in graph.nodes if node.op in ("conv", "linear")}
-    what = f"TI's code for the {row.name}'s {_unit(row, on_npu)}"
+    what = f"TI's code on the {row.name}'s {_unit(row, on_npu)}"
     core = CORES.get(row.mcpu, row.mcpu)
     found = calibration(f"{core}_{'hard' if True in on_npu else 'soft'}")
     lacking = _lacking(found, graph, parted=len(on_npu) > 1)
