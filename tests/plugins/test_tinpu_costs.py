@@ -18,8 +18,10 @@ import flowlab
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
+from flowlab.engine.facts import DiskFacts
 from flowlab.learn.layers import Dense, Row, build_network, count_parameters
 from flowlab.learn.trace import float_graph
+from flowlab.store.store import Store
 from flowlab_tinpu.costs.estimate import MOST_ERROR, NO_DATA, Figure, calibration, estimate, published
 from flowlab_tinpu.costs.features import features
 from flowlab_tinpu.costs.fit import fit, leave_one_out
@@ -251,6 +253,13 @@ def test_zeros_that_padding_adds_are_not_counted() -> None:
     widths = [[node.constants["weight"].shape for node in one.nodes if node.op == "conv"] for one in (graph, wider)]
     assert widths[0] != widths[1]
     assert features(wider) == features(graph)
+
+
+def test_the_table_of_figures_decides_so_it_is_in_the_fingerprint(tmp_path: Path) -> None:
+    counted = DiskFacts(Store(tmp_path)).code(DEVICE["F28P55"].code)
+    assert {"flowlab_tinpu.costs/published.csv", "flowlab_tinpu.costs.estimate", "flowlab_tinpu.costs.fit"} <= set(
+        counted
+    )
 
 
 # --- the model NPU --------------------------------------------------------------------------------

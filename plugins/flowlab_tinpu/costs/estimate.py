@@ -2,9 +2,10 @@
 
 ``published.csv`` has a row for each figure with its release and source in TI's repository tinyml-tensorlab (file,
 table, commit), the network that it belongs to, and that network's counts (`flowlab_tinpu.costs.features`), which the
-suite computes again from the network's layers. Left out, since no layers or no input are known of them: the arc-fault
-and motor-fault networks, the LSTMs, AD_Linear and AD_17k. Left out too: the 84 latencies of the device table (18
-figures, scaled by assumed clocks; they changed between releases) and the round illustrations of the guides.
+suite computes again from the network's layers. Inputs are those that the file states with the figure, or else those of
+the example's config at that time. Left out: arc-fault and motor-fault networks, whose layers are not public; LSTMs,
+AD_Linear and AD_17k, whose layers are of other kinds, or run on a unit that nobody states; the 84 latencies of the
+device table (18 figures, scaled by assumed clocks, changed between releases); and the round illustrations of guides.
 
 A target of the table is a core with its NPU (``c28_hard``) or without (``c28_soft``): what TI's compiler made of the
 network took so many cycles of that core. The release of README_old.md is that of the graphs it shows; all others say
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_name("published.csv")
 NPU_FEATURES = ("outputs", "weights", "unaligned_outputs")
 CPU_FEATURES = ("macs",)
+# Fixed before the fits that are made here, and not chosen by their errors.
 USED = {"c28_hard": NPU_FEATURES, "m0_hard": NPU_FEATURES, "c28_soft": ("outputs", "macs")}
 CORES = {"c28": "c28", "c29": "c29", "cortex-m0plus": "m0", "cortex-m33": "m33"}  # of targets, by the core's name
 NO_DATA = "no public data"
