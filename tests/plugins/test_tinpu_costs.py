@@ -220,6 +220,12 @@ def test_a_network_on_a_cpu_with_figures_has_an_estimate(device: str) -> None:
     assert found.what.endswith(DEVICE[device].core)
 
 
+def test_a_core_with_instructions_of_its_own_is_estimated_without_them_and_says_so() -> None:
+    found = DEVICE["CC2755"].costs(placed(npu=False)).estimate
+    assert found is not None and found.cycles
+    assert found.what == "TI's code on the CC2755's Cortex-M33 without its custom datapath"
+
+
 def test_a_network_of_which_a_part_runs_on_the_cpu_has_none() -> None:
     graph = placed()
     first = next(node for node in graph.nodes if node.op == "conv")

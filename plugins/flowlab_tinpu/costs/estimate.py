@@ -162,8 +162,10 @@ def _lacking(found: Calibration | None, graph: Graph, *, parted: bool) -> str:
 
 
 def _unit(row: Row, on_npu: set[bool]) -> str:
-    parts = [name for name, there in (("NPU", True), (row.core, False)) if there in on_npu]
-    return " and ".join(parts) or row.core
+    """Where the layers run; the figures of a core are those of its plain instructions."""
+    core = f"{row.core} without its custom datapath" if "custom datapath" in row.note else row.core
+    parts = [name for name, there in (("NPU", True), (core, False)) if there in on_npu]
+    return " and ".join(parts) or core
 
 
 def _widths(graph: Graph) -> list[int]:
