@@ -381,6 +381,47 @@ class Execution(ABC):
         """Run the program's bytes on float32 (vector, channel, height, width), in a fresh process."""
 
 
+@dataclass(frozen=True)
+class ModelCycles:
+    """Cycles of a documented model of an accelerator: counted from the network's structure, measured nowhere.
+
+    ``name`` is how they are called wherever they are shown, so that nobody takes them for the device's; ``by_layer``
+    are cycles by the layer's node, of the layers that the accelerator runs; ``macs_a_cycle`` is what it does at most;
+    ``parameters`` are the model's numbers.
+    """
+
+    name: str
+    by_layer: Mapping[str, int]
+    macs_a_cycle: int
+    parameters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cycles for one window on the device itself, estimated from figures that its vendor published.
+
+    ``what`` runs there; ``band`` is what it may be off by, either way, as a share (0.18), and ``mean_error`` what it is
+    off by on average, both found by predicting each of the ``figures`` without itself; ``outside`` says in what the
+    network lies outside of them. Without figures ``cycles`` is None, and ``reason`` says why.
+    """
+
+    what: str
+    cycles: int | None = None
+    band: float = 0.0
+    mean_error: float = 0.0
+    figures: int = 0
+    outside: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a target knows of a program's cost without running it; what executions count is in their `Outcome`."""
+
+    model: ModelCycles | None = None
+    estimate: Estimate | None = None
+
+
 class Target(Plugin):
     """A device: its number formats, rules, memory and costs, and how a program for it is built and run here."""
 
@@ -409,6 +450,10 @@ class Target(Plugin):
 
         The graph may be a float graph (`flowlab.compiler.ir.is_float`): `flowlab.compiler.lower_float` makes its C.
         """
+
+    def costs(self, graph: Graph) -> Costs:
+        """Cycles of a model of the accelerator, and an estimate for the device, of a placed graph; each or none."""
+        return Costs()
 
     def executions(self) -> tuple[Execution, ...]:
         """The ways to run a program of this target here."""

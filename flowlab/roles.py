@@ -53,10 +53,15 @@ _TABLE = (
     Role("memory", "application/json", "bytes by region, and whether the program fits"),
     Role("outputs", "application/vnd.numpy.npz", "outputs of the program on the test windows"),
     Role("agreement", "application/json", "vectors, mismatches, executions, and what did not run"),
-    Role("costs", "application/json", "multiplications by unit, cycles where something counts them"),
+    Role(
+        "costs",
+        "application/json",
+        "multiplications by unit; what was counted, what a model of the accelerator takes, what is estimated",
+    ),
     Role("metrics_simulate", "application/json", "accuracy and confusion of the simulated program"),
     Role("notes", "application/json", "the config's warnings and overview; made by no stage"),
     Role("report", "text/html", "the page for people", ""),
+    Role("layers", "text/csv", "the layer table with what each layer costs, for spreadsheets", ""),
 )
 
 ROLES: dict[str, Role] = {role.name: role for role in _TABLE}

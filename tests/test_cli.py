@@ -90,12 +90,14 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
         "agreement",
         "sizes",
         "measured",
+        "costs",
         "artifacts",
         "warnings",
         "report",
         "gates",
     ]
     assert result["gates"] == []
+    assert set(result["costs"]) == {"model", "estimate"}
     assert set(result["stages"][0]) == {"name", "cached", "seconds"}
     assert set(result["metrics"]) == {"float", "quantized", "simulated"}
     assert set(result["agreement"]) == {"vectors", "mismatches", "comparison", "executions", "not_run"}

@@ -33,6 +33,7 @@ def test_people_find_the_chapters_tree() -> None:
         "quantized_weights": "training/quantization",
         "program": "compilation",
         "report": "",
+        "layers": "",
     }
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flowlab.contracts import Core, Golden, LowerJob, NumberFormat, QuantizeJob, Quantizer, Target
 from flowlab.engine import integer_file, table
 from flowlab.errors import ConfigError, DataError, GraphError, OptionError, QuantizationError
+from flowlab.report import costs, layer_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,11 +73,17 @@ class Compiled:
     files: tuple[str, ...]
     calibrated: int = 0  # windows that scales were chosen by, a seeded sample; others were tested on
     integers: str = ""  # of a file of integers: how they stand to it in ONNX Runtime
+    costs: Mapping[str, Any] = field(default_factory=dict)  # what the target knows of them without running anything
+    arena: Mapping[str, Any] | None = None  # where each layer's output lies
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         found = {key: value for key, value in vars(self).items() if key != "asked"}
         return {"model": str(self.asked.model), "target": self.asked.target, "bits": self.asked.bits, **found}
+
+    def layers(self) -> str:
+        """The layer table with what each layer costs, as CSV."""
+        return layer_table.to_csv(layer_table.rows(self.rows, {**self.costs, "measured": self.measured}, self.arena))
 
     def lines(self) -> list[str]:
         """For people."""
@@ -102,6 +109,7 @@ class Compiled:
             f"agreement   0 mismatches in {self.windows} windows ({', '.join(self.executions)}{missing})",
             f"sizes       {sizes} bytes",
             *core,
+            *([f"costs       {text}"] if (text := costs.line(self.costs)) else []),
             f"files       {self.asked.out}: {', '.join(self.files)}",
         ]
 
@@ -155,6 +163,7 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
         done = replace(found.run(model, graph, integers, tested, (*said, *warned)), calibrated=len(windows))
         made = Path(folder) / "made"
         (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
+        (made / "layers.csv").write_text(done.layers(), encoding="utf-8", newline="")
         try:
             asked.out.parent.mkdir(parents=True, exist_ok=True)
             made.rename(asked.out)
@@ -180,7 +189,8 @@ class _Work:
         from flowlab.compiler.ir import is_float
         from flowlab.compiler.pipeline import apply_passes
         from flowlab.compiler.place import place
-        from flowlab.stages import validate
+        from flowlab.stages import compile as compile_stage
+        from flowlab.stages import simulate, validate
 
         target, given = self.target, not is_float(graph)
         exported = model if given else export_onnx(integers, dict(integers.metadata))
@@ -215,11 +225,12 @@ class _Work:
             **{region: sum(parts.values()) for region, parts in program.memory.items()},
         }
         warnings = (*said, *(() if off else placement.sentences()))
-        names = ("best_model.onnx", "report.json", f"program/ ({len(program.files)} files)")
+        names = ("best_model.onnx", "layers.csv", "report.json", f"program/ ({len(program.files)} files)")
         return Compiled(
             self.asked, len(windows), agree, error, tuple(asdict(row) for row in placement.rows), placement.npu_share,
             target.unit_name, (*(() if given else ("ONNX Runtime",)), "interpreter", *ran), not_run, sizes, measured,
             tuple(dict.fromkeys(warnings)), names, integers=against,
+            costs=simulate.foreseen(target.costs(placement.graph)), arena=compile_stage.arena(program, placement.graph),
         )  # fmt: skip
 
     def _executions(

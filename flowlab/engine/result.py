@@ -11,7 +11,7 @@ from typing import Any
 from flowlab.contracts import FLOAT
 from flowlab.engine.gates import Gate
 from flowlab.engine.local import Done
-from flowlab.report import numbers
+from flowlab.report import costs, numbers
 from flowlab.store.records import Record
 from flowlab.store.run_folder import Artifact
 from flowlab.store.store import Store
@@ -37,6 +37,7 @@ class RunResult:
     about: Mapping[str, Any]  # for people only
     gates: tuple[Gate, ...] = ()
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    costs: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `flowlab run --json` prints; every key is always there."""
@@ -49,6 +50,7 @@ class RunResult:
             "agreement": dict(self.agreement),
             "sizes": dict(self.sizes),
             "measured": {name: dict(values) for name, values in self.measured.items()},
+            "costs": costs.foreseen(self.costs),
             "artifacts": {role: [dict(file) for file in files] for role, files in self.artifacts.items()},
             "warnings": list(self.warnings),
             "report": str(self.report) if self.report else None,
@@ -56,7 +58,7 @@ class RunResult:
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        """Nine lines, and one more where an emulated core counted: a name and a text each."""
+        """Nine lines, and more where an emulated core counted or the target knows costs: a name and a text each."""
         ran = [stage for stage in self.stages if not stage["cached"]]
         seconds = sum(stage["seconds"] for stage in self.stages)
         return (
@@ -70,6 +72,7 @@ class RunResult:
             ("agreement", _agreement_text(self.agreement)),
             ("sizes", _sizes_text(self.sizes)),
             *(("core", _core_text(values)) for values in self.measured.values()),
+            *((("costs", text),) if (text := costs.line(self.costs)) else ()),
         )
 
 
@@ -123,6 +126,7 @@ def result_of(
         about={**about, **spec, "parameters": train.get("parameters"), "npu_share": _npu_share(small)},
         gates=gates,
         measured=small.read("costs").get("measured", {}),
+        costs=costs.foreseen(small.read("costs")),
     )
 
 

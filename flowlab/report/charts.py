@@ -14,13 +14,17 @@ from typing import Any
 from markupsafe import Markup
 
 from flowlab.report import axes
-from flowlab.report.axes import Box, place
+from flowlab.report.axes import Axis, Box, place
+from flowlab.report.bars import colour
 
 WIDTH, HEIGHT = 400, 240
 BOX = Box(left=54, top=12, right=WIDTH - 12, bottom=HEIGHT - 44)
 WAVE = Box(left=46, top=6, right=WIDTH - 8, bottom=118)
 WAVE_HEIGHT = 158
 WAVES = 8  # lines of a wave that have a colour of their own: w0 to w7
+MAP_WIDTH, MAP_HEIGHT = 860, 300
+MAP = Box(left=58, top=10, right=MAP_WIDTH - 10, bottom=MAP_HEIGHT - 44)
+LETTER, LINE = 6.6, 15  # width and height of text in a box
 ROC_SIZE = 250
 MARGIN = 3  # how many times as large as the distance of a curve from the corner what is shown is
 ZOOMS = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -225,6 +229,23 @@ def wave(label: str, lines: Sequence[Sequence[float]], across: str, step: int = 
     return Markup("").join([*parts, Markup("</svg>")])
 
 
+def memory_map(title: str, size: int, layers: int, tensors: Sequence[Mapping[str, Any]]) -> Markup:
+    """Who lies where in a memory while layers run: a box a tensor, its bytes upright, its life across.
+
+    Args:
+        title: for those who cannot see it.
+        size: bytes of the memory.
+        layers: how many run, one after the other.
+        tensors: ``name``, ``offset`` and ``size`` in bytes, ``first`` and ``last`` layer, counted from 0.
+    """
+    numbers = axes.whole_numbers(1, layers, 24)
+    across = Axis(0.5, layers + 0.5, [tick for tick in numbers.ticks if tick[0] <= layers])
+    upright = axes.whole_numbers(0, size, 5)
+    boxes = [_box(number, one, across, upright) for number, one in enumerate(tensors)]
+    frame = axes.frame(MAP, across, upright, "layer, in the order in which they run")
+    return Markup("").join([_open(MAP_WIDTH, MAP_HEIGHT, title, "chart wide"), frame, *boxes, Markup("</svg>")])
+
+
 def standalone(svg: str) -> str:
     """The same picture for a place without the page's style sheet."""
     opening, rest = svg.split(">", 1)
@@ -234,9 +255,25 @@ def standalone(svg: str) -> str:
 # --- parts --------------------------------------------------------------------------------------
 
 
-def _open(width: float, height: float, title: str) -> Markup:
-    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
-        _n(width), _n(height), title
+def _open(width: float, height: float, title: str, style: str = "chart") -> Markup:
+    return Markup('<svg class="{}" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(
+        style, _n(width), _n(height), title
+    )
+
+
+def _box(number: int, one: Mapping[str, Any], across: Axis, upright: Axis) -> Markup:
+    """A tensor of a memory map, with its name where that fits."""
+    left, bottom = place(MAP, across, upright, one["first"] + 0.5, one["offset"])
+    right, top = place(MAP, across, upright, one["last"] + 1.5, one["offset"] + one["size"])
+    name = Markup("")
+    if right - left > LETTER * len(one["name"]) + 8 and bottom - top > LINE:
+        name = Markup('<text class="inbox mid" x="{}" y="{}">{}</text>').format(
+            _n((left + right) / 2), _n((top + bottom) / 2 + 4), one["name"]
+        )
+    life = f"layers {one['first'] + 1} to {one['last'] + 1}"
+    text = f"{one['name']}: {one['size']:,} bytes from byte {one['offset']:,}, {life}"
+    return Markup('<rect class="box {}" x="{}" y="{}" width="{}" height="{}" rx="2"><title>{}</title></rect>{}').format(
+        colour(number), _n(left + 1), _n(top), _n(right - left - 2), _n(bottom - top), text, name
     )
 
 

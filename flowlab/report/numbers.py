@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import BITS
+from flowlab.report import costs
 from flowlab.report.class_falls import worst_fall
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FLOAT_BYTES = 4  # of one float32 parameter
 def numbers(facts: ReportFacts) -> dict[str, Any]:
     """What a run found, under the keys that ``flowlab run --json`` has for it.
 
-    ``metrics``, ``quantization``, ``agreement``, ``sizes``, ``measured`` and ``warnings``.
+    ``metrics``, ``quantization``, ``agreement``, ``sizes``, ``measured``, ``costs`` and ``warnings``.
     """
     parts = (facts.placement.get("agreement"), facts.agreement)
     return {
@@ -30,6 +31,7 @@ def numbers(facts: ReportFacts) -> dict[str, Any]:
         "agreement": agreement([part for part in parts if part]),
         "sizes": sizes(facts.metrics_train, facts.memory or {}, facts.file_bytes.get("quantized_onnx")),
         "measured": (facts.costs or {}).get("measured", {}),
+        "costs": costs.foreseen(facts.costs or {}),
         "warnings": list(dict.fromkeys(text for texts in warnings(facts).values() for text in texts)),
     }
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flowlab.report import bars, numbers, tables, widths
-from flowlab.report.charts import ROC_SIZE, WAVES, roc, roc_zoom, training_curve, wave
+from flowlab.report import bars, costs, numbers, tables, widths
+from flowlab.report.charts import ROC_SIZE, WAVES, memory_map, roc, roc_zoom, training_curve, wave
 from flowlab.report.facts import Document, Example, ReportFacts
 from flowlab.report.next_step import next_step
 
@@ -71,7 +71,10 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "waves": waves(facts),
         "charts": charts(facts),
         "layers": layers,
-        "counted": any(row.get("instructions") is not None for row in layers),
+        "counted": any(row["instructions"] is not None for row in layers),
+        "modelled": any(row["model_cycles"] is not None for row in layers),
+        "mapped": any(row["live_bytes"] is not None for row in layers),
+        "cost_rows": costs.rows(facts.costs or {}),
         "has_padding": any(row.get("padding") for row in layers),
         "reasons": tables.common_reason(layers),
         "has_reason": any(row.get("reason") or row.get("cure") for row in layers),
@@ -82,6 +85,7 @@ def _context(facts: ReportFacts) -> dict[str, Any]:
         "files": files,
         "regions": [{**row, **_bars(row)} for row in regions],
         "core_rows": tables.core_rows(facts),
+        "arena": arena(facts),
         "overview": tables.overview(facts),
         "widths": tables.widths(facts),
         "mixed": tables.mixed_rows(facts),
@@ -163,6 +167,24 @@ def waves(facts: ReportFacts) -> dict[str, Any]:
         "windows": columns[:WAVES] if len(columns) > 1 else [],
         "features": names if len(names) > 1 and not alike else [],
         "left_out": left_out,
+    }
+
+
+def arena(facts: ReportFacts) -> dict[str, Any] | None:
+    """The memory map, drawn, with its bytes and its tensors; None where no program has one.
+
+    ``own``: bytes of the arena that the device's C plans for itself, where they are others.
+    """
+    found = (facts.memory or {}).get("arena")
+    if not found or not found["tensors"]:
+        return None
+    title = f"arena of {found['size']:,} bytes while {len(found['layers'])} layers run"
+    planned = ((facts.memory or {}).get("regions") or {}).get("ram", {}).get("arena")
+    return {
+        "drawn": memory_map(title, found["size"], len(found["layers"]), found["tensors"]),
+        "size": found["size"],
+        "tensors": found["tensors"],
+        "own": planned if planned != found["size"] else None,
     }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowlab.contracts import FLOAT
+from flowlab.report import layer_table
 from flowlab.report.facts import Document, ReportFacts
 from flowlab.report.numbers import FLOAT_BYTES
 from flowlab.report.widths import beside_weights, layer_bits
@@ -258,12 +259,9 @@ def common_reason(layers: Sequence[Document]) -> str:
     return reasons.pop().rstrip(".") if len(reasons) == 1 and len(layers) > 1 else ""
 
 
-def layer_rows(facts: ReportFacts) -> list[Document]:
-    """The layer table of the placed graph, with the instructions of each layer where an emulated core counted."""
-    counted: dict[str, int] = {}
-    for found in ((facts.costs or {}).get("measured") or {}).values():
-        counted.update(found.get("layers", {}))
-    return [{**row, "instructions": counted.get(row["name"])} for row in facts.placement.get("layers", ())]
+def layer_rows(facts: ReportFacts) -> list[dict[str, Any]]:
+    """The layer table of the placed graph, each row with what is known of its cost."""
+    return layer_table.rows(facts.placement.get("layers", ()), facts.costs, (facts.memory or {}).get("arena"))
 
 
 def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowlab.compiler.ir import Graph
+
+CONTAINER = "model.flnp"
 NOTE = "constants and activations; code is not counted, since no compiler of the device has seen it"
 
 
@@ -62,9 +65,10 @@ def run(job: StageJob) -> StageResult:
     target = cast(Target, job.plugins["target"])
     spec = json.loads(job.input("feature_spec").read_text(encoding="utf-8"))
     golden, warnings = _golden(job)
+    graph = parse_graph(job.input("placed_graph").read_text(encoding="utf-8"))
     program = target.lower(
         LowerJob(
-            graph=parse_graph(job.input("placed_graph").read_text(encoding="utf-8")),
+            graph=graph,
             golden=golden,
             skip_normalize=job.options.skip_normalize,
             core=cast(Core, job.plugins["core"]),
@@ -77,7 +81,7 @@ def run(job: StageJob) -> StageResult:
             feature_spec=spec,
         )
     )
-    memory = {**_memory(program, target), "warnings": warnings}
+    memory = {**_memory(program, target), "arena": arena(program, graph), "warnings": warnings}
     path = job.out / "memory.json"
     path.write_text(json.dumps(memory, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     small = {key: memory[key] for key in ("packed_bytes", "program_bytes", "needed")}
@@ -108,6 +112,18 @@ def _memory(program: Program, target: Target) -> dict[str, Any]:
         "packed_bytes": program.packed_bytes,
         "program_bytes": container.stat().st_size if container else None,
     }
+
+
+def arena(program: Program, graph: Graph) -> dict[str, Any] | None:
+    """Where each layer's output lies while it is needed, read from the program's bytes; None where it has none."""
+    from flowlab.compiler.memory_map import memory_map
+    from flowlab.compiler.program import parse
+    from flowlab.compiler.trace import layer_named
+
+    if CONTAINER not in program.files:
+        return None
+    container = parse(program.files[CONTAINER].read_bytes())
+    return memory_map(container, lambda name: layer_named(graph, name)).to_json()
 
 
 def _golden(job: StageJob) -> tuple[Golden, list[str]]:

@@ -1,4 +1,4 @@
-"""Stage ``report``: from the small files of all stages to one page for people."""
+"""Stage ``report``: from the small files of all stages to one page for people, and a table of layers beside it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ STAGE = Stage(
         "notes",
     ),
     optional=("memory", "agreement", "costs", "metrics_simulate"),
-    makes=("report",),
+    makes=("report", "layers"),
     options=options,
     code=("flowlab.stages.report", "flowlab.report", "flowlab.signal.features_file", "flowlab.learn.roc"),
     libraries=("jinja2", "numpy", "pyarrow"),
@@ -96,9 +96,10 @@ STAGE = Stage(
 
 
 def run(job: StageJob) -> StageResult:
-    """Write ``report.html``: the same inputs give the same bytes."""
+    """Write ``report.html`` and ``layers.csv``: the same inputs give the same bytes."""
     import yaml
 
+    from flowlab.report import layer_table, tables
     from flowlab.report.facts import ReportFacts
     from flowlab.report.page import render
 
@@ -121,7 +122,9 @@ def run(job: StageJob) -> StageResult:
     )
     path = job.out / "report.html"
     path.write_text(render(facts), encoding="utf-8")
-    return StageResult(files={"report": {"report.html": path}})
+    layers = job.out / "layers.csv"
+    layers.write_text(layer_table.to_csv(tables.layer_rows(facts)), encoding="utf-8", newline="")
+    return StageResult(files={"report": {"report.html": path}, "layers": {"layers.csv": layers}})
 
 
 def _examples(job: StageJob, classes: list[str]) -> list[Example]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from flowlab.contracts import BITS, FLOAT, Execution, Outcome, Plugin, Stage, StageJob, StageResult, Target
+from flowlab.contracts import BITS, FLOAT, Costs, Execution, Outcome, Plugin, Stage, StageJob, StageResult, Target
 from flowlab.errors import AgreementError, StageError
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def run(job: StageJob) -> StageResult:
     }
     metrics = _metrics(job, outcomes[0], table.labels)
     _write(job, "agreement.json", agreement)
-    _write(job, "costs.json", costs(graph, cycles, measured, accelerator=bool(target.rules())))
+    found = {**costs(graph, cycles, measured, accelerator=bool(target.rules())), **foreseen(target.costs(graph))}
+    _write(job, "costs.json", found)
     _write(job, "metrics_simulate.json", metrics)
     _write_outputs(job, outcomes[0])
     names = ("outputs.npz", "agreement.json", "costs.json", "metrics_simulate.json")
@@ -231,6 +232,15 @@ def costs(
         "measured": {name: dict(values) for name, values in measured.items()},
         "note": "multiply-accumulates of convolutions and fully connected layers, padding included"
         + ("" if cycles is not None else "; no execution here counts cycles"),
+    }
+
+
+def foreseen(found: Costs) -> dict[str, Any]:
+    """What the device's plugin knows without running anything: ``model`` and ``estimate``, each or None."""
+    model = found.model and {**asdict(found.model), "cycles": sum(found.model.by_layer.values())}
+    return {
+        "model": model,
+        "estimate": found.estimate and {**asdict(found.estimate), "outside": [*found.estimate.outside]},
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from flowlab.compiler.number_format import GENERIC
-from flowlab.contracts import Execution, LowerJob, NumberFormat, Program, Target
+from flowlab.contracts import Costs, Execution, LowerJob, NumberFormat, Program, Target
 from flowlab_tinpu.compiler_call import runs_on_cpu
 from flowlab_tinpu.device_table import ROWS, Row
 from flowlab_tinpu.executions import Absent, Simulator
@@ -15,6 +15,7 @@ from flowlab_tinpu.number_format import NPU
 from flowlab_tinpu.rules import RULES
 
 if TYPE_CHECKING:
+    from flowlab.compiler.ir import Graph
     from flowlab.compiler.passes import Pass
     from flowlab.compiler.rules import Rule
 
@@ -46,6 +47,7 @@ class Device(Target):
         "flowlab_tinpu.simulator",
         "flowlab_tinpu.lower",
         "flowlab_tinpu.lower_float",
+        "flowlab_tinpu.costs",
         "flowlab.compiler",
         "flowlab.cpu",
     )
@@ -89,6 +91,12 @@ class Device(Target):
         if is_float(job.graph):
             return lower_float_to_files(self, self.row, job)
         return lower_to_files(self, job)
+
+    def costs(self, graph: Graph) -> Costs:
+        """Cycles of the model NPU, and the estimate from TI's published figures."""
+        from flowlab_tinpu.costs import costs_of
+
+        return costs_of(self.row, graph)
 
     def executions(self) -> tuple[Execution, ...]:
         """The simulator, C on this machine, and C on an emulated core or the reason why there is none.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -45,13 +47,42 @@ def test_a_foreign_network_runs_in_every_way_on_the_device_s_core(tmp_path: Path
     assert found.agree is not None and found.agree >= 0.95 and found.error < 0.06
     assert found.npu_share == 1.0 and (found.calibrated, found.windows) == (64, 32)
     assert found.measured["emulated core"]["instructions"] > 1000
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"best_model.onnx", "report.json", "program"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "best_model.onnx", "layers.csv", "report.json", "program",
+    }  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["executions"] == list(found.executions) and report["rows"][0]["name"] == "c1"
     container = parse((tmp_path / "out" / "program" / "model.flnp").read_bytes())
     assert container.golden is not None and len(container.golden.features) == 8
     assert "relative error" in "\n".join(found.lines())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npy", "model.onnx", "out"]
+
+
+def layers_of(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "out" / "layers.csv").read_text(encoding="utf-8"))))
+
+
+def test_three_costs_stand_apart_in_lines_report_and_table(tmp_path: Path) -> None:
+    found = compiled(tmp_path, foreign(), windows(), "F28P55")
+    lines = "\n".join(found.lines())
+    assert re.search(r"^costs       model NPU [\d,]+ cycles; estimate [\d,]+ ± \d+ % cycles of TI's code", lines, re.M)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["costs"]["model"]["cycles"] == sum(report["costs"]["model"]["by_layer"].values())
+    assert report["costs"]["estimate"]["figures"] == 11
+    table = layers_of(tmp_path)
+    assert [row["layer"] for row in table] == [*(row["name"] for row in report["rows"]), "total"]
+    assert table[-1]["model_cycles"] == str(report["costs"]["model"]["cycles"])
+    assert max(int(row["live_bytes"]) for row in table[:-1]) == report["arena"]["size"]
+    assert all(0 < float(row["utilisation_percent"]) <= 100 for row in table if row["utilisation_percent"])
+
+
+def test_instructions_of_the_core_stand_in_the_table(tmp_path: Path) -> None:
+    found = compiled(tmp_path, foreign(), windows(), "MSPM0G3507", bits=4)
+    table = layers_of(tmp_path)
+    assert all(int(row["instructions"]) > 0 for row in table if row["macs"] != "0")
+    assert {row["model_cycles"] for row in table} == {""}
+    said = next(line for line in found.lines() if line.startswith("costs"))
+    assert "no estimate of TI's code on the MSPM0G3507's Cortex-M0+: no public data of weights of 4 bits" in said
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

@@ -43,6 +43,8 @@ def done(facts: ReportFacts, store: Store) -> dict[str, Done]:
         outputs = {role: {f"{role}.json": Stored(sha, size)}}
         if stage == "quantize":
             outputs["quantized_onnx"] = {"best_model.onnx": Stored(sha, facts.file_bytes["quantized_onnx"])}
+        if stage == "simulate":
+            outputs["costs"] = {"costs.json": Stored(*store.objects.add_bytes(json.dumps(facts.costs).encode()))}
         agreement = facts.placement.get("agreement") if stage == "validate" else facts.agreement
         metrics = {"agreement": agreement} if stage in {"validate", "simulate"} and agreement else {}
         record = Record(stage, "", {}, outputs, metrics, tuple(document.get("warnings", ())), {})
@@ -68,6 +70,7 @@ def unmeasured(facts: ReportFacts) -> ReportFacts:
         metrics_train={**facts.metrics_train, "test": None},
         metrics_quantize={**facts.metrics_quantize, "test": None},
         metrics_simulate=None,
+        costs=None,
         agreement=None,
         memory=None,
     )
@@ -90,4 +93,4 @@ def test_the_numbers_of_the_page_are_those_of_json(tmp_path: Path, change: Any) 
     printed = json.loads(json.dumps(result.to_json()))
     page = json.loads(block(render(facts)))
     assert page == {key: printed[key] for key in page}
-    assert set(page) == {"metrics", "quantization", "agreement", "sizes", "measured", "warnings"}
+    assert set(page) == {"metrics", "quantization", "agreement", "sizes", "measured", "costs", "warnings"}

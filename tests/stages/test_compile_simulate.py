@@ -16,7 +16,7 @@ from flowlab.compiler.place import place
 from flowlab.compiler.program import encode, parse
 from flowlab.compiler.text import print_graph
 from flowlab.compiler.trace import layer_crcs
-from flowlab.contracts import Execution, NoOptions, StageJob, StageResult
+from flowlab.contracts import Costs, Execution, NoOptions, StageJob, StageResult, Target
 from flowlab.cpu import host_compiler
 from flowlab.cpu.host_c import HostC
 from flowlab.errors import AgreementError, StageError
@@ -148,6 +148,35 @@ def test_costs_count_what_runs_on_the_npu(tmp_path: Path, no_compiler: None) -> 
     costs = json.loads(run.simulate().files["costs"]["costs.json"].read_text())
     assert costs["macs_npu"] == 8 * 5 * 32 + 8 * 8 * 3 * 32 + 16 * 8 * 5 * 8 + 32
     assert (costs["macs_cpu"], costs["npu_share"], costs["cycles"]) == (0, 1.0, None)
+
+
+def test_three_costs_are_kept_apart(tmp_path: Path, no_compiler: None) -> None:
+    """What was counted, what the model NPU takes, what is estimated: each in its place, or with a reason, or None."""
+    run = bench(tmp_path, example_graph())
+    run.compile()
+    costs = json.loads(run.simulate().files["costs"]["costs.json"].read_text())
+    assert costs["measured"] == {}
+    model, estimate = costs["model"], costs["estimate"]
+    assert model["name"] == "model NPU" and model["macs_a_cycle"] == 16
+    assert model["cycles"] == sum(model["by_layer"].values()) > costs["macs_npu"] / 16
+    layers = {node.name for node in example_graph().nodes if "layer" in node.attributes}
+    assert set(model["by_layer"]) == layers
+    assert estimate["cycles"] != model["cycles"] and 0 < estimate["band"] < 1 and estimate["reason"] == ""
+
+
+class Silent(type(F28P55)):
+    """A device whose plugin says nothing of costs."""
+
+    def costs(self, graph: Any) -> Costs:
+        return Target.costs(self, graph)
+
+
+def test_a_target_need_not_know_any_costs(tmp_path: Path, no_compiler: None) -> None:
+    run = bench(tmp_path, example_graph())
+    run.target = Silent(F28P55.row)
+    run.compile()
+    costs = json.loads(run.simulate().files["costs"]["costs.json"].read_text())
+    assert costs["model"] is None and costs["estimate"] is None
 
 
 @pytest.mark.parametrize(("accelerator", "share"), [(True, 0.0), (False, None)])

@@ -87,9 +87,21 @@ def test_equal_files_in_another_folder_give_equal_bytes(tmp_path: Path) -> None:
     assert page(run(job(tmp_path / "a"))) == page(run(job(tmp_path / "b")))
 
 
+def test_the_layer_table_lies_beside_the_page(tmp_path: Path) -> None:
+    lines = run(job(tmp_path)).files["layers"]["layers.csv"].read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("layer,operation,unit,reason,cure") and lines[-1].startswith("total,")
+    assert len(lines) == len(make_facts().placement["layers"]) + 2
+
+
 def test_a_run_without_simulation_has_a_report_too(tmp_path: Path) -> None:
     shown = page(run(job(tmp_path, without=("memory", "agreement", "costs", "metrics_simulate"))))
-    assert "simulation is off" in shown
+    assert "simulation is off" in shown and "Work of each layer" not in shown
+
+
+def test_without_simulation_the_memory_map_is_shown_all_the_same(tmp_path: Path) -> None:
+    shown = page(run(job(tmp_path, without=("agreement", "costs", "metrics_simulate"))))
+    assert "The arena while layers run" in shown and "arena bytes" in shown
+    assert "array in use" not in shown and "model NPU" not in shown
 
 
 def test_unmeasured_integers_have_no_curves(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_the_page_is_laid_out_and_fetches_nothing(tmp_path: Path, width: int) ->
     assert found is not None, dom[:2000]
     fits, too_wide, drawn, fetched, sections = found.groups()
     assert (fits, too_wide) == ("true", "none")
-    assert int(drawn) == 7  # two trainings, one curve against the rest, two windows with their features
+    assert int(drawn) == 8  # two trainings, one curve against the rest, two windows with their features, the arena
     assert int(fetched) == 0
     assert int(sections) == 9
 
