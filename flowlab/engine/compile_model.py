@@ -163,8 +163,7 @@ class _Work:
     def run(self, model: bytes, graph: Graph, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
         """Place, lower, run in every way, compare, and write the files."""
         from flowlab.compiler.export_onnx import export_onnx
-        from flowlab.compiler.pipeline import apply_passes
-        from flowlab.compiler.place import place
+        from flowlab.compiler.place import place_for
         from flowlab.stages import validate
 
         target = self.target
@@ -175,8 +174,7 @@ class _Work:
             if integers.metadata.get("number_format") in {one.name for one in _own(target)}
             else "integers of any CPU"
         )
-        padded = integers if off or not target.rules() else apply_passes(integers, target.passes())
-        placement = place(padded, target.rules(), target.unit_name, off if target.rules() else "")
+        placement = place_for(target, integers, off)
         self.say("interpreter and ONNX Runtime")
         values, crcs = validate.interpret(placement.graph, windows)
         runtime = validate.integers_where_meant(integers, validate.run_onnx(exported, windows, list(integers.outputs)))

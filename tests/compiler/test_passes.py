@@ -14,11 +14,16 @@ from flowlab.compiler import interpreter, text
 from flowlab.compiler.channels import channels_of
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.passes import Pass
+from flowlab.compiler.passes.allocate import Allocate
 from flowlab.compiler.passes.drop_dead import DropDead
 from flowlab.compiler.passes.drop_identity import DropIdentity
 from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
 from flowlab.compiler.passes.pad_channels import PadChannels, touching
 from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
+from flowlab.compiler.passes.place import Place
+from flowlab.compiler.passes.schedule import Schedule
+from flowlab.compiler.passes.split_groups import SplitGroups
+from flowlab.compiler.passes.split_max_pool import SplitMaxPool
 from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
 from flowlab.compiler.rules import Layer, rule
@@ -26,7 +31,10 @@ from flowlab.compiler.verify import verify
 
 from .random_graphs import random_features, random_graph
 
-PASSES: tuple[Pass, ...] = (DropDead(), DropIdentity(), FoldBatchNorm(), PadChannels(), PadLinearInputs())
+PASSES: tuple[Pass, ...] = (
+    DropDead(), DropIdentity(), FoldBatchNorm(), SplitMaxPool(), SplitGroups(), PadChannels(), PadLinearInputs(),
+    Place(), Schedule(), Allocate(),
+)  # fmt: skip
 
 every_pass = pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)
 
