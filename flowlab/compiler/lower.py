@@ -90,6 +90,8 @@ def _tensor(graph: Graph, name: str) -> Tensor:
     )
     if len(type_.shape) not in (1, 3) or type_.dtype not in ("float32", "int8", "uint8"):
         raise ProgramError(f"value '{name}': {type_.dtype} {type_.shape} is no tensor of a program")
+    if type_.zero_point:
+        raise ProgramError(f"value '{name}' has the zero point {type_.zero_point}; those of a program are 0")
     return Tensor(name, type_.dtype, type_.shape, channels, offset, type_.scale)
 
 

@@ -48,8 +48,9 @@ def tidy_passes() -> tuple[Pass, ...]:
 
 
 def program_passes() -> tuple[Pass, ...]:
-    """What gives a placed graph the order and the memory of its program."""
+    """What gives a placed graph the arithmetic, the order and the memory of its program."""
     from flowlab.compiler.passes.allocate import Allocate
+    from flowlab.compiler.passes.legalise import Legalise
     from flowlab.compiler.passes.schedule import Schedule
 
-    return Schedule(), Allocate()
+    return Legalise(), Schedule(), Allocate()

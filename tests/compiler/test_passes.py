@@ -18,6 +18,7 @@ from flowlab.compiler.passes.allocate import Allocate
 from flowlab.compiler.passes.drop_dead import DropDead
 from flowlab.compiler.passes.drop_identity import DropIdentity
 from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
+from flowlab.compiler.passes.legalise import Legalise
 from flowlab.compiler.passes.pad_channels import PadChannels, touching
 from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
 from flowlab.compiler.passes.place import Place
@@ -33,7 +34,7 @@ from .random_graphs import random_features, random_graph
 
 PASSES: tuple[Pass, ...] = (
     DropDead(), DropIdentity(), FoldBatchNorm(), SplitMaxPool(), SplitGroups(), PadChannels(), PadLinearInputs(),
-    Place(), Schedule(), Allocate(),
+    Place(), Legalise(), Schedule(), Allocate(),
 )  # fmt: skip
 
 every_pass = pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)

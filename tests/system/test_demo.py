@@ -214,7 +214,13 @@ def test_prefects_api_shows_nine_stages_with_their_edges(demo_text: str, demo_fo
 def test_every_state_of_the_network_is_printed(demo: dict[str, Any], demo_folder: Path) -> None:
     states = flowlab(demo_folder, "explain")["states"]
     names = [one["name"] for one in states]
-    assert names[0] == "float" and names[-4:] == ["placed", "pass schedule", "pass allocate", "program"]
+    assert names[0] == "float" and names[-5:] == [
+        "placed",
+        "pass legalise",
+        "pass schedule",
+        "pass allocate",
+        "program",
+    ]
     assert names.index("pass fold_batchnorm") < names.index("quantized") < names.index("pass pad_channels")
     by_name = {one["name"]: one["text"] for one in states}
     norms = [by_name[name].count("batch_norm(") for name in ("float", "pass fold_batchnorm")]
@@ -222,7 +228,7 @@ def test_every_state_of_the_network_is_printed(demo: dict[str, Any], demo_folder
     assert 'layer="FCONV"' in by_name["placed"] and 'unit="npu"' in by_name["placed"]
     assert "offset=" not in by_name["pass schedule"] and "offset=0" in by_name["pass allocate"]
     assert "conv1.bnorm [0..1024)" in by_name["program"]
-    whole = flowlab(demo_folder, "explain", "--constants")["states"][-4]["text"]
+    whole = flowlab(demo_folder, "explain", "--constants")["states"][-5]["text"]
     (graph,) = demo["artifacts"]["placed_graph"]
     assert whole.split() == Path(graph["path"]).read_text().split()
 
