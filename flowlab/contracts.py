@@ -309,7 +309,7 @@ class LayerRow:
     cure: str = ""
     weight_bytes: int = 0
     macs: int = 0
-    padding: str = ""  # what a padding pass added, and what it cost
+    padding: str = ""  # what padding or splitting the layer added, and what it cost
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Builder:
     def table(self, name: str) -> Builder:
         entries = self.random.integers(-128, 128, 256).astype(np.int8)
         return self._add(
-            name, "table", self.last.name, TensorType("int8", self.last.type.shape, 0.02), {"unit": "cpu"},
+            name, "table", self.last.name, TensorType("int8", self.last.type.shape, 0.05), {"unit": "cpu"},
             {"entries": entries},
         )  # fmt: skip
 
@@ -197,7 +197,7 @@ class Builder:
         return self._requantize(f"{name}.bnorm", False, given, bits=8)
 
     def dequantize(self, name: str = "dequantize") -> Builder:
-        scale = self.last.type.scale
+        scale = float(np.float32(self.last.type.scale))
         return self._add(
             name, "dequantize", self.last.name, TensorType("float32", self.last.type.shape), {"scale": scale}
         )

@@ -1,7 +1,6 @@
 """Float graph -> plan of a float program: which buffer each value lies in, and the bytes that all of it takes.
 
-An operation on single elements writes over what it read where nobody else needs that, so a ReLU costs no memory; a
-flattened value is its source under another shape.
+Which values share a buffer: `flowlab.compiler.steps.float_roots`.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowlab.compiler import allocate
 from flowlab.compiler.interpreter import batch_norm_line
 from flowlab.compiler.ir import Graph, Input, Node, is_float
+from flowlab.compiler.steps import steps_of
 from flowlab.errors import ProgramError
 
 FLOAT_BYTES = 4
-RENAMES = ("flatten", "reshape")  # the same numbers under another shape
-ELEMENTWISE = ("relu", "activation", "batch_norm")  # they may write over their input
 Floats = NDArray[np.float32]
 
 
@@ -50,40 +47,14 @@ def plan(graph: Graph) -> FloatPlan:
     """
     if len(graph.inputs) != 1 or not is_float(graph):
         raise ProgramError("a float program has one input and float values; this graph has others")
-    root = roots(graph)
-    outside = graph.inputs[0].name
-    steps = [
-        allocate.Step(
-            tuple(root[name] for name in node.inputs if root[name] != outside),
-            (node.name,) if root[node.name] == node.name else (),
-        )
-        for node in graph.nodes
-    ]
-    sizes = {node.name: elements(node.type.shape) for node in graph.nodes}
-    keep = tuple(dict.fromkeys(root[value] for value in graph.outputs.values() if root[value] != outside))
-    arena = allocate.allocate(allocate.live_buffers(steps, sizes, keep))
-    allocate.check(arena, steps, sizes, keep)
-    offsets = {name: arena.offsets[root[name]] for name in sizes if root[name] != outside}
-    return FloatPlan(graph, offsets, arena.size)
+    steps = steps_of(graph)
+    arena = steps.arena()
+    return FloatPlan(graph, {name: arena.offsets[root] for name, root in steps.roots.items()}, arena.size)
 
 
 def elements(shape: tuple[int, ...]) -> int:
     """How many numbers a value has."""
     return math.prod(shape)
-
-
-def roots(graph: Graph) -> dict[str, str]:
-    """By value, the value whose buffer it lies in: itself, what it renames, or what it may write over."""
-    source = graph.inputs[0].name
-    shared = {source}  # buffers that somebody else still reads: the caller's, outputs, and those with several readers
-    root = {source: source}
-    for node in graph.nodes:
-        before = root[node.inputs[0]]
-        alias = node.op in RENAMES or (node.op in ELEMENTWISE and before not in shared)
-        root[node.name] = before if alias else node.name
-        if len(graph.users(node.name)) != 1 or node.name in graph.outputs.values():
-            shared.add(root[node.name])
-    return root
 
 
 # --- constants and memory -------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 from flowlab.compiler import allocate
 from flowlab.compiler.infer import dilation_of
 from flowlab.compiler.ir import Graph, Node
+from flowlab.compiler.pipeline import apply_passes, program_passes
 from flowlab.compiler.program import (
     OPS,
     OUTSIDE,
@@ -38,13 +39,14 @@ if TYPE_CHECKING:
 
 
 def lower(graph: Graph, source_sha256: str) -> Container:
-    """A placed integer graph -> program without golden vectors.
+    """A placed integer graph -> program without golden vectors: scheduled, allocated, and each layer with its numbers.
 
     Raises:
         ProgramError: naming the node that a program cannot hold.
     """
     if len(graph.inputs) != 1:
         raise ProgramError(f"a program has one input; the graph has {len(graph.inputs)}")
+    graph = apply_passes(graph, program_passes())
     nodes = [_fused(graph, node) for node in graph.nodes if not _is_accumulator(node)]
     values = [graph.inputs[0].name, *(node.name for node, _ in nodes)]
     index = {name: at for at, name in enumerate(values)}
@@ -56,8 +58,8 @@ def lower(graph: Graph, source_sha256: str) -> Container:
     for layer in layers:
         check_layer(layer, [tensors[at] for at in layer.inputs], tensors[layer.output])
     outputs = {name: index[value] for name, value in graph.outputs.items()}
-    placed, size = _place(layers, tensors, outputs)
-    return Container(tuple(placed), layers, outputs, size, source_sha256)
+    size = _prove(layers, tensors, outputs)
+    return Container(tuple(tensors), layers, outputs, size, source_sha256)
 
 
 def _is_accumulator(node: Node) -> bool:
@@ -86,12 +88,13 @@ def _fused(graph: Graph, node: Node) -> tuple[Node, Node | None]:
 
 def _tensor(graph: Graph, name: str) -> Tensor:
     type_ = graph.type_of(name)
-    channels = type_.shape[0]
-    if name != graph.inputs[0].name:
-        channels = _integer(graph.node(name).attributes.get("channels", channels))
+    attributes = graph.node(name).attributes if name != graph.inputs[0].name else {}
+    channels, offset = (
+        _integer(attributes.get(key, default)) for key, default in (("channels", type_.shape[0]), ("offset", OUTSIDE))
+    )
     if len(type_.shape) not in (1, 3) or type_.dtype not in ("float32", "int8", "uint8"):
         raise ProgramError(f"value '{name}': {type_.dtype} {type_.shape} is no tensor of a program")
-    return Tensor(name, type_.dtype, type_.shape, channels, OUTSIDE, type_.scale, type_.zero_point)
+    return Tensor(name, type_.dtype, type_.shape, channels, offset, type_.scale, type_.zero_point)
 
 
 def _integer(value: object) -> int:
@@ -177,8 +180,12 @@ def roots(layers: Sequence[Layer]) -> dict[int, int]:
     return root
 
 
-def _place(layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[str, int]) -> tuple[list[Tensor], int]:
-    """Give every 8-bit tensor but the quantized input a place in the arena, and prove that the plan holds."""
+def _prove(layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[str, int]) -> int:
+    """The bytes of the arena, in which every 8-bit tensor but the quantized input has its place; the plan holds.
+
+    Raises:
+        ProgramError: if a layer reads what another one has overwritten.
+    """
     root = roots(layers)
     first = layers[0].output
 
@@ -192,15 +199,12 @@ def _place(layers: Sequence[Layer], tensors: Sequence[Tensor], outputs: Mapping[
         )
         for layer in layers
     ]
+    places = {tensors[at].name: tensors[at].offset for at in root if stored(at) and root[at] == at}
     sizes = {tensor.name: tensor.size for tensor in tensors}
     keep = tuple(tensors[root[at]].name for at in outputs.values() if stored(at))
-    arena = allocate.allocate(allocate.live_buffers(steps, sizes, keep))
+    arena = allocate.Arena(places, max((place + sizes[name] for name, place in places.items()), default=0))
     allocate.check(arena, steps, sizes, keep)
-    placed = [
-        replace(tensor, offset=arena.offsets[tensors[root[at]].name]) if at in root and stored(at) else tensor
-        for at, tensor in enumerate(tensors)
-    ]
-    return placed, arena.size
+    return arena.size
 
 
 def memory(

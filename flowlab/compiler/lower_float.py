@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flowlab.compiler import emit_float_c, emit_float_runner, float_plan
+from flowlab.compiler.pipeline import apply_passes, program_passes
 from flowlab.compiler.place import place
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def lower_float(job: LowerJob) -> FloatProgram:
     Raises:
         ProgramError: naming the node that C has no form for.
     """
-    plan = float_plan.plan(job.graph)
+    plan = float_plan.plan(apply_passes(job.graph, program_passes()))
     texts = {
         **emit_float_c.emit_float_c(plan, job.source_sha256),
         **emit_float_runner.emit_float_vectors(plan, job.golden),

@@ -9,10 +9,14 @@ from flowlab.compiler.passes import Pass
 from flowlab.compiler.verify import verify
 from flowlab.errors import GraphError
 
+Watch = Callable[[str, Graph], None]  # gets a pass's name and the graph that it left
 
-def apply_passes(
-    graph: Graph, passes: Sequence[Pass], watch: Callable[[str, Graph], None] = lambda name, graph: None
-) -> Graph:
+
+def unwatched(name: str, graph: Graph) -> None:
+    """Nobody looks."""
+
+
+def apply_passes(graph: Graph, passes: Sequence[Pass], watch: Watch = unwatched) -> Graph:
     """The graph after all passes.
 
     Args:
@@ -32,3 +36,21 @@ def apply_passes(
             raise GraphError(f"pass '{each.name}': {problem}") from problem
         watch(each.name, graph)
     return graph
+
+
+def tidy_passes() -> tuple[Pass, ...]:
+    """What makes a float graph the layers that will run."""
+    from flowlab.compiler.passes.drop_dead import DropDead
+    from flowlab.compiler.passes.drop_identity import DropIdentity
+    from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
+
+    return DropDead(), DropIdentity(), FoldBatchNorm()
+
+
+def program_passes() -> tuple[Pass, ...]:
+    """What gives a placed graph the arithmetic, the order and the memory of its program."""
+    from flowlab.compiler.passes.allocate import Allocate
+    from flowlab.compiler.passes.legalise import Legalise
+    from flowlab.compiler.passes.schedule import Schedule
+
+    return Legalise(), Schedule(), Allocate()

@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowlab.compiler.channels import is_depthwise
 from flowlab.compiler.infer import dilation_of, integer, integers
 from flowlab.compiler.ir import Graph, Node
+from flowlab.compiler.pipeline import Watch, apply_passes, unwatched
 from flowlab.compiler.rules import Layer, Rule
 from flowlab.contracts import LayerRow
+
+if TYPE_CHECKING:
+    from flowlab.contracts import Target
 
 FLOAT_BITS = 32  # of a weight that nobody quantizes
 NO_LAYER = (  # part of another, or of the entry
@@ -30,6 +34,7 @@ CURES = {
     "multiply": "leave the gate out (training.surgery does), or accept it on the CPU",
     "concat": "add the branches, or accept it on the CPU",
 }
+GROUPS_CURE = "use groups=1, or as many groups as channels"
 
 
 @dataclass(frozen=True)
@@ -50,18 +55,25 @@ class Placement:
         return share(self.macs, accelerator=self.accelerator)
 
     def sentences(self) -> tuple[str, ...]:
-        """One for each layer that the accelerator does not take, with reason and cure, then one for what was padded."""
+        """For each layer that the accelerator does not take its reason and cure, then what was split, and padded."""
         said = [
             f"layer '{row.name}' ({row.layer}, {row.shape}) runs on the CPU: {row.reason}"
             + (f" Cure: {row.cure}." if row.cure else "")
             for row in self.rows
             if row.reason
         ]
-        padded = [f"layer '{row.name}' ({row.layer}) {row.padding}" for row in self.rows if row.padding]
-        if padded:
-            said.append(
-                f"zeros are padded where the accelerator works on more channels than there are: {'; '.join(padded)}"
-            )
+        split = {node.name for node in self.graph.nodes if "part_of" in node.attributes}
+        changed = [
+            (row.name in split, f"layer '{row.name}' ({row.layer}) {row.padding}") for row in self.rows if row.padding
+        ]
+        for what, parts in (
+            ("layers are split where the accelerator takes the parts alone", [text for part, text in changed if part]),
+            (
+                "zeros are padded where the accelerator works on more channels than there are",
+                [text for part, text in changed if not part],
+            ),
+        ):
+            said += [f"{what}: {'; '.join(parts)}"] if parts else []
         return tuple(said)
 
 
@@ -93,6 +105,23 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str 
         nodes.append(node.with_attributes(unit=row.unit, layer=row.layer))
     placed = Graph(graph.inputs, tuple(nodes), graph.outputs, graph.metadata)
     return Placement(placed, tuple(rows), macs, bool(rules))
+
+
+def place_for(target: Target, graph: Graph, off: str = "", watch: Watch = unwatched) -> Placement:
+    """Placement decided for a device: its passes, the graph verified after each, then its rules.
+
+    Args:
+        target: the device.
+        graph: float or integer.
+        off: why its accelerator is not used, if it is not; a CPU needs no zeros, so no pass runs.
+        watch: called with every pass's name and the graph that it left.
+
+    Raises:
+        GraphError: naming the pass, if it fails or leaves a graph that breaks a law.
+    """
+    rules = target.rules()
+    prepared = graph if off else apply_passes(graph, target.passes(), watch)
+    return place(prepared, rules, target.unit_name, off if rules else "")
 
 
 def share(macs: Mapping[str, int], *, accelerator: bool) -> float | None:
@@ -170,7 +199,7 @@ def _row(
         cure=cure,
         weight_bytes=_weight_bytes(node, layer, node.constants["weight"].size if "weight" in node.constants else 0),
         macs=_macs(node),
-        padding=_padding(node, layer),
+        padding="; ".join(filter(None, (_part(node, layer), _padding(node, layer)))),
     )
 
 
@@ -186,11 +215,13 @@ def _verdict(node: Node, layer: Layer, rules: Iterable[Rule], unit_name: str) ->
 
 def _without_layer(node: Node, layer: Layer) -> tuple[str, str]:
     """What the accelerator has no word for, and what to use instead."""
+    if "part_of" in node.attributes and node.op != "conv":
+        return f"'{node.op}', which moves what parts of layer '{node.attributes['part_of']}' read and make", GROUPS_CURE
     if node.op != "conv":
         return f"'{node.op}'", CURES.get(node.op, "")
     if dilation_of(node) != (1, 1):
         return "a dilated convolution", "use dilation 1 with a longer kernel, or a stride"
-    return f"a convolution in {layer.groups} groups", "use groups=1, or as many groups as channels"
+    return f"a convolution in {layer.groups} groups", GROUPS_CURE
 
 
 def _shape(node: Node, layer: Layer) -> str:
@@ -216,6 +247,22 @@ def _macs(node: Node) -> int:
     if node.op not in ("conv", "linear"):
         return 0
     return int(node.constants["weight"].size) * math.prod(node.type.shape[1:])
+
+
+def _part(node: Node, layer: Layer) -> str:
+    """Which layer this is a part of, and what zeros between its groups cost."""
+    whole = node.attributes.get("part_of")
+    if whole is None or node.op in ("take", "concat"):
+        return ""
+    if node.op != "conv":
+        return f"part of '{whole}'"
+    held, groups = integers(node, "part", 2)
+    what = f"its {groups} groups as one" if held == groups else f"{held} of {groups} groups of '{whole}'"
+    count = int(node.constants["weight"].size)
+    before = count // held
+    macs = (count - before) * math.prod(node.type.shape[1:])
+    size = _weight_bytes(node, layer, count) - _weight_bytes(node, layer, before)
+    return f"{what}: +{macs} MACs, +{size} bytes of weights" if held > 1 else what
 
 
 def _padding(node: Node, layer: Layer) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from flowlab.compiler.ir import Graph, Node
@@ -27,3 +27,19 @@ def substitute(graph: Graph, instead: Mapping[str, str]) -> Graph:
 def replace_nodes(graph: Graph, change: Callable[[Node], Node]) -> Graph:
     """The graph with every node changed by a function that keeps its name."""
     return replace(graph, nodes=tuple(change(node) for node in graph.nodes))
+
+
+def expand(graph: Graph, parts: Mapping[str, Sequence[Node]]) -> Graph:
+    """The graph with some nodes replaced by several, of which one, the last to be read, has the node's name.
+
+    A node with no parts is taken out; whoever read it must be among the parts of another one.
+    """
+    return replace(graph, nodes=tuple(each for node in graph.nodes for each in parts.get(node.name, (node,))))
+
+
+def fresh(graph: Graph, name: str) -> str:
+    """The name, or one like it that no value of the graph has."""
+    taken = {value.name for value in graph.inputs} | {node.name for node in graph.nodes}
+    while name in taken:
+        name += "_"
+    return name

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from flowlab.contracts import NumberFormat
 
-COMMON_ATTRIBUTES = ("unit", "layer", "channels", "in_channels")  # placement, and channels before padding
+COMMON_ATTRIBUTES = (
+    "unit", "layer",  # placement
+    "channels", "in_channels",  # before padding
+    "part_of", "part",  # the layer that was split, and how many of how many groups this is
+    "offset",  # the value's place in the arena
+)  # fmt: skip
 FUNCTION_ATTRIBUTES = ("alpha", "low", "high")  # parameters of an activation function
 FLOAT_BITS = 25  # of a signed integer that float32 holds, whatever it is
 MAX_RANK = 3
@@ -119,6 +124,8 @@ def _check_shape(node: Node, inputs: tuple[TensorType, ...]) -> None:
         raise _error(node, "attribute 'dilation' is (1, 1), which is not written: one graph has one text")
     if shape != node.type.shape:
         raise _error(node, f"says shape {node.type.shape}, and makes {shape}")
+    if integer(node, "offset", 0) < 0:
+        raise _error(node, f"attribute 'offset' is {node.attributes['offset']}; a place in the arena is at least 0")
     channels = integer(node, "channels", shape[0])
     if not 1 <= channels <= shape[0]:
         raise _error(node, f"attribute 'channels' is {channels}, and the value has {shape[0]}")

@@ -204,13 +204,12 @@ def _arena(header: Path) -> int:
 
 def _job(graph: Graph, features: Any, kernels: str, device: tuple[Target, Core], out: Path) -> LowerJob:
     """The graph placed for the device, with the interpreter's integers as golden vectors."""
-    from flowlab.compiler.pipeline import apply_passes
-    from flowlab.compiler.place import place
+    from flowlab.compiler.place import place_for
     from flowlab.engine.compile_model import golden_of
     from flowlab.stages.validate import interpret
 
     target, core = device
-    placed = place(apply_passes(graph, target.passes()), target.rules(), target.unit_name).graph
+    placed = place_for(target, graph).graph
     golden = golden_of(placed, features, *interpret(placed, features))
     return LowerJob(placed, golden, True, core, None, (), "0" * 64, out, options=target.Options(kernels=kernels))
 

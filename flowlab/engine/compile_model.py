@@ -187,8 +187,7 @@ class _Work:
         """Place, lower, run in every way, compare, and write the files."""
         from flowlab.compiler.export_onnx import export_onnx
         from flowlab.compiler.ir import is_float
-        from flowlab.compiler.pipeline import apply_passes
-        from flowlab.compiler.place import place
+        from flowlab.compiler.place import place_for
         from flowlab.stages import compile as compile_stage
         from flowlab.stages import simulate, validate
 
@@ -197,8 +196,7 @@ class _Work:
         if not given:
             validate.check_import(integers, exported)
         off = _off(target, integers, given=given)
-        padded = integers if off or not target.rules() else apply_passes(integers, target.passes())
-        placement = place(padded, target.rules(), target.unit_name, off if target.rules() else "")
+        placement = place_for(target, integers, off)
         self.say("interpreter and ONNX Runtime")
         values, crcs = validate.interpret(placement.graph, windows)
         floats = _float_outputs(self.asked.model, model, integer_file.raw(graph, windows), graph)

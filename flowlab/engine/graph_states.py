@@ -96,11 +96,8 @@ def _states(
 ) -> Iterator[State]:
     from flowlab.compiler.importer import import_onnx
     from flowlab.compiler.ir import is_float
-    from flowlab.compiler.passes.drop_dead import DropDead
-    from flowlab.compiler.passes.drop_identity import DropIdentity
-    from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
-    from flowlab.compiler.pipeline import apply_passes
-    from flowlab.compiler.place import place
+    from flowlab.compiler.pipeline import apply_passes, program_passes, tidy_passes
+    from flowlab.compiler.place import place_for
     from flowlab.compiler.text import parse_graph, print_graph
     from flowlab.stages.choice import accelerator_off
 
@@ -110,28 +107,34 @@ def _states(
         return State(name, made_by, print_graph(graph, constants))
 
     def watch(name: str, graph: Any) -> None:
-        passes = {one.name: one for one in (*tidy, *target.passes())}
-        said = (type(passes[name]).__doc__ or "").strip().splitlines()[0]
-        found.append(state(f"pass {name}", said, graph))
+        found.append(state(f"pass {name}", _first_line(passes[name]), graph))
+
+    def watched() -> Iterator[State]:
+        yield from found
+        found.clear()
 
     target = catalogue.get("target", config.common.target_device)
     assert isinstance(target, Target)
-    tidy = (DropDead(), DropIdentity(), FoldBatchNorm())
+    passes = {one.name: one for one in (*tidy_passes(), *target.passes(), *program_passes())}
     graph = import_onnx(_file(prepared, records["train"], "float_onnx"))
     yield state("float", "the trained network, as its ONNX says it", graph)
-    apply_passes(graph, tidy, watch)
-    yield from found
-    found.clear()
+    apply_passes(graph, tidy_passes(), watch)
+    yield from watched()
     quantizer = config.quantizer_name(catalogue)
     graph = parse_graph(_file(prepared, records["quantize"], "graph").decode("utf-8"))
     yield state("quantized", f"quantizer {quantizer}", graph)
     off = accelerator_off(config, catalogue)
-    graph = graph if off else apply_passes(graph, target.passes(), watch)
-    yield from found
-    placed = place(graph, target.rules(), target.unit_name, off).graph
+    placed = place_for(target, graph, off, watch).graph
+    yield from watched()
     yield state("placed", f"the rules of {target.name}{f'; {off}' if off else ''}", placed)
+    apply_passes(placed, program_passes(), watch)
+    yield from watched()
     if not is_float(placed):
-        yield State("scheduled and allocated", "order, places in the arena, and what is one layer", _program(placed))
+        yield State("program", "what is one layer, and where in the arena it reads and writes", _program(placed))
+
+
+def _first_line(each: Any) -> str:
+    return (type(each).__doc__ or "").strip().splitlines()[0]
 
 
 def _program(placed: Any) -> str:

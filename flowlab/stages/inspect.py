@@ -15,7 +15,6 @@ from flowlab.stages.train import chosen_problem
 
 if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph
-    from flowlab.compiler.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,8 @@ def run(job: StageJob) -> StageResult:
         GraphError: naming what of the network the graph cannot express.
         QuantizationError: with every problem that the quantizer finds.
     """
-    from flowlab.compiler.passes.drop_dead import DropDead
-    from flowlab.compiler.passes.drop_identity import DropIdentity
-    from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
-    from flowlab.compiler.pipeline import apply_passes
-    from flowlab.compiler.place import place
+    from flowlab.compiler.pipeline import apply_passes, tidy_passes
+    from flowlab.compiler.place import place_for
     from flowlab.compiler.unbuilt import unbuilt
 
     asked: InspectOptions = job.options
@@ -106,10 +102,8 @@ def run(job: StageJob) -> StageResult:
             f"{model.name} cannot be quantized by {quantizer.name} for {target.name}, and nothing was trained:\n"
             + "\n".join(f"  * {problem}" for problem in problems)
         )
-    tidy = (DropDead(), DropIdentity(), FoldBatchNorm())  # what is left are the layers that will run
     off = asked.accelerator_off
-    passes: tuple[Pass, ...] = tidy if off else (*tidy, *target.passes())
-    placement = place(apply_passes(graph, passes), target.rules(), target.unit_name, off)
+    placement = place_for(target, apply_passes(graph, tidy_passes()), off)
     warnings = () if off else placement.sentences()  # what the config itself asks for is no surprise
     gate = {
         "layers": [asdict(row) for row in placement.rows],

@@ -72,8 +72,7 @@ def run(job: StageJob) -> StageResult:
     import numpy as np
 
     from flowlab.compiler.ir import is_float
-    from flowlab.compiler.pipeline import apply_passes
-    from flowlab.compiler.place import place
+    from flowlab.compiler.place import place, place_for
     from flowlab.compiler.text import parse_graph, print_graph
     from flowlab.compiler.verify import verify
     from flowlab.signal import features_file
@@ -85,8 +84,7 @@ def run(job: StageJob) -> StageResult:
     check_import(graph, model)
     off = job.options.accelerator_off
     before = place(graph, target.rules(), target.unit_name, off)
-    padded = graph if off else apply_passes(graph, target.passes())  # a CPU needs no zeros
-    placement = place(padded, target.rules(), target.unit_name, off)
+    placement = place_for(target, graph, off)
     table = features_file.read(job.input("features_test"))
     if len(table.features) == 0:
         raise DataError("the test split has no windows, so no execution can be compared: give it a larger fraction")

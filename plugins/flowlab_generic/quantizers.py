@@ -36,13 +36,10 @@ def folded(graph: Graph, quantizer: str) -> Graph:
     """
     from dataclasses import replace
 
-    from flowlab.compiler.passes.drop_dead import DropDead
-    from flowlab.compiler.passes.drop_identity import DropIdentity
-    from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
-    from flowlab.compiler.pipeline import apply_passes
+    from flowlab.compiler.pipeline import apply_passes, tidy_passes
     from flowlab.compiler.rewrite import replace_nodes
 
-    tidy = apply_passes(graph, (DropDead(), DropIdentity(), FoldBatchNorm()))
+    tidy = apply_passes(graph, tidy_passes())
     return replace(replace_nodes(tidy, _as_onnx_holds_it), metadata={"quantizer": quantizer})
 
 

@@ -74,13 +74,15 @@ class Device(Target):
         return ""
 
     def passes(self) -> tuple[Pass, ...]:
-        """Zeros for channels and FC inputs that come short of the NPU's fours, on a device that has one."""
+        """On a device with an NPU: parts of layers that it does not take whole, zeros for channels and FC inputs."""
         if not self.row.npu:
             return ()
         from flowlab.compiler.passes.pad_channels import PadChannels
         from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
+        from flowlab.compiler.passes.split_groups import SplitGroups
+        from flowlab.compiler.passes.split_max_pool import SplitMaxPool
 
-        return (PadChannels(rules=RULES), PadLinearInputs())
+        return (SplitMaxPool(RULES), SplitGroups(RULES), PadChannels(rules=RULES), PadLinearInputs())
 
     def lower(self, job: LowerJob) -> Program:
         """Placed graph -> container (of integers), C, vectors, and the call of TI's compiler."""

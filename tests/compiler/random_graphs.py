@@ -53,12 +53,16 @@ def _limits(signed: bool, bits: int) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def _conv_constants(b: Builder, bits: int, out: int, depthwise: bool):
+def _conv_constants(b: Builder, bits: int, out: int, kind: str):
     """Weights of so many bits, or floats for 0."""
     channels, height, width = b.type().shape
     kernel = (int(b.rng.integers(1, min(4, height) + 1)), int(b.rng.integers(1, min(3, width) + 1)))
-    groups = channels if depthwise and channels > 1 else 1
-    out = channels if depthwise else out
+    groups = 1
+    if kind == "depthwise":
+        groups = out = channels
+    elif kind == "grouped":
+        groups = b.pick(*(each for each in range(1, channels + 1) if channels % each == 0))
+        out *= groups
     shape = (out, channels // groups, *kernel)
     weight = _whole_weights(b, shape, bits) if bits else b.floats(*shape)
     padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
@@ -69,12 +73,44 @@ def _conv_constants(b: Builder, bits: int, out: int, depthwise: bool):
     return weight, attributes
 
 
+def _branches(b: Builder, name: str, bits: int) -> None:
+    """Two or three branches, each wide and then narrow, begun one after the other and put together at the end."""
+    before = b.last
+    count = b.pick(2, 3)
+    wide = [_pointwise(b, f"{name}.{at}.wide", before, int(b.rng.integers(6, 12)), bits) for at in range(count)]
+    narrow = [
+        _pointwise(b, f"{name}.{at}.narrow", value, int(b.rng.integers(1, 3)), bits) for at, value in enumerate(wide)
+    ]
+    b.last = narrow[0]
+    for at, value in enumerate(narrow[1:]):
+        b.add(f"{name}.join.{at}", "concat", b.type().dtype, inputs=(b.last, value), scale=b.type().scale)
+
+
+def _pointwise(b: Builder, name: str, before: str, out: int, bits: int) -> str:
+    """A 1x1 convolution; of integers with its requantization."""
+    b.last = before
+    shape = (out, b.type().shape[0], 1, 1)
+    weight = _whole_weights(b, shape, bits) if bits else b.floats(*shape)
+    attributes = {"groups": 1, "stride": (1, 1), "padding": (0, 0, 0, 0), **({"weight_bits": bits} if bits else {})}
+    b.add(
+        name,
+        "conv",
+        "int32" if bits else "float32",
+        scale=0.0 if bits else 1.0,
+        constants={"weight": weight},
+        **attributes,
+    )
+    if bits:
+        _requantize(b, f"{name}.bnorm", signed=True)
+    return b.last
+
+
 def _place(b: Builder, name: str) -> None:
     """A take: a slice, a permutation, repeats or zeros between; or the same numbers under another shape."""
     type_ = b.type()
     count, (channels, height, width) = int(np.prod(type_.shape)), type_.shape
     places = np.arange(count).reshape(type_.shape)
-    kind = b.pick("slice", "permute", "repeat", "zeros", "reshape")
+    kind = b.pick("slice", "permute", "repeat", "zeros", "reshape", "reshape")
     if kind == "reshape":
         _shaped(b, name, "reshape", (channels, width, height), {})
         return
@@ -119,7 +155,7 @@ def _requantize(b: Builder, name: str, signed: bool, bits: int = 8) -> None:
 def _pool(b: Builder, name: str) -> None:
     type_ = b.type()
     _, height, width = type_.shape
-    kernel = (int(b.rng.integers(1, min(3, height) + 1)), int(b.rng.integers(1, min(2, width) + 1)))
+    kernel = (min(b.pick(1, 2, 3), height), min(b.pick(1, 2, 2, 3), width))
     padding = tuple(int(b.rng.integers(0, k)) for k in (*kernel, *kernel))
     b.add(
         name, "max_pool", type_.dtype, scale=type_.scale, kernel=kernel, stride=b.pick((1, 1), (2, 1)), padding=padding
@@ -149,11 +185,26 @@ def _integer_body(b: Builder) -> None:
         },
         low=low, high=high,
     )  # fmt: skip
-    for index in range(int(b.rng.integers(0, 4))):
+    for index in range(int(b.rng.integers(0, 5))):
         name = f"layers.{index}"
-        kind = b.pick("conv", "conv", "depthwise", "pool", "table", "add", "place", "concat", "multiply")
+        kind = b.pick(
+            "conv",
+            "conv",
+            "depthwise",
+            "grouped",
+            "pool",
+            "pool",
+            "table",
+            "add",
+            "place",
+            "concat",
+            "multiply",
+            "branches",
+        )
         if kind == "pool":
             _pool(b, name)
+        elif kind == "branches":
+            _branches(b, name, b.pick(8, 4, 2))
         elif kind == "place":
             _place(b, name)
         elif kind == "concat":
@@ -177,7 +228,7 @@ def _integer_body(b: Builder) -> None:
             _requantize(b, f"{name}.bnorm", signed=True, bits=b.pick(8, 4, 2))
         else:
             bits = b.pick(8, 4, 2)
-            weight, attributes = _conv_constants(b, bits, int(b.rng.integers(1, 8)), kind == "depthwise")
+            weight, attributes = _conv_constants(b, bits, int(b.rng.integers(1, 8)), kind)
             b.add(name, "conv", "int32", scale=0.0, constants={"weight": weight}, weight_bits=bits, **attributes)
             _requantize(b, f"{name}.bnorm", signed=b.pick(True, False), bits=b.pick(8, 4, 2))
     if b.pick(True, False):
@@ -202,13 +253,16 @@ def _norm(b: Builder, name: str) -> None:
 def _float_body(b: Builder) -> None:
     if b.pick(True, False):
         _norm(b, "norm")
-    for index in range(int(b.rng.integers(0, 4))):
+    for index in range(int(b.rng.integers(0, 5))):
         name = f"layers.{index}"
         kind = b.pick(
-            "conv", "conv", "depthwise", "pool", "activation", "add", "relu", "dead", "place", "concat", "multiply"
-        )
+            "conv", "conv", "depthwise", "grouped", "pool", "activation", "add", "relu", "dead", "place", "concat",
+            "multiply", "branches",
+        )  # fmt: skip
         if kind == "pool":
             _pool(b, name)
+        elif kind == "branches":
+            _branches(b, name, 0)
         elif kind == "activation":
             b.add(name, "activation", "float32", function=b.pick("sigmoid", "tanh", "silu", "relu6", "leaky_relu"))
         elif kind == "place":
@@ -230,7 +284,7 @@ def _float_body(b: Builder) -> None:
             b.add(name, "relu", "float32")
             b.last = before
         else:
-            weight, attributes = _conv_constants(b, 0, int(b.rng.integers(1, 8)), kind == "depthwise")
+            weight, attributes = _conv_constants(b, 0, int(b.rng.integers(1, 8)), kind)
             constants = {"weight": weight} | ({"bias": b.floats(len(weight))} if b.pick(True, False) else {})
             b.add(name, "conv", "float32", constants=constants, **attributes)
             if b.pick(True, False):

@@ -89,8 +89,9 @@ def test_numbers_of_sixteen_bits_take_twice_the_arena_and_the_header_says_so() -
     one, two = (plan(container, number_bytes).arena for number_bytes in (1, 2))
     assert 1.8 < (two - BEYOND) / (one - BEYOND) <= 2.0
     made = emit(container, "pairs", skip_normalize=True)
-    assert made.arena == two and f"#define MODEL_ARENA {two} " in made.texts["model.h"]
-    assert memory(container, 1, made.constants, made.arena)["ram"]["arena"] == two
+    assert f"#define MODEL_ARENA {made.arena} " in made.texts["model.h"]
+    assert made.arena < two  # a pool lies over its input
+    assert memory(container, 1, made.constants, made.arena)["ram"]["arena"] == made.arena
 
 
 @pytest.mark.parametrize(

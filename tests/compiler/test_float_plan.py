@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowlab.compiler import interpreter
-from flowlab.compiler.float_plan import constants, memory, plan, roots, weight_bytes
+from flowlab.compiler.float_plan import constants, memory, plan, weight_bytes
+from flowlab.compiler.steps import float_roots
 from flowlab.compiler.text import parse_graph
 from flowlab.errors import ProgramError
 
@@ -48,7 +49,7 @@ def test_a_relu_writes_over_what_it_read() -> None:
 
 
 def test_what_somebody_else_still_reads_is_not_written_over() -> None:
-    root = roots(SHARED)
+    root = float_roots(SHARED)
     assert root["first"] == "first"  # the input is the caller's
     assert root["second"] == "second"  # the sum still reads what it read
     assert plan(SHARED).arena == 12

@@ -17,12 +17,18 @@ from flowlab.compiler.channels import channels_of
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.passes import Pass
+from flowlab.compiler.passes.allocate import Allocate
 from flowlab.compiler.passes.drop_dead import DropDead
 from flowlab.compiler.passes.drop_identity import DropIdentity
 from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
+from flowlab.compiler.passes.legalise import Legalise
 from flowlab.compiler.passes.pad_channels import PadChannels, touching
 from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
+from flowlab.compiler.passes.place import Place
+from flowlab.compiler.passes.schedule import Schedule
 from flowlab.compiler.passes.signed_input import SignedInput
+from flowlab.compiler.passes.split_groups import SplitGroups
+from flowlab.compiler.passes.split_max_pool import SplitMaxPool
 from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
 from flowlab.compiler.rules import Layer, rule
@@ -32,7 +38,8 @@ from flowlab.engine.integer_file import meanings, with_float_entry
 from .random_graphs import random_features, random_graph
 
 PASSES: tuple[Pass, ...] = (
-    DropDead(), DropIdentity(), FoldBatchNorm(), PadChannels(), PadLinearInputs(), SignedInput(),
+    DropDead(), DropIdentity(), FoldBatchNorm(), SplitMaxPool(), SplitGroups(), PadChannels(), PadLinearInputs(),
+    Place(), Legalise(), Schedule(), Allocate(), SignedInput(),
 )  # fmt: skip
 
 every_pass = pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)

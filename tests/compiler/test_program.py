@@ -16,6 +16,7 @@ from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import layer_rows, lower, memory, with_golden
 from flowlab.compiler.program import (
     MAJOR,
+    MINOR,
     Container,
     encode,
     pack,
@@ -111,7 +112,7 @@ def test_every_flipped_byte_is_refused_or_runs(graph: Graph) -> None:
     assert 0 < refused < len(data)
 
 
-@pytest.mark.parametrize("version", [(MAJOR + 1, 0), (MAJOR - 1, 0), (MAJOR, 1)])
+@pytest.mark.parametrize("version", [(MAJOR + 1, 0), (MAJOR - 1, 0), (MAJOR, MINOR + 1)])
 def test_another_version_is_refused_with_what_to_do(version: tuple[int, int]) -> None:
     data = reseal(SMALL[:4] + struct.pack("<HH", *version) + SMALL[8:])
     with pytest.raises(ProgramError, match=r"version .* compile it again"):

@@ -11,8 +11,7 @@ from torch import nn
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.export_onnx import export_onnx
-from flowlab.compiler.pipeline import apply_passes
-from flowlab.compiler.place import place
+from flowlab.compiler.place import place_for
 from flowlab.contracts import NoOptions
 from flowlab.learn.loop import fit
 from flowlab.stages.validate import run_onnx
@@ -43,5 +42,5 @@ def test_four_averages_agree_and_run_on_the_npu(quantizer) -> None:
     assert np.array_equal(interpreter.run(quantized.graph, features)[value], found)
     assert np.array_equal(run_onnx(export_onnx(quantized.graph, {}), features, ["output"])["output"], found)
     assert (found.argmax(axis=1) == labels).mean() > right - 0.02 > 0.7
-    rows = place(apply_passes(quantized.graph, DEVICE.passes()), DEVICE.rules()).rows
+    rows = place_for(DEVICE, quantized.graph).rows
     assert [(row.layer, row.unit) for row in rows] == [("FCONV", "npu"), ("DWCONV", "npu"), ("FC", "npu")]

@@ -214,14 +214,21 @@ def test_prefects_api_shows_nine_stages_with_their_edges(demo_text: str, demo_fo
 def test_every_state_of_the_network_is_printed(demo: dict[str, Any], demo_folder: Path) -> None:
     states = flowlab(demo_folder, "explain")["states"]
     names = [one["name"] for one in states]
-    assert names[0] == "float" and names[-2:] == ["placed", "scheduled and allocated"]
+    assert names[0] == "float" and names[-5:] == [
+        "placed",
+        "pass legalise",
+        "pass schedule",
+        "pass allocate",
+        "program",
+    ]
     assert names.index("pass fold_batchnorm") < names.index("quantized") < names.index("pass pad_channels")
     by_name = {one["name"]: one["text"] for one in states}
     norms = [by_name[name].count("batch_norm(") for name in ("float", "pass fold_batchnorm")]
     assert norms[0] > norms[1] == 1  # the one that the input step takes
     assert 'layer="FCONV"' in by_name["placed"] and 'unit="npu"' in by_name["placed"]
-    assert "conv1.bnorm [0..1024)" in by_name["scheduled and allocated"]
-    whole = flowlab(demo_folder, "explain", "--constants")["states"][-2]["text"]
+    assert "offset=" not in by_name["pass schedule"] and "offset=0" in by_name["pass allocate"]
+    assert "conv1.bnorm [0..1024)" in by_name["program"]
+    whole = flowlab(demo_folder, "explain", "--constants")["states"][-5]["text"]
     (graph,) = demo["artifacts"]["placed_graph"]
     assert whole.split() == Path(graph["path"]).read_text().split()
 

@@ -14,8 +14,7 @@ from torch import nn
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.export_onnx import export_onnx
-from flowlab.compiler.pipeline import apply_passes
-from flowlab.compiler.place import Placement, place
+from flowlab.compiler.place import Placement, place_for
 from flowlab.compiler.rewrite import replace_nodes
 from flowlab.contracts import Golden, LowerJob, NoOptions
 from flowlab.cpu import host_compiler
@@ -64,7 +63,7 @@ def placed(channels: int, stride: int = 2) -> Placement:
         float_graph(network(channels, stride), (channels, LENGTH, 1)),
         lambda node: node.with_attributes(weight_bits=8) if node.op in ("conv", "linear") else node,
     )
-    return place(apply_passes(graph, DEVICE.passes()), DEVICE.rules())
+    return place_for(DEVICE, graph)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
@@ -82,7 +81,7 @@ def test_every_layer_is_on_the_npu_and_every_execution_gives_equal_integers(chan
     assert len(np.unique(runtime)) > 50
     assert np.array_equal(outputs(quantized.module, test), runtime)
 
-    placement = place(apply_passes(quantized.graph, DEVICE.passes()), DEVICE.rules())
+    placement = place_for(DEVICE, quantized.graph)
     assert placement.npu_share == 1.0
     assert {row.unit for row in placement.rows} == {"npu"}
     graph = placement.graph

@@ -10,8 +10,7 @@ import torch
 from quant.ugly_measure import job_of
 
 from flowlab.compiler.lower import lower, weight_bytes
-from flowlab.compiler.pipeline import apply_passes
-from flowlab.compiler.place import place
+from flowlab.compiler.place import place_for
 from flowlab.compiler.program import encode, parse
 from flowlab.learn.trace import trace_module
 from flowlab.plugins import load
@@ -43,7 +42,7 @@ def test_a_program_is_at_most_a_quarter_more_than_its_weights_and_two_kilobytes(
             warnings.simplefilter("ignore")
             job = job_of(module, SHAPE, NPU, graph=graph, weight_bits=bits, calibration=features.numpy())
             quantized = post_training(job, "test").graph
-        placed = place(apply_passes(quantized, DEVICE.passes()), DEVICE.rules(), DEVICE.unit_name).graph
+        placed = place_for(DEVICE, quantized).graph
         container = lower(placed, "ab" * 32)
         data = encode(container)
         assert parse(data).layers[-1].name == container.layers[-1].name

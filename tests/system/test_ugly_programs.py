@@ -16,8 +16,7 @@ from flowlab.compiler.fast_c.source import STYLES
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
-from flowlab.compiler.pipeline import apply_passes
-from flowlab.compiler.place import place
+from flowlab.compiler.place import place_for
 from flowlab.compiler.program import encode
 from flowlab.compiler.text import same
 from flowlab.compiler.trace import layer_crcs
@@ -53,7 +52,7 @@ def test_it_runs_as_a_program_and_as_c(name: str, tmp_path: Path) -> None:
     said = unbuilt(graph)
     assert all("a run trains one" in one for one in said), said
     assert same(import_onnx(export_onnx(graph, {})), graph)
-    placed = place(apply_passes(graph, DEVICE.passes()), DEVICE.rules(), DEVICE.unit_name).graph
+    placed = place_for(DEVICE, graph).graph
     values = interpreter.run(graph, features)
     crcs = layer_crcs(placed, interpreter.run(placed, features))
     container = lower(placed, "ab" * 32)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from flowlab.compiler.fast_c import pairs, quads
 from flowlab.compiler.fast_c.source import channel_name, chunks, loops, unrolled
 from flowlab.compiler.fast_c.task import Blocks, Lines, Task, inside, left_over, nest, over_runs, signed, steps
-from flowlab.compiler.fast_c.windows import safe_length
+from flowlab.compiler.fast_c.windows import Window, safe_length
 
 ONES_UNROLLED, TWOS_UNROLLED = 40, 8  # steps in one turn, as measured on emulated cores
 FEW_UNROLLED = 4  # where it shall be small
@@ -26,11 +26,11 @@ LEAST_RUN = 4  # numbers between two flushes below which two sums at once are no
 def emit(task: Task) -> None:
     """A layer's function, by the kernel that suits it."""
     window, style = task.window, task.source.style
-    if window.groups > 1 and window.length == 1 and window.outputs == window.groups:
+    if is_depthwise(window):
         _depthwise(task)
     elif style == "pairs":
         pairs.emit(task)
-    elif style == "quads" and quads.takes(task):
+    elif is_gathered(task):
         quads.emit(task)
     else:
         length = safe_length(window.weight, task.source.given(task.layer)) if task.layer.weight_bits < 8 else 0
@@ -38,6 +38,16 @@ def emit(task: Task) -> None:
             _two_at_once(task, length)
         else:
             _one_by_one(task)
+
+
+def is_depthwise(window: Window) -> bool:
+    """Whether every channel is a convolution by itself."""
+    return window.groups > 1 and window.length == 1 and window.outputs == window.groups
+
+
+def is_gathered(task: Task) -> bool:
+    """Whether the function of all layers makes it, which reads two windows whole before it writes."""
+    return not is_depthwise(task.window) and task.source.style == "quads" and quads.takes(task)
 
 
 def _one_by_one(task: Task) -> None:

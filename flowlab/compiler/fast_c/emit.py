@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from flowlab.compiler import emit_c
 from flowlab.compiler.fast_c import dots, rest, windows
 from flowlab.compiler.fast_c.layout import plan
+from flowlab.compiler.fast_c.overlap import turns
 from flowlab.compiler.fast_c.source import HELPERS, Source, Style
 from flowlab.compiler.fast_c.task import Task
 from flowlab.compiler.lower import constant_bytes
@@ -70,7 +71,9 @@ def emit(container: Container, style: Style, *, skip_normalize: bool) -> FastC:
     """
     if not container.plain:
         raise ProgramError("these kernels have no zero points and round down alone")
-    layout = plan(container, 2 if style == "pairs" else 1)
+    size = 2 if style == "pairs" else 1
+    apart = Source(container, plan(container, size), style)
+    layout = plan(container, size, turns(apart))
     source = Source(container, layout, style)
     plain = emit_c.InputStep(container)
     rest.load_input(source, container.first().output)

@@ -54,6 +54,10 @@ class Frame:
         """Bytes, up to the next word."""
         return -(-self.numbers * self.bytes // ALIGNED) * ALIGNED
 
+    def meets(self, other: Frame) -> bool:
+        """Whether the two have a byte in common."""
+        return self.offset < other.offset + other.size and other.offset < self.offset + self.size
+
     @property
     def dense(self) -> bool:
         """Whether the numbers lie in the order of (channel, height, width)."""
@@ -70,12 +74,15 @@ class Layout:
     arena: int
 
 
-def plan(container: Container, number_bytes: int) -> Layout:
-    """Frames for every 8-bit tensor, placed so that those which live at one time do not overlap; the plan is checked.
+def plan(
+    container: Container, number_bytes: int, turns: Mapping[int, tuple[allocate.Turn, ...]] | None = None
+) -> Layout:
+    """Frames for every 8-bit tensor, placed so that no number is written over that is still read; the plan is checked.
 
     Args:
         container: the program.
         number_bytes: bytes that an activation takes: 1, or 2 where a kernel reads pairs of 16 bits.
+        turns: by layer, how its loops go: its output may lie over its input (`flowlab.compiler.fast_c.overlap`).
 
     Raises:
         ProgramError: if the plan does not hold.
@@ -94,12 +101,14 @@ def plan(container: Container, number_bytes: int) -> Layout:
         allocate.Step(
             tuple(tensors[root(at)].name for at in layer.inputs if at in frames),
             (tensors[layer.output].name,) if layer.output in frames and layer.output not in aliases else (),
+            (turns or {}).get(number, ()),
         )
-        for layer in layers
+        for number, layer in enumerate(layers)
     ]
     sizes = {tensors[at].name: frames[at].size for at in integers}
     keep = tuple(tensors[root(at)].name for at in container.outputs.values() if at in frames)
-    arena = allocate.allocate(allocate.live_buffers(steps, sizes, keep))
+    buffers = allocate.live_buffers(steps, sizes, keep)
+    arena = allocate.allocate(buffers, allocate.lying_over(steps, buffers, ALIGNED))
     allocate.check(arena, steps, sizes, keep)
     placed = {
         at: Frame(f.bytes, f.channels, f.height, f.width, f.padding, arena.offsets.get(tensors[root(at)].name, 0))

@@ -293,7 +293,9 @@ class Source:
         taken = [f"const {self.type_of(at)} *{name}" for at, name in zip(layer.inputs, names, strict=True)]
         made = f"{self.type_of(layer.output)} *out"
         lines = [title, f"static void layer_{number}({', '.join([*taken, made])})", "{"]
-        lines += [*self.zeros(layer.output), *body, "}", ""]
+        zeros = self.zeros(layer.output)
+        lies_over = any(self.frame(at).meets(self.frame(layer.output)) for at in layer.inputs)
+        lines += [*body, *zeros, "}", ""] if lies_over else [*zeros, *body, "}", ""]
         self.functions.append("\n".join(lines))
         arguments = [self.pointer(at) for at in (*layer.inputs, layer.output)]
         self.calls.append(f"layer_{number}({', '.join(arguments)});")
