@@ -1,8 +1,9 @@
 """`flowlab compile model.onnx`: a network that was trained elsewhere, quantized, placed, compiled and run for a device.
 
-No recordings, no training, no store: the network is a float ONNX file, and a few hundred of its own inputs say how
-large its values become. Quantization, passes, placement, lowering and executions are those of a run; what the integers
-give is held against the file's own outputs in ONNX Runtime, and every execution against the interpreter, bit for bit.
+No recordings, no training, no store: the network is a float ONNX file, or one of torch's, and a few hundred of its own
+inputs say how large its values become. Quantization, passes, placement, lowering and executions are those of a run;
+what the integers give is held against the file's own outputs in ONNX Runtime or torch, and every execution against the
+interpreter, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Core, Golden, LowerJob, NumberFormat, QuantizeJob, Quantizer, Target
 from flowlab.engine import table
+from flowlab.engine.own_network import OwnNetwork, check_form, is_torch, torch_network
 from flowlab.errors import ConfigError, DataError, GraphError, OptionError, QuantizationError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ CALIBRATION, VECTORS, GOLDEN = 512, 256, 8  # windows that scales are chosen by,
 FEWEST, SEED = 48, 0  # windows below which none are kept apart; of the choice
 WIDTHS = (8, 4, 2)
 ACTIVATION_BITS = 8
+WINDOWS = "float32 of the network's own shape behind the windows"
 LAYERS = ("layer", "operation", "unit", "shape", "MACs", "weights", "reason and cure")
 
 Say = Callable[[str], None]
@@ -50,6 +53,7 @@ class Asked:
     bits: int = 8
     options: Mapping[str, Any] = field(default_factory=dict)  # the target's own
     output_int: bool = True
+    module: str | None = None  # package.module:name, which makes the module of a state dict
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,14 @@ class Compiled:
     warnings: tuple[str, ...]
     files: tuple[str, ...]
     calibrated: int = 0  # windows that scales were chosen by, a seeded sample; others were tested on
+    by: str = ""  # what computed the float network
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         found = {key: value for key, value in vars(self).items() if key != "asked"}
-        return {"model": str(self.asked.model), "target": self.asked.target, "bits": self.asked.bits, **found}
+        asked = self.asked
+        own = {"model": str(asked.model), "module": asked.module, "target": asked.target, "bits": asked.bits}
+        return {**own, **found}
 
     def lines(self) -> list[str]:
         """For people."""
@@ -91,7 +98,7 @@ class Compiled:
             *table.lines(LAYERS, [_cells(row) for row in self.rows]),
             "",
             f"network     {self.asked.model} for {self.asked.target}, weights of {self.asked.bits} bits{share}",
-            f"integers    {same}relative error {self.error:.4f} against the float file in ONNX Runtime; scales from "
+            f"integers    {same}relative error {self.error:.4f} against {self.by}; scales from "
             f"{self.calibrated} {'others' if self.calibrated != self.windows else 'of them'}",
             f"agreement   0 mismatches in {self.windows} windows ({', '.join(self.executions)}{missing})",
             f"sizes       {sizes} bytes",
@@ -127,7 +134,9 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     core = catalogue.get("core", target.core)  # type: ignore[attr-defined]
     assert isinstance(target, Target) and isinstance(core, Core)
     options = catalogue.options(target, asked.options)
-    graph, model, said = _float_graph(asked.model, _bytes(asked.model, MOST_MODEL, "an ONNX file"))
+    check_form(asked.model, asked.module)
+    network = _network(asked, _bytes(asked.model, MOST_MODEL, "an ONNX file, or one of torch's"))
+    graph, said = network.graph, list(network.said)
     windows, tested = _apart(_windows(asked.calibration, graph))
     quantizer = _quantizer(catalogue, target)
     say(f"{quantizer.name} on {len(windows)} windows")
@@ -138,7 +147,7 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     near = next(one for one in asked.out.absolute().parents if one.is_dir())  # no empty folder stays behind
     with tempfile.TemporaryDirectory(dir=near, prefix=".flowlab-compile-") as folder:
         found = _Work(asked, target, core, options, Path(folder).resolve(), say)
-        done = replace(found.run(model, graph, integers, tested, (*said, *warned)), calibrated=len(windows))
+        done = replace(found.run(network, integers, tested, (*said, *warned)), calibrated=len(windows), by=network.by)
         made = Path(folder) / "made"
         (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
         try:
@@ -160,7 +169,7 @@ class _Work:
     folder: Path
     say: Say
 
-    def run(self, model: bytes, graph: Graph, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
+    def run(self, network: OwnNetwork, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
         """Place, lower, run in every way, compare, and write the files."""
         from flowlab.compiler.export_onnx import export_onnx
         from flowlab.compiler.pipeline import apply_passes
@@ -181,7 +190,7 @@ class _Work:
         values, crcs = validate.interpret(placement.graph, windows)
         runtime = validate.integers_where_meant(integers, validate.run_onnx(exported, windows, list(integers.outputs)))
         validate.compare("interpreter", values, runtime)
-        floats = _float_outputs(self.asked.model, model, windows, graph)
+        floats = _finite(self.asked.model, network.outputs(windows))
         made = self.folder / "made"
         golden = golden_of(placement.graph, windows[:GOLDEN], runtime, crcs)
         spec = {"shape": list(windows.shape[1:]), "window": [], "options": {}}
@@ -253,15 +262,18 @@ def _float_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> 
     Raises:
         GraphError: with ONNX Runtime's words, where it does not run the file.
     """
-    import numpy as np
-
     from flowlab.stages import validate
 
     try:
-        found = _in_batches(validate.session_of(model), windows, list(graph.outputs))
+        return _in_batches(validate.session_of(model), windows, list(graph.outputs))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
+
+
+def _finite(path: Path, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    import numpy as np
+
     for name, values in found.items():
         if not np.isfinite(values).all():
             raise GraphError(f"{path}: output '{name}' of the float network is NaN or infinite on its own inputs")
@@ -386,15 +398,24 @@ def _bytes(path: Path, most: int, what: str) -> bytes:
         raise DataError(f"{path}: {error.strerror}. Give {what}") from None
 
 
-def _float_graph(path: Path, data: bytes) -> tuple[Graph, bytes, list[str]]:
-    """The file as a float graph of one input, the bytes that it is for ONNX Runtime, and what was changed."""
+def _network(asked: Asked, data: bytes) -> OwnNetwork:
+    """The file as a float graph of one input, and what the file itself gives."""
     from flowlab.compiler.import_foreign import import_foreign
 
+    path = asked.model
+    if is_torch(path):
+        return torch_network(path, data, asked.module, lambda: _read(asked.calibration, WINDOWS).shape[1:])
     try:
         found = import_foreign(data)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
-    return found.graph, found.model, [f"{path}: {one}" for one in found.said]
+    said = tuple(f"{path}: {one}" for one in found.said)
+    return OwnNetwork(
+        found.graph,
+        lambda windows: _float_outputs(path, found.model, windows, found.graph),
+        "the float file in ONNX Runtime",
+        said,
+    )
 
 
 def _windows(path: Path, graph: Graph) -> Windows:
@@ -409,14 +430,7 @@ def _windows(path: Path, graph: Graph) -> Windows:
 
     shape = graph.inputs[0].type.shape
     wanted = f"float32 of shape (windows, {', '.join(map(str, shape))})"
-    try:
-        found = _array(path)
-    except (DataError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: {reason}. Give {wanted} as a .npy file") from None
-    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib have many kinds, all of them about the file
-        first = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{path}: {first}. Give {wanted} as a .npy file") from None
+    found = _read(path, wanted)
     axes = [[size for size in one if size != 1] for one in (found.shape[1:], shape)]
     if found.dtype.kind not in "fiu" or found.ndim < 1 or axes[0] != axes[1]:
         raise DataError(f"{path}: {found.dtype} of shape {found.shape}. Give {wanted}")
@@ -427,6 +441,18 @@ def _windows(path: Path, graph: Graph) -> Windows:
     if not np.isfinite(values).all():
         raise DataError(f"{path}: window {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinite numbers")
     return values
+
+
+def _read(path: Path, wanted: str) -> Any:
+    """The array of a file; DataError naming it and what it should hold."""
+    try:
+        return _array(path)
+    except (DataError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: {reason}. Give {wanted} as a .npy file") from None
+    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib have many kinds, all of them about the file
+        first = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise DataError(f"{path}: {first}. Give {wanted} as a .npy file") from None
 
 
 def _array(path: Path) -> Any:
