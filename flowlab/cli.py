@@ -223,6 +223,7 @@ def _compile(arguments: argparse.Namespace) -> int:
         arguments.bits,
         {key: json.loads(value) if value in ("true", "false") else value for key, value in options.items()},
         not arguments.real_outputs,
+        arguments.module,
     )
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half made goes
         signal.signal(number, signal.default_int_handler)
@@ -595,7 +596,10 @@ def _asking(commands: Commands) -> None:
 def _from_elsewhere(commands: Commands) -> None:
     text = "quantize, place, compile and run a network that was trained elsewhere"
     compiled = _command(commands, "compile", _compile, text, json=True)
-    compiled.add_argument("model", metavar="MODEL.ONNX", help="a float network of one input")
+    compiled.add_argument(
+        "model", metavar="MODEL", help="a float network of one input: .onnx, .pt2, or .pt and --module"
+    )
+    compiled.add_argument("--module", metavar="PACKAGE:NAME", help="what makes a state dict's module; it is imported")
     compiled.add_argument("--target", required=True, metavar="DEVICE", help="as in `flowlab targets`")
     compiled.add_argument("--calibration", required=True, metavar="WINDOWS.npy", help="some hundred of its own inputs")
     compiled.add_argument("--out", required=True, metavar="FOLDER", help="where everything is written; must not exist")

@@ -53,7 +53,7 @@ def import_foreign(data: bytes) -> Foreign:
         graph = import_onnx(proto.SerializeToString())
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
         raise GraphError(f"ONNX file: malformed ({type(problem).__name__}: {str(problem).splitlines()[0]})") from None
-    _check(graph)
+    check_graph(graph)
     return Foreign(graph, model, tuple(said))
 
 
@@ -105,7 +105,12 @@ def _without_softmax(proto: Any) -> list[str]:
     return said
 
 
-def _check(graph: Graph) -> None:
+def check_graph(graph: Graph) -> None:
+    """Hold a foreign network against what can be quantized for a microcontroller at all.
+
+    Raises:
+        GraphError: naming node or input, for what `import_foreign` says.
+    """
     if len(graph.inputs) != 1:
         names = ", ".join(one.name for one in graph.inputs)
         raise GraphError(f"has the inputs {names}; a network with one can be compiled")

@@ -1,8 +1,9 @@
 """`flowlab compile model.onnx`: a network that was trained elsewhere, quantized, placed, compiled and run for a device.
 
-No recordings, no training, no store: the network is a float ONNX file, and a few hundred of its own inputs say how
-large its values become. Quantization, passes, placement, lowering and executions are those of a run; what the integers
-give is held against the file's own outputs in ONNX Runtime, and every execution against the interpreter, bit for bit.
+No recordings, no training, no store: the network is a float ONNX file, or one of torch's, and a few hundred of its own
+inputs say how large its values become. Quantization, passes, placement, lowering and executions are those of a run;
+what the integers give is held against the file's own outputs in ONNX Runtime or torch, and every execution against the
+interpreter, bit for bit.
 A file of integers is taken as it is (`flowlab.engine.integer_file`).
 """
 
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import Core, Golden, LowerJob, NumberFormat, QuantizeJob, Quantizer, Target
 from flowlab.engine import integer_file, table
-from flowlab.errors import ConfigError, DataError, GraphError, OptionError, QuantizationError
+from flowlab.engine.own_files import MOST_MODEL, read_array, read_bytes, read_windows
+from flowlab.engine.own_network import OwnNetwork, check_form, is_torch, torch_network
+from flowlab.errors import ConfigError, GraphError, OptionError, QuantizationError
 from flowlab.report import costs, layer_table
 
 if TYPE_CHECKING:
@@ -31,11 +34,11 @@ if TYPE_CHECKING:
 
     Windows = NDArray[np.float32]
 
-MOST_MODEL, MOST_WINDOWS = 1 << 28, 1 << 30  # bytes that are read
 CALIBRATION, VECTORS, GOLDEN = 512, 256, 8  # windows that scales are chosen by, that are run, and that ship
 FEWEST, SEED = 48, 0  # windows below which none are kept apart; of the choice
 WIDTHS = (8, 4, 2)
 ACTIVATION_BITS = 8
+WINDOWS = "float32 of the network's own shape behind the windows"
 LAYERS = ("layer", "operation", "unit", "shape", "MACs", "weights", "reason and cure")
 
 Say = Callable[[str], None]
@@ -52,6 +55,7 @@ class Asked:
     bits: int = 8
     options: Mapping[str, Any] = field(default_factory=dict)  # the target's own
     output_int: bool = True
+    module: str | None = None  # package.module:name, which makes the module of a state dict
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,14 @@ class Compiled:
     integers: str = ""  # of a file of integers: how they stand to it in ONNX Runtime
     costs: Mapping[str, Any] = field(default_factory=dict)  # what the target knows of them without running anything
     arena: Mapping[str, Any] | None = None  # where each layer's output lies
+    by: str = ""  # what computed the float network
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
         found = {key: value for key, value in vars(self).items() if key != "asked"}
-        return {"model": str(self.asked.model), "target": self.asked.target, "bits": self.asked.bits, **found}
+        asked = self.asked
+        own = {"model": str(asked.model), "module": asked.module, "target": asked.target, "bits": asked.bits}
+        return {**own, **found}
 
     def layers(self) -> str:
         """The layer table with what each layer costs, as CSV."""
@@ -93,7 +100,7 @@ class Compiled:
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items())
         widths = "the file's own integers" if self.integers else f"{self.asked.bits} bits"
         chosen = (
-            f"{same}relative error {self.error:.4f} against the float file in ONNX Runtime; scales from "
+            f"{same}relative error {self.error:.4f} against {self.by}; scales from "
             f"{self.calibrated} {'others' if self.calibrated != self.windows else 'of them'}"
         )
         core = [
@@ -133,8 +140,6 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     """
     import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
 
-    from flowlab.compiler.ir import is_float
-
     if asked.bits not in WIDTHS:
         raise OptionError(f"--bits {asked.bits}: weights have {', '.join(map(str, WIDTHS))} bits")
     if asked.out.exists():
@@ -143,10 +148,12 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     core = catalogue.get("core", target.core)  # type: ignore[attr-defined]
     assert isinstance(target, Target) and isinstance(core, Core)
     options = catalogue.options(target, asked.options)
-    graph, model, said = _float_graph(asked.model, _bytes(asked.model, MOST_MODEL, "an ONNX file"))
-    windows = _windows(asked.calibration, graph)
+    check_form(asked.model, asked.module)
+    network = _network(asked, read_bytes(asked.model, MOST_MODEL, "an ONNX file, or one of torch's"))
+    graph, said = network.graph, list(network.said)
+    windows = read_windows(asked.calibration, graph)
     warned: tuple[str, ...] = ()
-    if given := not is_float(graph):
+    if network.integers:
         integers = integer_file.prepared(graph, _own(target))
         windows = tested = integer_file.meanings(asked.calibration, graph, windows[:VECTORS])
     else:
@@ -154,13 +161,13 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
         quantizer = _quantizer(catalogue, target)
         say(f"{quantizer.name} on {len(windows)} windows")
         integers, warned = _quantized(quantizer, target.formats[quantizer.format], graph, windows, asked)
-    if tested is windows and not given:
+    if tested is windows and not network.integers:
         said.append(f"{asked.calibration}: {len(windows)} windows are too few to keep some apart: what is said of the "
                     "integers is said of the windows that chose their scales")  # fmt: skip
     near = next(one for one in asked.out.absolute().parents if one.is_dir())  # no empty folder stays behind
     with tempfile.TemporaryDirectory(dir=near, prefix=".flowlab-compile-") as folder:
         found = _Work(asked, target, core, options, Path(folder).resolve(), say)
-        done = replace(found.run(model, graph, integers, tested, (*said, *warned)), calibrated=len(windows))
+        done = replace(found.run(network, integers, tested, (*said, *warned)), calibrated=len(windows), by=network.by)
         made = Path(folder) / "made"
         (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
         (made / "layers.csv").write_text(done.layers(), encoding="utf-8", newline="")
@@ -183,26 +190,25 @@ class _Work:
     folder: Path
     say: Say
 
-    def run(self, model: bytes, graph: Graph, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
+    def run(self, network: OwnNetwork, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
         """Place, lower, run in every way, compare, and write the files."""
         from flowlab.compiler.export_onnx import export_onnx
-        from flowlab.compiler.ir import is_float
         from flowlab.compiler.place import place_for
         from flowlab.stages import compile as compile_stage
         from flowlab.stages import simulate, validate
 
-        target, given = self.target, not is_float(graph)
-        exported = model if given else export_onnx(integers, dict(integers.metadata))
+        target, given = self.target, network.integers
+        exported = network.model if given else export_onnx(integers, dict(integers.metadata))
         if not given:
             validate.check_import(integers, exported)
         off = _off(target, integers, given=given)
         placement = place_for(target, integers, off)
         self.say("interpreter and ONNX Runtime")
         values, crcs = validate.interpret(placement.graph, windows)
-        floats = _float_outputs(self.asked.model, model, integer_file.raw(graph, windows), graph)
+        own = _finite(self.asked.model, network.outputs(windows))
         runtime, against = values, ""
         if given:
-            against = integer_file.compared(integers, values, floats).sentence()
+            against = integer_file.compared(integers, values, own).sentence()
         else:
             found = validate.run_onnx(exported, windows, list(integers.outputs))
             runtime = validate.integers_where_meant(integers, found)
@@ -215,7 +221,7 @@ class _Work:
         program = target.lower(replace(job, options=self.options))
         ran, not_run, measured = self._executions(program.files, windows, values, crcs, placement)
         (made / "best_model.onnx").write_bytes(exported)
-        agree, error = (None, 0.0) if given else _against(floats, integers, runtime)
+        agree, error = (None, 0.0) if given else _against(own, integers, runtime)
         sizes = {
             "ONNX": len(exported),
             "packed weights": program.packed_bytes,
@@ -273,21 +279,24 @@ def golden_of(placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs:
     )
 
 
-def _float_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> Mapping[str, Any]:
+def _file_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> Mapping[str, Any]:
     """What the float file gives in ONNX Runtime.
 
     Raises:
         GraphError: with ONNX Runtime's words, where it does not run the file.
     """
-    import numpy as np
-
     from flowlab.stages import validate
 
     try:
-        found = _in_batches(validate.session_of(model), windows, list(graph.outputs))
+        return _in_batches(validate.session_of(model), windows, list(graph.outputs))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
+
+
+def _finite(path: Path, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    import numpy as np
+
     for name, values in found.items():
         if not np.isfinite(values).all():
             raise GraphError(f"{path}: output '{name}' of the float network is NaN or infinite on its own inputs")
@@ -408,83 +417,22 @@ def _against(floats: Mapping[str, Any], integers: Graph, runtime: Mapping[str, A
     return (min(shares) if shares else None), max(errors)
 
 
-# --- what comes from outside ---------------------------------------------------------------------
-
-
-def _bytes(path: Path, most: int, what: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-        if len(data) > most:
-            raise DataError(f"{path}: larger than {most >> 20} MB; that is no network for a microcontroller")
-        return data
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}. Give {what}") from None
-
-
-def _float_graph(path: Path, data: bytes) -> tuple[Graph, bytes, list[str]]:
-    """The file as a float graph of one input, the bytes that it is for ONNX Runtime, and what was changed."""
+def _network(asked: Asked, data: bytes) -> OwnNetwork:
+    """The file as a float graph of one input, and what the file itself gives."""
     from flowlab.compiler.import_foreign import import_foreign
 
+    path = asked.model
+    if is_torch(path):
+        return torch_network(path, data, asked.module, lambda: read_array(asked.calibration, WINDOWS).shape[1:])
     try:
         found = import_foreign(data)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
-    return found.graph, found.model, [f"{path}: {one}" for one in found.said]
-
-
-def _windows(path: Path, graph: Graph) -> Windows:
-    """Inputs of the network, float32 (window, ...), from a ``.npy`` file or the only array of a ``.npz``.
-
-    Axes of one place may be left out or be more; all others must be the network's, in its order.
-
-    Raises:
-        DataError: naming the file and what it should hold.
-    """
-    import numpy as np
-
-    shape = graph.inputs[0].type.shape
-    wanted = f"float32 of shape (windows, {', '.join(map(str, shape))})"
-    try:
-        found = _array(path)
-    except (DataError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: {reason}. Give {wanted} as a .npy file") from None
-    except Exception as error:  # noqa: BLE001 - numpy, zipfile and zlib have many kinds, all of them about the file
-        first = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise DataError(f"{path}: {first}. Give {wanted} as a .npy file") from None
-    axes = [[size for size in one if size != 1] for one in (found.shape[1:], shape)]
-    if found.dtype.kind not in "fiu" or found.ndim < 1 or axes[0] != axes[1]:
-        raise DataError(f"{path}: {found.dtype} of shape {found.shape}. Give {wanted}")
-    if len(found) == 0:
-        raise DataError(f"{path}: holds no window. Give a few hundred of the network's own inputs")
-    with np.errstate(over="ignore"):
-        values: Windows = np.array(found).reshape(len(found), *shape).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise DataError(f"{path}: window {int(np.argwhere(~np.isfinite(values))[0][0])} holds NaN or infinite numbers")
-    return values
-
-
-def _array(path: Path) -> Any:
-    """The array, whose bytes are there before memory is asked for them; nothing that is pickled is read."""
-    import zipfile
-
-    import numpy as np
-
-    if not path.is_file() or path.stat().st_size > MOST_WINDOWS:
-        if path.is_file():
-            raise DataError(f"larger than {MOST_WINDOWS >> 20} MB, where a few hundred windows are enough")
-        path.open("rb").close()
-        raise DataError("is no file")
-    if not zipfile.is_zipfile(path):
-        return np.lib.format.open_memmap(path, mode="r")
-    with zipfile.ZipFile(path) as archive:
-        if sum(one.file_size for one in archive.infolist()) > MOST_WINDOWS:
-            raise DataError(f"unpacks to more than {MOST_WINDOWS >> 20} MB")
-    with np.load(path, allow_pickle=False) as members:
-        if len(members.files) != 1:
-            raise DataError(f"holds {', '.join(members.files) or 'nothing'}, and one array is expected")
-        values = members[members.files[0]]
-    if not isinstance(values, np.ndarray):
-        raise DataError("holds no array")
-    return values
+    said = tuple(f"{path}: {one}" for one in found.said)
+    return OwnNetwork(
+        found.graph,
+        lambda windows: _file_outputs(path, found.model, integer_file.raw(found.graph, windows), found.graph),
+        "the file in ONNX Runtime",
+        said,
+        found.model,
+    )
