@@ -46,7 +46,6 @@ from flowlab.quant.teacher import Teacher
 
 SETTLED = 2.0  # times as large or small, a value's scale follows its range; less costs more than it gives
 REPARAMETERS = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
-WIDEST_BITS = 8  # of weights whose bits are chosen by layer
 
 logger = logging.getLogger("flowlab.quant")
 
@@ -211,7 +210,12 @@ class Wrapped(nn.Module):
 
     @property
     def _weight_bits(self) -> int:
-        return WIDEST_BITS if self.bits_of else self.bits.weight
+        return min(self.bits_of.values()) if self.bits_of else self.bits.weight
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the integers learn, once their bits are chosen."""
+        return self.trains
 
     def _traced(self) -> Trace:
         assert self.border is not None
@@ -233,7 +237,15 @@ class Wrapped(nn.Module):
         windows = self._windows()
         if first and self.bits.mixed:
             budget = self.bits.budget or Budget(mean_bits=float(self.bits.weight))
-            found = choose_bits(steps, windows, self.format, budget, activation_bits=self.bits.activation)
+            found = choose_bits(
+                steps,
+                windows,
+                self.format,
+                budget,
+                activation_bits=self.bits.activation,
+                tuned=self._goes_on,
+                seed=self.reservoir.seed,
+            )
             self.bits_of = found.bits_of
             warnings.warn(found.sentence(), stacklevel=6)
         scales = calibrate(

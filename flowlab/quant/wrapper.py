@@ -146,6 +146,10 @@ class Wrapper(Wrapped):
             if value.is_floating_point() and value.dtype != torch.float32:
                 raise OptionError(f"{name}: '{where}' is {value.dtype}; float32 is quantized: use model.float()")
 
+    @property
+    def _goes_on(self) -> bool:
+        return self.trains or (self.finetune and not self.bias_factor)
+
     def _calibrate(self, *, anew: bool = False) -> None:
         first = self.network is None
         super()._calibrate(anew=anew)
