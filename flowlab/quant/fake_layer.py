@@ -13,7 +13,8 @@ shifts stay as calibration chose them, and the folded weight is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,7 @@ from flowlab.quant.steps import LayerStep, value_of
 EXACT = 2.0**24  # float32 holds every whole number up to here
 MOST_BIAS_BITS = 31  # so that a sum and its bias stay inside 32 bits, whatever the machine has for a bias
 MOMENTUM = 0.1  # of a live norm's running statistics, torch's own
+LEAST_MOVED = 0.25  # of the variance that a norm had; less is no statistic to change to
 BIAS_ROOM = 1.01  # a register is a hundredth larger than what it is chosen for
 DEAD_SHIFT = 4  # `DEAD_RATIO` with a multiplier of 1: of a filter of zeros only the bias is left
 
@@ -115,7 +117,7 @@ class FakeLayer(nn.Module):
         self.largest_input = float(max(abs(limit) for limit in scales.range[step.source]))
         self.geometry = turn(step.geometry) if turned else dict(step.geometry)
         self.view = (how.views or {}).get(step.name)
-        self.live, self.float_bias = False, how.float_bias
+        self.live, self.float_bias, self.momentum = False, how.float_bias, MOMENTUM
         self._take_parameters(how)
         self._take_scales(chosen, how)
 
@@ -181,7 +183,7 @@ class FakeLayer(nn.Module):
         assert self.gamma is not None
         assert self.beta is not None
         factor, offset = self.gamma / self.output_scale, self.beta / self.output_scale + 0.5
-        return F.batch_norm(sums, self.mean, self.variance, factor, offset, True, MOMENTUM, self.epsilon)
+        return F.batch_norm(sums, self.mean, self.variance, factor, offset, True, self.momentum, self.epsilon)
 
     def _shipped(self, x: Tensor) -> Tensor:
         whole = self._whole()
@@ -214,6 +216,25 @@ class FakeLayer(nn.Module):
             with torch.no_grad():
                 self.alive.mul_(_some(self._whole().weight))
         self.live = False
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """While this lasts, the statistics of one batch are the norm's, and it ends frozen.
+
+        A channel that hardly moves in the batch keeps those that it had: it may stand still there alone.
+        """
+        if not self.has_statistics:
+            yield
+            return
+        mean, variance = self.mean.clone(), self.variance.clone()
+        self.live, self.momentum = True, 1.0
+        try:
+            yield
+        finally:
+            self.momentum = MOMENTUM
+            still = ~(self.variance >= LEAST_MOVED * variance)  # or is NaN
+            self.mean[still], self.variance[still] = mean[still], variance[still]
+            self.freeze()
 
     def whole_weight(self) -> Tensor:
         """The weights as they ship."""

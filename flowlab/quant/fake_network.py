@@ -7,6 +7,7 @@ result is the integers' to the bit; only the last multiplication by the output's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,16 @@ class FakeQuantized(nn.Module):
                 part.live = part.has_statistics
             else:
                 part.freeze()
+
+    def measure_norms(self, x: Tensor) -> None:
+        """Freeze every norm with the statistics that it has in one batch, with the weights as they are."""
+        was_training = self.training
+        self.train()
+        with torch.no_grad(), ExitStack() as stack:
+            for part in self.layers():
+                stack.enter_context(part.measured())
+            self._values(x)
+        self.train(was_training)
 
     def forward(self, x: Tensor) -> Any:
         """Real outputs: integers times their scale, one float32 multiplication; a dict where there are several."""

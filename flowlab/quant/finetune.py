@@ -19,6 +19,7 @@ from flowlab.errors import QuantizationError
 from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.real_value import real_values
 from flowlab.quant.recipe import Finetune, live_epochs
+from flowlab.quant.reservoir import spread
 
 MOST_WINDOWS = 512
 MANY = 2  # outputs of a window that are classes
@@ -30,7 +31,7 @@ def finetune(network: FakeQuantized, features: NDArray[np.float32], how: Finetun
 
     Args:
         network: wrapped, its scales chosen.
-        features: calibration windows, float32 ``(window, channel, height, width)``.
+        features: calibration windows, float32 ``(window, channel, height, width)``; of more than `MOST_WINDOWS` some.
         seed: of the order of windows.
 
     Returns:
@@ -40,7 +41,7 @@ def finetune(network: FakeQuantized, features: NDArray[np.float32], how: Finetun
     Raises:
         QuantizationError: where the loss is no number.
     """
-    windows = torch.from_numpy(np.array(features[:MOST_WINDOWS]))
+    windows = torch.from_numpy(np.array(spread(features, MOST_WINDOWS)))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)  # nothing draws from it; a part that would is then the same each time
         taught = _taught(network, windows)

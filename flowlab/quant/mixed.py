@@ -20,7 +20,10 @@ from flowlab.contracts import NumberFormat
 from flowlab.errors import QuantizationError
 from flowlab.quant.calibrate import calibrate
 from flowlab.quant.fake_network import FakeQuantized
+from flowlab.quant.finetune import finetune
 from flowlab.quant.real_value import real_values
+from flowlab.quant.recipe import tuning_of
+from flowlab.quant.reservoir import spread
 from flowlab.quant.steps import LayerStep, Steps
 
 WINDOWS = 256  # of the calibration windows; more change no choice that was tried
@@ -120,6 +123,8 @@ def choose_bits(
     *,
     activation_bits: int = 8,
     output: str = "",
+    tuned: bool = True,
+    seed: int = 0,
 ) -> Mixed:
     """Measure, and choose.
 
@@ -129,14 +134,17 @@ def choose_bits(
         format: whose widths are to choose from.
         budget: within which the loss is least; with a tolerance, the least bits that keep it.
         output: which output counts; the first where it is empty.
+        tuned: whether the integers go on learning, behind this choice; whole choices are then compared as fine-tuned
+            on one half of the windows, and measured on the other half.
+        seed: of that fine-tuning.
 
     Raises:
         QuantizationError: where nothing keeps the budget, or the network cannot be calibrated.
     """
-    network = _Network(steps, features[:WINDOWS], format, activation_bits, output or next(iter(steps.outputs)))
     layers = [step for step in steps.steps if isinstance(step, LayerStep)]
     if not layers:
         raise QuantizationError("the network has no layer with weights, so there are no bits to choose.")
+    network = _Network(steps, features, format, activation_bits, output or next(iter(steps.outputs)))
     widths = sorted(format.by_weight_bits)
     table = [_falling({bits: network.loss({step.name: bits}) for bits in widths}) for step in layers]
     sizes = [step.weight.size for step in layers]
@@ -151,7 +159,8 @@ def choose_bits(
                 f"no choice of bits keeps the budget of {limit / BITS:.0f} bytes of weights: the least is "
                 f"{front[0].cost / BITS:.0f} bytes, at {widths[0]} bits."
             )
-        picked = within[-1].bits
+        rivals = [bits for bits in _rivals(widths, sizes, limit) if bits != within[-1].bits]
+        picked = network.best([*rivals, within[-1].bits], tuned=tuned, seed=seed)
     return Mixed(
         tuple(
             Chosen(step.name, step.weight.size, bits, row)
@@ -166,6 +175,11 @@ def _limit(budget: Budget, weights: int) -> float:
         return budget.mean_bits * weights
     assert budget.weight_bytes is not None
     return float(budget.weight_bytes * BITS)
+
+
+def _rivals(widths: Sequence[int], sizes: Sequence[int], limit: float) -> list[tuple[int, ...]]:
+    """The widest single width for all layers that keeps a limit in bits, if any does."""
+    return [(bits,) * len(sizes) for bits in sorted(widths) if bits * sum(sizes) <= limit][-1:]
 
 
 def _named(layers: Sequence[LayerStep], bits: Sequence[int]) -> dict[str, int]:
@@ -236,19 +250,15 @@ class _Network:
         self, steps: Steps, features: NDArray[np.float32], format: NumberFormat, activation_bits: int, output: str
     ) -> None:
         self.steps, self.features, self.format, self.activation_bits = steps, features, format, activation_bits
+        self.some = spread(features, WINDOWS)
         self.output, self.widest = output, max(format.by_weight_bits)
-        with torch.no_grad():
-            values = real_values(steps, torch.from_numpy(np.ascontiguousarray(features)).double())
-        self.real = _rows(values[steps.outputs[output]].numpy())
-        self.known: dict[tuple[tuple[str, int], ...], Floats] = {}
+        self.layers = [step.name for step in steps.steps if isinstance(step, LayerStep)]
+        self.real = self._real(self.some)
+        self.known: dict[tuple[int, ...], Floats] = {}
 
     def loss(self, bits_of: Mapping[str, int]) -> float:
-        """The mean divergence of the classes, or the relative squared error of one output."""
-        found = self.outputs(bits_of)
-        if found.shape[1] < MANY:
-            return float(((found - self.real) ** 2).sum() / max(float((self.real**2).sum()), 1e-30))
-        right, log_right, log_found = np.exp(_log_softmax(self.real)), _log_softmax(self.real), _log_softmax(found)
-        return float((right * (log_right - log_found)).sum(axis=1).mean())
+        """What is lost with these bits of some layers, and the widest of all others."""
+        return _loss(self.outputs(bits_of), self.real)
 
     def changed(self, bits_of: Mapping[str, int]) -> float:
         """The share of windows whose class is another one; of one output as `loss`."""
@@ -257,19 +267,57 @@ class _Network:
             return self.loss(bits_of)
         return float((found.argmax(axis=1) != self.real.argmax(axis=1)).mean())
 
+    def best(self, candidates: Sequence[tuple[int, ...]], *, tuned: bool, seed: int) -> tuple[int, ...]:
+        """The bits of all layers with which the whole network loses least; of equal ones the first."""
+        if len(candidates) == 1:
+            return candidates[0]
+        losses = [
+            self.tuned_loss(bits, seed) if tuned else self.loss(dict(zip(self.layers, bits, strict=True)))
+            for bits in candidates
+        ]
+        return candidates[int(np.argmin(losses))]
+
+    def tuned_loss(self, bits: Sequence[int], seed: int) -> float:
+        """What is lost on every other window when the integers have learned on those between."""
+        learned, held = self.features[::2], self.features[1::2]
+        how = tuning_of(bits, self.activation_bits)
+        if how is None or not len(held):
+            return self.loss(dict(zip(self.layers, bits, strict=True)))
+        network = self._quantized(tuple(bits), learned, live=how.live, learn_scales=True)
+        finetune(network, learned, how, seed)
+        return _loss(self._outputs(network, held), self._real(held))
+
     def outputs(self, bits_of: Mapping[str, int]) -> Floats:
         """Real outputs of the integers, without any training."""
-        key = tuple(sorted((name, bits) for name, bits in bits_of.items() if bits != self.widest))
-        if key not in self.known:
-            scales = calibrate(
-                self.steps, self.features, self.format, self.widest, self.activation_bits, bits_of=dict(key)
-            )
-            network = FakeQuantized(self.steps, scales, self.format, self.widest, bits_of=dict(key)).eval()
-            with torch.no_grad():
-                values = network.values(torch.from_numpy(np.ascontiguousarray(self.features)))
-            value = self.steps.outputs[self.output]
-            self.known[key] = _rows(values[value].double().numpy() * scales.scale[value])
-        return self.known[key]
+        bits = tuple(bits_of.get(name, self.widest) for name in self.layers)
+        if bits not in self.known:
+            self.known[bits] = self._outputs(self._quantized(bits, self.some), self.some)
+        return self.known[bits]
+
+    def _quantized(self, bits: tuple[int, ...], windows: NDArray[np.float32], **how: Any) -> FakeQuantized:
+        """As it ships: steps without weights compute as the narrowest layers do."""
+        bits_of, narrowest = dict(zip(self.layers, bits, strict=True)), min(bits)
+        scales = calibrate(self.steps, windows, self.format, narrowest, self.activation_bits, bits_of=bits_of)
+        return FakeQuantized(self.steps, scales, self.format, narrowest, bits_of=bits_of, **how)
+
+    def _outputs(self, network: FakeQuantized, windows: NDArray[np.float32]) -> Floats:
+        value = self.steps.outputs[self.output]
+        with torch.no_grad():
+            values = network.eval().values(torch.from_numpy(np.ascontiguousarray(windows)))
+        return _rows(values[value].double().numpy() * network.scales.scale[value])
+
+    def _real(self, windows: NDArray[np.float32]) -> Floats:
+        with torch.no_grad():
+            values = real_values(self.steps, torch.from_numpy(np.ascontiguousarray(windows)).double())
+        return _rows(values[self.steps.outputs[self.output]].numpy())
+
+
+def _loss(found: Floats, real: Floats) -> float:
+    """The mean divergence of the classes, or the relative squared error of one output."""
+    if found.shape[1] < MANY:
+        return float(((found - real) ** 2).sum() / max(float((real**2).sum()), 1e-30))
+    right, log_right, log_found = np.exp(_log_softmax(real)), _log_softmax(real), _log_softmax(found)
+    return float((right * (log_right - log_found)).sum(axis=1).mean())
 
 
 def _rows(values: NDArray[Any]) -> Floats:

@@ -22,6 +22,13 @@ def reservoir(total: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(kept)
 
 
+def spread(windows: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """At most ``count`` windows, evenly over all: a sample in its order may begin with one class."""
+    if len(windows) <= count:
+        return windows
+    return windows[np.arange(count) * len(windows) // count]
+
+
 class Reservoir:
     """The same sample over windows that come in batches, without knowing how many there will be."""
 

@@ -17,10 +17,8 @@ from flowlab.quant.fake_network import FakeQuantized
 from flowlab.quant.integer_network import check_finite
 from flowlab.quant.ptq import convert
 from flowlab.quant.reservoir import Reservoir
-from flowlab.quant.wrapped import exactly
+from flowlab.quant.wrapped import FEWEST, exactly
 from flowlab.quant.wrapper import Wrapper
-
-FEWEST = 64  # windows before the first scales are chosen from them, in training
 
 
 class TrainingWrapper(Wrapper):
@@ -46,6 +44,7 @@ class TrainingWrapper(Wrapper):
             self._before_step(x)
         else:
             self._follow()
+            self._pause()
             if self.network is None and self.begun:
                 self._calibrate()  # from the few windows that came
             elif self.network is None:
@@ -53,7 +52,8 @@ class TrainingWrapper(Wrapper):
         assert self.border is not None
         if self.network is None:
             return self.module(x)
-        found = self.network(self.border.inside(x))
+        network = self.network if self.training else self._shipping()
+        found = network(self.border.inside(x))
         if self.training and isinstance(found, Tensor):
             found = self._taught(x, found)
         return self.border.outside(found, ended=self.training)
@@ -78,6 +78,7 @@ class TrainingWrapper(Wrapper):
             with exactly():
                 self.reservoir.add(x)
         if torch.is_grad_enabled():
+            self._before_training()
             if self.epochs.unknown and self.recurrence.again(x):
                 first = self.recurrence.first
                 self.epochs.come_again(first, self.recurrence.batches - 1 - first)
@@ -90,6 +91,36 @@ class TrainingWrapper(Wrapper):
                 self._calibrate()
         elif not self._settled and _is_power_of_two(self.epochs.steps):
             self._calibrate()
+
+    def _before_training(self) -> None:
+        """The weights are those behind the last step: an epoch's end, perhaps."""
+        versions = self._versions()
+        if not self.norms_frozen:
+            self.averaged_at = self.epochs.done, self.epochs.steps + 1  # what is trained with live norms has no part
+        elif self.writes.by_others(versions):
+            self._begin_average()
+        elif self.epochs.done > self.averaged_at[0]:
+            self._add_to_average()
+        self.writes.batch(versions)
+
+    def _pause(self) -> None:
+        """The weights are those that training would end with."""
+        versions = self._versions()
+        if self.writes.by_others(versions):
+            self._begin_average()
+        elif self.norms_frozen:
+            self._add_to_average()
+        self.writes.seen(versions)
+
+    def _add_to_average(self) -> None:
+        trained = self.epochs.steps > self.averaged_at[1]
+        if not self.average.fits(self.module, trained=trained):
+            self._begin_average()
+        elif trained and self.averages and self.network is not None:
+            with exactly():
+                self.average.add(self.module)
+            self._hold_average(self.average)
+        self.averaged_at = self.epochs.done, self.epochs.steps
 
     @property
     def _settled(self) -> bool:
@@ -129,21 +160,26 @@ class TrainingWrapper(Wrapper):
         if self.network is None:
             self._calibrate()
         said = self._unfinished()
-        other = copy.deepcopy(self)
-        assert other.network is not None
-        other.network.finish()
-        for name, value in other.named_parameters():
+        other, network = self._copy_that_ships()
+        for name, value in (*other.named_parameters(), *network.named_parameters()):
             if not bool(torch.isfinite(value).all()):
                 raise QuantizationError(f"quantization-aware training: '{name}' became NaN. Lower the learning rate.")
-        found = convert(other._job(other._windows(), output_int), other.network.eval(), self.quantizer)
+        network.finish()
+        found = convert(other._job(other._windows(), output_int), network.eval(), self.quantizer)
         return replace(found, warnings=(*found.warnings, *said))
 
     def _measured(self) -> FakeQuantized:
-        other = copy.deepcopy(self)  # folded again, from the weights as they are now
+        return self._copy_that_ships()[1]
+
+    def _copy_that_ships(self) -> tuple[Self, FakeQuantized]:
+        """A copy, folded again from the weights as they are now, and its integers as evaluation has them."""
+        if self.writes.by_others(self._versions()):  # a copy would not know
+            self._begin_average()
+        other = copy.deepcopy(self)
         if other.network is None:
             other._calibrate()
-        assert other.network is not None
-        return other.network
+        other._pause()
+        return other, other._shipping()
 
     def _unfinished(self) -> list[str]:
         """Sentences on a schedule that never came to its end, and on weights that nobody trained."""

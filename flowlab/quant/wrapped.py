@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from flowlab.contracts import NumberFormat
 from flowlab.errors import FlowlabError, OptionError, QuantizationError
+from flowlab.quant.average import Average, Writes
 from flowlab.quant.border import Border
 from flowlab.quant.calibrate import Scales, calibrate
 from flowlab.quant.epochs import Epochs, Recurrence
@@ -44,9 +45,9 @@ from flowlab.quant.shared_parameters import (
 from flowlab.quant.steps import Steps
 from flowlab.quant.teacher import Teacher
 
+FEWEST = 64  # windows that choose the first scales in training, or measure a norm anew
 SETTLED = 2.0  # times as large or small, a value's scale follows its range; less costs more than it gives
 REPARAMETERS = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
-WIDEST_BITS = 8  # of weights whose bits are chosen by layer
 
 logger = logging.getLogger("flowlab.quant")
 
@@ -78,6 +79,8 @@ class Wrapped(nn.Module):
         self.module = own_copy(model)
         self._hold(None)
         self.border: Border | None = None
+        self.average = Average()
+        self.averaged_at = (0, 0)  # epochs and steps that were done when it was last added to
         self.bits_of: dict[str, int] = {}
         self.norm_modules: dict[str, str] = {}
         self.norms_frozen = False
@@ -86,6 +89,7 @@ class Wrapped(nn.Module):
         self.recurrence = Recurrence()
         self.untouched = self._digest()
         self.copied, self.versions = False, self._versions()
+        self.writes, self.taken_up = Writes(self.versions), False
         self.origin: weakref.ref[Wrapped] | None = None  # what a copy was made of
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
 
@@ -100,7 +104,23 @@ class Wrapped(nn.Module):
         return found
 
     def _hold(self, network: FakeQuantized | None) -> None:
-        self.__dict__["_held"] = network
+        self.__dict__.update(_held=network, _held_average=None, _held_state=None)
+
+    @property
+    def _averaged(self) -> FakeQuantized | None:
+        """The integers of the average, None before they are asked for; no submodule either."""
+        found: FakeQuantized | None = self.__dict__["_held_average"]
+        return found
+
+    def _hold_average(self, average: Average) -> None:
+        """Take another average, whose integers are made when they are asked for."""
+        self.average = average
+        self.__dict__.update(_held_average=None, _held_state=None)
+
+    def _begin_average(self) -> None:
+        """The weights are none that training left: they ship as they are, and an average begins anew behind them."""
+        self._hold_average(Average())
+        self.averaged_at = self.epochs.done, self.epochs.steps
 
     def _hold_teacher(self, share: float | None) -> None:
         """Keep the float network as it came, where it is learned from: no submodule either, and never trained."""
@@ -211,7 +231,12 @@ class Wrapped(nn.Module):
 
     @property
     def _weight_bits(self) -> int:
-        return WIDEST_BITS if self.bits_of else self.bits.weight
+        return min(self.bits_of.values()) if self.bits_of else self.bits.weight
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the integers learn, once their bits are chosen."""
+        return self.trains
 
     def _traced(self) -> Trace:
         assert self.border is not None
@@ -233,7 +258,15 @@ class Wrapped(nn.Module):
         windows = self._windows()
         if first and self.bits.mixed:
             budget = self.bits.budget or Budget(mean_bits=float(self.bits.weight))
-            found = choose_bits(steps, windows, self.format, budget, activation_bits=self.bits.activation)
+            found = choose_bits(
+                steps,
+                windows,
+                self.format,
+                budget,
+                activation_bits=self.bits.activation,
+                tuned=self._goes_on,
+                seed=self.reservoir.seed,
+            )
             self.bits_of = found.bits_of
             warnings.warn(found.sentence(), stacklevel=6)
         scales = calibrate(
@@ -247,17 +280,7 @@ class Wrapped(nn.Module):
 
     def _build(self, traced: Trace, steps: Steps, scales: Scales) -> None:
         first = self.network is None
-        network = FakeQuantized(
-            steps,
-            scales,
-            self.format,
-            self._weight_bits,
-            bits_of=self.bits_of or None,
-            live=0.0 if self.norms_frozen else 1.0,
-            parameters=shared_parameters(self.module, traced),
-            views=traced.views,
-            float_bias=self.float_ops,
-        )
+        network = self._around(self.module, traced, steps, scales)
         freeze_others(network, self.module)
         if first and self.trains and self.begun and (names := untrained(network, self.module, steps, traced)):
             warnings.warn(
@@ -267,6 +290,54 @@ class Wrapped(nn.Module):
         self.norm_modules = dict(traced.modules)
         share_statistics(network, self.module, self.norm_modules)
         self._hold(network.train(self.training))
+
+    def _around(self, module: nn.Module, traced: Trace, steps: Steps, scales: Scales) -> FakeQuantized:
+        return FakeQuantized(
+            steps,
+            scales,
+            self.format,
+            self._weight_bits,
+            bits_of=self.bits_of or None,
+            live=0.0 if self.norms_frozen else 1.0,
+            parameters=shared_parameters(module, traced),
+            views=traced.views,
+            float_bias=self.float_ops,
+        )
+
+    def _shipping(self) -> FakeQuantized:
+        """The integers that ship: those of the average where there is one, else of the weights as they are."""
+        assert self.network is not None
+        if not self.average.count:
+            return self.network
+        if self._averaged is None:
+            with exactly():
+                self.__dict__["_held_average"] = self._of_average(self.network)
+        assert self._averaged is not None
+        return self._averaged
+
+    def _of_average(self, network: FakeQuantized) -> FakeQuantized:
+        """A network of its own, with the scales of the trained one and norms measured on the kept windows."""
+        assert self.border is not None
+        module = copy.deepcopy(self.module).eval()
+        self.average.write(module)
+        traced = type(self).trace(module, self.border.input)
+        found = self._around(module, traced, fold(traced.graph), network.scales)
+        share_statistics(found, module, self.norm_modules)
+        self._put_chosen(found, self._chosen())
+        if self.__dict__["_held_state"] is not None:  # measured before this wrapper was saved
+            found.load_state_dict(self.__dict__["_held_state"])
+        elif len(self.reservoir) >= FEWEST:
+            found.measure_norms(torch.from_numpy(self._windows()))
+        found.finish()
+        return found.requires_grad_(False).eval()
+
+    @staticmethod
+    def _put_chosen(network: FakeQuantized, chosen: Mapping[str, Tensor]) -> None:
+        buffers = dict(network.named_buffers())
+        for name, value in chosen.items():
+            if buffers[name].shape != value.shape:
+                raise QuantizationError(f"'{name}' has {value.numel()} numbers, not {buffers[name].numel()}")
+            buffers[name].copy_(value)
 
     def _versions(self) -> int:
         """How often the parameters were written to, to tell whether somebody did since the last scales."""
@@ -282,9 +353,13 @@ class Wrapped(nn.Module):
         origin = None if self.origin is None else self.origin()
         if origin is not None and origin.network is not None:
             self.set_extra_state(origin.get_extra_state())
+            self.taken_up = False
+            self._begin_average()
         elif self.network is not None and len(self.reservoir):
+            self._begin_average()
             self._calibrate(anew=True)
         self.versions = self._versions()
+        self.writes.seen(self.versions)
 
     # --- state ---------------------------------------------------------------------------------------
 
@@ -303,6 +378,8 @@ class Wrapped(nn.Module):
             "shape": None if self.border is None else tuple(self.border.input),
             "scales": None if self.network is None else to_plain(self.network.scales),
             "chosen": self._chosen(),
+            "average": {name: _plain(value) for name, value in vars(self.average).items()},
+            "averaged": (self.averaged_at, self._averaged_state()),
             "untouched": list(self.untouched),
             "taught_by": None if self._taught_by is None else dict(self._taught_by.state_dict()),
             "lessons": (self.lessons.taught_right, self.lessons.said_right, self.lessons.batches),
@@ -313,6 +390,13 @@ class Wrapped(nn.Module):
         buffers = {} if self.network is None else dict(self.network.named_buffers())
         theirs = {id(value) for value in self.module.buffers()}
         return {name: value.clone() for name, value in buffers.items() if id(value) not in theirs}
+
+    def _averaged_state(self) -> dict[str, Tensor] | None:
+        """Of the average's integers, where they have been made, so that another machine finds the very same."""
+        if self._averaged is None:
+            found: dict[str, Tensor] | None = self.__dict__["_held_state"]
+            return found
+        return {name: value.clone() for name, value in self._averaged.state_dict().items()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take it up again; the network is built anew around the same parameters.
@@ -370,11 +454,10 @@ class Wrapped(nn.Module):
             self._build(traced, folded, from_plain(state["scales"], folded))
             self.begun = begun
             assert self.network is not None
-            buffers = dict(self.network.named_buffers())
-            for name, value in state["chosen"].items():
-                if buffers[name].shape != value.shape:
-                    raise QuantizationError(f"'{name}' has {value.numel()} numbers, not {buffers[name].numel()}")
-                buffers[name].copy_(value)
+            self._put_chosen(self.network, state["chosen"])
+        self._hold_average(Average(**{name: _plain(value) for name, value in state["average"].items()}))
+        self.averaged_at, self.__dict__["_held_state"] = state["averaged"]
+        self.taken_up = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A wrapper of its own, also where evaluation keeps no gradients."""
@@ -388,7 +471,8 @@ class Wrapped(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the network by its state, since it reads the module through functions."""
         saved = None if self.network is None else (self.get_extra_state(), dict(self.network.state_dict()))
-        return {**self.__dict__, "_held": None, "_teacher": None, "origin": None, "saved": saved}
+        held = dict.fromkeys(("_held", "_held_average", "_held_state", "_teacher", "origin"))
+        return {**self.__dict__, **held, "saved": saved}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the network again."""
@@ -400,7 +484,9 @@ class Wrapped(nn.Module):
             assert self.network is not None
             with torch.inference_mode(False):
                 self.network.load_state_dict(saved[1])
+        self.taken_up = False
         self.versions = self._versions()
+        self.writes.seen(self.versions)
 
     def _digest(self) -> list[str]:
         """What the weights are, to tell whether anything was trained."""
@@ -451,6 +537,15 @@ def _loaded(module: nn.Module, keys: object) -> None:
     """Behind ``load_state_dict``: scales came with the weights."""
     assert isinstance(module, Wrapped)
     module.versions = module._versions()
+    if not module.taken_up:  # weights alone
+        module._begin_average()
+    module.taken_up = False
+    module.writes.seen(module.versions)
+
+
+def _plain(value: Any) -> Any:
+    """A number as it is, numbers by name in another dict; tensors among them are never written to."""
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def show_log() -> None:

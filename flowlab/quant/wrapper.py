@@ -70,6 +70,9 @@ class Wrapper(Wrapped):
             (`flowlab.quant.finetune`); False: scales alone. Not where biases are calibrated.
         distillation: in training with cross entropy, the float network's share of the gradient, 0 to 1
             (`flowlab.quant.lessons`); None: what the recipe for the bits says below 8, else 0.
+        average: in training, what is evaluated and ships once batch norm is frozen is an average of the weights over
+            the epochs since, its norms with the statistics that the kept windows have then (`flowlab.quant.average`);
+            what is trained stays as it is. False: the weights as they are.
 
     Raises:
         OptionError: naming an argument that makes no sense.
@@ -97,6 +100,7 @@ class Wrapper(Wrapped):
         seed: int = 0,
         finetune: bool = True,
         distillation: float | None = None,
+        average: bool = True,
     ) -> None:
         self._check_arguments(model, is_qat, backend)
         bits = parse(qconfig_type, self.format)
@@ -110,7 +114,7 @@ class Wrapper(Wrapped):
         super().__init__(model, bits, epochs, reservoir, verbose=verbose, float_ops=bool(float_ops))
         if verbose:
             show_log()
-        self.finetune = bool(finetune)
+        self.finetune, self.averages = bool(finetune), bool(average)
         if distillation is not None:
             distillation = _fraction("distillation", distillation)
         self._hold_teacher(distillation)
@@ -145,6 +149,10 @@ class Wrapper(Wrapped):
                 raise OptionError(f"{name}: '{where}' is not on the CPU, where quantization works: use model.cpu()")
             if value.is_floating_point() and value.dtype != torch.float32:
                 raise OptionError(f"{name}: '{where}' is {value.dtype}; float32 is quantized: use model.float()")
+
+    @property
+    def _goes_on(self) -> bool:
+        return self.trains or (self.finetune and not self.bias_factor)
 
     def _calibrate(self, *, anew: bool = False) -> None:
         first = self.network is None

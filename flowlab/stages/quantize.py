@@ -358,8 +358,16 @@ def _mixed(job: Any, asked: QuantizeOptions) -> tuple[Any, Any]:
     from flowlab.quant.mixed import Budget, choose_bits
 
     budget = Budget(asked.mean_bits, asked.weight_bytes, asked.tolerance)
-    found = choose_bits(fold(job.graph), job.calibration, job.format, budget, activation_bits=job.activation_bits)
-    return replace(job, weight_bits=max(job.format.by_weight_bits), bits_of=found.bits_of), found
+    found = choose_bits(
+        fold(job.graph),
+        job.calibration,
+        job.format,
+        budget,
+        activation_bits=job.activation_bits,
+        tuned=job.finetune or asked.epochs > 0,
+        seed=job.seed,
+    )
+    return replace(job, weight_bits=min(found.bits_of.values()), bits_of=found.bits_of), found
 
 
 def _measure(

@@ -7,11 +7,13 @@ from itertools import product
 import numpy as np
 import pytest
 from networks.training import data, quantize_job, trained
+from torch import nn
 
 from flowlab.compiler.number_format import GENERIC
 from flowlab.errors import QuantizationError
 from flowlab.quant.fold import fold
 from flowlab.quant.mixed import Budget, Choice, Mixed, choices, choose_bits
+from flowlab.quant.mixed import _Network as Measured
 from flowlab_tinpu.number_format import NPU
 
 WIDTHS = (2, 4, 8)
@@ -107,3 +109,43 @@ def test_integers_for_any_cpu_have_the_same_widths() -> None:
         fold(quantize_job(trained()).graph), features, GENERIC, Budget(mean_bits=3.0), activation_bits=4
     )
     assert found.mean_bits <= 3
+
+
+WINDOWS = slice(192, 320)  # of these sensitivities mislead: (2, 2, 4) sums to less than (2, 2, 2), and loses more
+
+
+def measured(activation: type[nn.Module] = nn.Tanh) -> Measured:
+    steps = fold(quantize_job(trained(activation)).graph)
+    return Measured(steps, np.array(data().train_features[WINDOWS]), NPU, 8, next(iter(steps.outputs)))
+
+
+@pytest.mark.parametrize("tuned", [True, False])
+def test_of_whole_choices_the_one_is_taken_that_loses_least(tuned: bool) -> None:
+    network = measured()
+    for candidates in ([(2, 2, 2), (8, 4, 8)], [(8, 4, 8), (2, 2, 2)]):
+        assert network.best(candidates, tuned=tuned, seed=0) == (8, 4, 8)
+    assert network.best([(4, 4, 4), (4, 4, 4)], tuned=tuned, seed=0) == (4, 4, 4)
+
+
+def test_what_is_learned_is_measured_on_windows_that_it_was_not_learned_on() -> None:
+    network, other = measured(), measured()
+    assert network.tuned_loss((2, 2, 2), 0) < network.loss(dict.fromkeys(network.layers, 2))
+    held = np.array(network.features)
+    held[1::2] = network.features[1::2][:, :, ::-1]
+    other.features = held
+    assert other.tuned_loss((2, 2, 2), 0) != network.tuned_loss((2, 2, 2), 0)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_choice_never_measures_worse_than_one_width_for_all(activation: type[nn.Module], tuned: bool) -> None:
+    network = measured(activation)
+
+    def loss(*bits: int) -> float:
+        return network.tuned_loss(bits, 0) if tuned else network.loss(dict(zip(network.layers, bits, strict=True)))
+
+    found = choose_bits(network.steps, network.features, NPU, Budget(mean_bits=2.5), tuned=tuned)
+    assert loss(*found.bits_of.values()) <= loss(2, 2, 2)
+    if activation is nn.Sigmoid:
+        assert loss(2, 2, 4) > loss(2, 2, 2)
+        assert set(found.bits_of.values()) == {2}

@@ -206,6 +206,16 @@ def test_bits_are_chosen_for_each_layer_within_the_budget(
     assert result.metrics["quantization"]["weight_bits"] == max(bits.values())
 
 
+@pytest.mark.parametrize("trains", [True, False])
+def test_one_width_that_was_chosen_for_all_layers_ships_what_that_width_ships(
+    inputs: dict[str, dict[str, Path]], tmp_path: Path, trains: bool
+) -> None:
+    chosen = quantized(inputs, tmp_path / "chosen", trains, mixed=True, mean_bits=2.0)
+    uniform = quantized(inputs, tmp_path / "uniform", trains, weight_bits=2)
+    assert only(chosen, "graph").read_text() == only(uniform, "graph").read_text()
+    assert only(chosen, "quantized_weights").read_bytes() == only(uniform, "quantized_weights").read_bytes()
+
+
 def test_nothing_is_chosen_unless_it_is_asked_for(inputs: dict[str, dict[str, Path]], tmp_path: Path) -> None:
     assert quantized(inputs, tmp_path, False).metrics["mixed"] is None
 
