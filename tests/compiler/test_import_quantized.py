@@ -195,3 +195,27 @@ def test_narrow_integers_that_lie_in_wider_ones_are_clipped_where_they_are_made(
     assert [one.op for one in graph.nodes] == ["quantize_linear", "conv", "requantize", "dequantize"]
     assert (graph.node("rq").attributes["high"], abs(graph.node("c/sum").constants["weight"]).max()) == (15, 7)
     same(data, random.normal(2, 4, (20, 3, 12, 1)).astype(np.float32))
+
+
+@pytest.mark.parametrize("given", ["uint8", "float32"])
+def test_numbers_that_only_move(given: str) -> None:
+    """On integers, and between DequantizeLinear and QuantizeLinear."""
+    random = np.random.default_rng(8)
+    constants = {
+        **SCALES, "from": np.array([1, -3]), "to": np.array([4, 100]), "axes": np.array([1, 2]), "by": np.array([2, 1]),
+        "back": np.array([2, 3]), "frame": np.array([0, 0, 1, 0, 0, 0, 0, 2]), "flat": np.array([0, -1]),
+    }  # fmt: skip
+    moves = [
+        node("Slice", "m0 from to axes by", "m1"), node("Transpose", "m1", "m2", perm=[0, 2, 3, 1]),
+        node("Pad", "m2 frame", "m3"),
+        node("GlobalMaxPool" if given == "float32" else "MaxPool", "m3", "m4",
+             **({} if given == "float32" else {"kernel_shape": [4, 4]})),
+        node("Squeeze", "m4 back", "m5"), node("Unsqueeze", "m5 back", "m6"), node("Reshape", "m6 flat", "m7"),
+    ]  # fmt: skip
+    if given == "uint8":
+        nodes = [node("Identity", "x", "m0"), *moves[:-1], node("Reshape", "m6 flat", "y")]
+        same(model(nodes, constants, (5, 4, 2), 2, given, given), any_integer(random, given, (30, 5, 4, 2)))
+    else:
+        nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "m0"), *moves,
+                 node("QuantizeLinear", "m7 s z", "r"), node("DequantizeLinear", "r s z", "y")]  # fmt: skip
+        same(model(nodes, constants, (5, 4, 2), 2), random.normal(2, 4, (30, 5, 4, 2)).astype(np.float32))

@@ -52,6 +52,41 @@ class Moves(Values):
             raise error(proto, f"leaves more than (batch, features) of {type_.shape}")
         return self.add(name, "flatten", [value], type_)
 
+    def _unsqueeze(self, proto: Proto) -> None:
+        self._moved(proto, lambda name, value: self._unsqueezed(proto, name, value))
+
+    def _unsqueezed(self, proto: Proto, name: str, value: str) -> str:
+        found, type_ = attributes_of(proto), self.types[value]
+        axes = found["axes"] if "axes" in found else self.model.constant(proto, 1).ravel()
+        if len(type_.shape) != 1 or sorted(int(axis) for axis in axes) not in ([2], [2, 3]):
+            raise error(proto, f"adds axes {[int(axis) for axis in axes]} to {type_.shape}; behind features are known")
+        return self.add(name, "reshape", [value], replace(type_, shape=(*type_.shape, 1, 1)))
+
+    def _slice(self, proto: Proto) -> None:
+        self._moved(proto, lambda name, value: self._sliced(proto, name, value))
+
+    def _sliced(self, proto: Proto, name: str, value: str) -> str:
+        type_ = self.types[value]
+        starts, ends = (self.model.constant(proto, at).ravel().tolist() for at in (1, 2))
+        axes, steps = (
+            self.model.constant(proto, at).ravel().tolist() if at < len(proto.input) and proto.input[at] else default
+            for at, default in ((3, list(range(len(starts)))), (4, [1] * len(starts)))
+        )
+        rank = len(type_.shape) + (0 if self.series and len(type_.shape) == 3 else 1)
+        places = np.arange(math.prod(type_.shape), dtype=np.int32).reshape(1, *type_.shape)
+        if not len(starts) == len(ends) == len(axes) == len(steps):
+            raise error(proto, f"slices axes {axes} from {starts} to {ends} by {steps}")
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            if not -rank <= axis < rank or axis % rank == 0 or step < 1:
+                raise error(proto, f"slices axis {axis} by {step}; forwards, and not the batch, is known")
+            cut = [slice(None)] * places.ndim
+            cut[axis % rank] = slice(start, end, step)
+            places = places[tuple(cut)]
+        if not places.size:
+            raise error(proto, "leaves nothing")
+        made = replace(type_, shape=places.shape[1:])
+        return self.add(name, "take", [value], made, constants={"index": places.ravel().copy()})
+
     def _transpose(self, proto: Proto) -> None:
         order = [int(axis) for axis in attributes_of(proto).get("perm", ())]
         constant = self.constants.get(proto.input[0])

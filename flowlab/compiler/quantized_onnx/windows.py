@@ -28,6 +28,16 @@ class Windows(Values):
         attributes = self._window(proto, kernel, self.types[value].shape, dilates=False)
         return self.add(name, "max_pool", [value], self.types[value], {**attributes, "kernel": kernel})
 
+    def _global_max_pool(self, proto: Proto) -> None:
+        self._moved(proto, lambda name, value: self._whole_max(proto, name, value))
+
+    def _whole_max(self, proto: Proto, name: str, value: str) -> str:
+        type_ = self.types[value]
+        if len(type_.shape) != 3:
+            raise error(proto, f"reads a value of shape {type_.shape}; (channel, height, width) is needed")
+        attributes: dict[str, Attribute] = {"kernel": type_.shape[1:], "stride": (1, 1), "padding": (0, 0, 0, 0)}
+        return self.add(name, "max_pool", [value], type_, attributes)
+
     def _global_average(self, proto: Proto) -> None:
         self.reals[proto.output[0]] = self._mean(proto, self._real(proto, 0))
 
