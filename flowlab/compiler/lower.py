@@ -29,6 +29,7 @@ from flowlab.compiler.program import (
     is_wide,
     packed_size,
 )
+from flowlab.compiler.split import place_bytes
 from flowlab.contracts import LayerRow
 from flowlab.errors import ProgramError
 
@@ -234,14 +235,14 @@ def constant_bytes(layer: Layer, char_bytes: int = 1) -> int:
     rows = 0 if layer.bias is None else layer.bias.size
     per_row = 12 if layer.op == "quantize" else 4 + (4 if layer.bias is not None and is_wide(layer) else 2) + char_bytes
     table = 256 * 2 if layer.entries is not None else 0  # 16-bit entries
-    index = 0 if layer.index is None else layer.index.size * index_bytes(layer)
+    index = 0 if layer.index is None else place_bytes(layer.index)
     return weight_bytes(layer) * char_bytes + rows * per_row + table + index
 
 
 def index_bytes(layer: Layer) -> int:
-    """Bytes of one place of a take in C: 2 where they are enough, else 4."""
+    """Bytes of one place of a take in C."""
     assert layer.index is not None
-    return 2 if layer.index.max(initial=0) < 2**15 else 4
+    return place_bytes(layer.index) // max(1, layer.index.size)
 
 
 def weight_bytes(layer: Layer) -> int:

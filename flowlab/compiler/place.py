@@ -16,6 +16,7 @@ from flowlab.compiler.infer import dilation_of, integer, integers
 from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.pipeline import Watch, apply_passes, unwatched
 from flowlab.compiler.rules import Layer, Rule
+from flowlab.compiler.split import place_bytes
 from flowlab.contracts import LayerRow
 
 if TYPE_CHECKING:
@@ -56,24 +57,27 @@ class Placement:
 
     def sentences(self) -> tuple[str, ...]:
         """For each layer that the accelerator does not take its reason and cure, then what was split, and padded."""
+        moves = {node.name for node in self.graph.nodes if _moves_parts(node)}
         said = [
             f"layer '{row.name}' ({row.layer}, {row.shape}) runs on the CPU: {row.reason}"
             + (f" Cure: {row.cure}." if row.cure else "")
             for row in self.rows
-            if row.reason
+            if row.reason and row.name not in moves
         ]
         split = {node.name for node in self.graph.nodes if "part_of" in node.attributes}
-        changed = [
-            (row.name in split, f"layer '{row.name}' ({row.layer}) {row.padding}") for row in self.rows if row.padding
-        ]
-        for what, parts in (
-            ("layers are split where the accelerator takes the parts alone", [text for part, text in changed if part]),
+        costs = [(row, f"layer '{row.name}' ({row.layer}) {row.padding}") for row in self.rows if row.padding]
+        for what, texts in (
+            (
+                "layers that the accelerator does not take are made of those that it does"
+                + (" (the CPU moves what they read and make)" if moves else ""),
+                [text for row, text in costs if row.name in split],
+            ),
             (
                 "zeros are padded where the accelerator works on more channels than there are",
-                [text for part, text in changed if not part],
+                [text for row, text in costs if row.name not in split],
             ),
         ):
-            said += [f"{what}: {'; '.join(parts)}"] if parts else []
+            said += [f"{what}: {'; '.join(texts)}"] if texts else []
         return tuple(said)
 
 
@@ -215,7 +219,7 @@ def _verdict(node: Node, layer: Layer, rules: Iterable[Rule], unit_name: str) ->
 
 def _without_layer(node: Node, layer: Layer) -> tuple[str, str]:
     """What the accelerator has no word for, and what to use instead."""
-    if "part_of" in node.attributes and node.op != "conv":
+    if _moves_parts(node):
         return f"'{node.op}', which moves what parts of layer '{node.attributes['part_of']}' read and make", GROUPS_CURE
     if node.op != "conv":
         return f"'{node.op}'", CURES.get(node.op, "")
@@ -249,11 +253,18 @@ def _macs(node: Node) -> int:
     return int(node.constants["weight"].size) * math.prod(node.type.shape[1:])
 
 
+def _moves_parts(node: Node) -> bool:
+    """Whether a node is there only to move what parts of a layer read and make."""
+    return "part_of" in node.attributes and node.op in ("take", "concat")
+
+
 def _part(node: Node, layer: Layer) -> str:
-    """Which layer this is a part of, and what zeros between its groups cost."""
+    """Which layer this is a part of, and what zeros between its groups, or the places of its input, cost."""
     whole = node.attributes.get("part_of")
-    if whole is None or node.op in ("take", "concat"):
+    if whole is None or node.op == "concat":
         return ""
+    if node.op == "take":
+        return f"for '{whole}': +{place_bytes(node.constants['index'])} bytes of places"
     if node.op != "conv":
         return f"part of '{whole}'"
     held, groups = integers(node, "part", 2)

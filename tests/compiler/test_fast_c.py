@@ -8,9 +8,10 @@ from integer_graphs import Builder, awkward_graph, example_graph, moving_graph, 
 
 from flowlab.compiler.fast_c.emit import emit, style_for
 from flowlab.compiler.fast_c.layout import BEYOND, Frame, plan
-from flowlab.compiler.fast_c.source import STYLES
+from flowlab.compiler.fast_c.overlap import turns
+from flowlab.compiler.fast_c.source import STYLES, Source
 from flowlab.compiler.fast_c.windows import convolution, safe_length
-from flowlab.compiler.ir import Graph
+from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.lower import lower, memory
 from flowlab.compiler.program import Container, Layer, Tensor
 from flowlab.contracts import Core
@@ -82,6 +83,23 @@ def test_frames_that_live_at_one_time_do_not_overlap(name: str, number_bytes: in
             if at in layout.frames:
                 read = layout.frames[at]
                 assert made.offset + made.size <= read.offset or read.offset + read.size <= made.offset
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_what_a_float_output_is_made_of_lies_untouched_until_the_end(style: str) -> None:
+    builder = Builder((1, 16, 1), 3).conv("one", 4, (3, 1))
+    value = builder.last
+    builder.flatten().linear("fc", 2).dequantize("first")
+    builder.nodes.append(Node("again", "reshape", (value.name,), value.type, {}, {}))
+    builder.conv("two", 16, (3, 1)).conv("three", 16, (3, 1)).flatten("flat").linear("other", 2).dequantize("second")
+    container = lower(builder.graph(first="first", second="second"), SHA)
+    layers = [layer.name for layer in container.layers]
+    assert layers.index("first") < layers.index("two.bnorm")
+    size = 2 if style == "pairs" else 1
+    layout = plan(container, size, turns(Source(container, plan(container, size), style)))  # type: ignore[arg-type]
+    at = by_name(container)
+    for later in ("two.bnorm", "three.bnorm", "other.bnorm"):
+        assert not layout.frames[at["fc.bnorm"]].meets(layout.frames[at[later]])
 
 
 def test_numbers_of_sixteen_bits_take_twice_the_arena_and_the_header_says_so() -> None:

@@ -42,8 +42,8 @@ RULES = (channels_in_fours, one_short_side, stride_one)
 PASSES = (SplitMaxPool(RULES), SplitGroups(RULES), PadChannels(rules=RULES))
 
 
-def grouped(channels: int, out: int, groups: int, **more: object) -> Graph:
-    builder = Builder((1, 16, 1), 7, multiplier=True).conv("first", channels, (3, 1), layer="FCONV")
+def grouped(channels: int, out: int, groups: int, length: int = 4, **more: object) -> Graph:
+    builder = Builder((1, length, 1), 7, multiplier=True).conv("first", channels, (3, 1), layer="FCONV")
     return builder.conv("grouped", out, (3, 1), groups=groups, **more).conv("last", 4, (1, 1)).graph()  # type: ignore[arg-type]
 
 
@@ -77,24 +77,37 @@ def test_every_group_is_a_layer_where_its_channels_come_in_fours() -> None:
     assert placement.npu_share == 1.0
     rows = {row.name: row for row in placement.rows}
     assert rows["grouped.0"].padding == "1 of 2 groups of 'grouped'"
-    assert rows["grouped.0"].macs * 2 == 16 * 4 * 3 * 16
+    assert rows["grouped.0"].macs * 2 == 16 * 4 * 3 * 4
+    assert rows["grouped.0.in"].padding == "for 'grouped': +32 bytes of places"
     assert rows["grouped.0.in"].reason == (
         "the NPU has no layer for 'take', which moves what parts of layer 'grouped' read and make."
     )
 
 
-def test_as_few_groups_as_the_accelerator_takes_are_one_layer_and_zeros_are_counted() -> None:
+def test_groups_that_the_accelerator_takes_together_are_one_layer_and_all_that_is_added_is_counted() -> None:
     placement = split(grouped(8, 8, 4))
     rows = {row.name: row for row in placement.rows}
     assert [name for name, row in rows.items() if row.layer == "GCONV"] == ["grouped.0", "grouped.1"]
     # two groups of 2 -> 2 channels as one of 4 -> 4: half of the weights are zeros
-    assert rows["grouped.0"].padding == "2 of 4 groups of 'grouped': +384 MACs, +24 bytes of weights"
-    *_, said = placement.sentences()
+    assert rows["grouped.0"].padding == "2 of 4 groups of 'grouped': +96 MACs, +24 bytes of weights"
+    (said,) = placement.sentences()
+    part = "2 of 4 groups of 'grouped': +96 MACs, +24 bytes of weights"
+    moved = "for 'grouped': +32 bytes of places"
     assert said == (
-        "layers are split where the accelerator takes the parts alone: layer 'grouped.0' (GCONV) 2 of 4 groups of "
-        "'grouped': +384 MACs, +24 bytes of weights; layer 'grouped.1' (GCONV) 2 of 4 groups of 'grouped': +384 MACs, "
-        "+24 bytes of weights"
+        "layers that the accelerator does not take are made of those that it does "
+        "(the CPU moves what they read and make): "
+        f"layer 'grouped.0.in' (take) {moved}; layer 'grouped.0' (GCONV) {part}; "
+        f"layer 'grouped.1.in' (take) {moved}; layer 'grouped.1' (GCONV) {part}"
     )
+
+
+def test_long_values_are_not_moved_where_zeros_take_fewer_bytes() -> None:
+    placement = split(grouped(8, 8, 4, length=16))
+    rows = {row.name: row for row in placement.rows}
+    assert list(rows) == ["first", "grouped", "last"]  # 144 zeros, and not 48 zeros and 128 places of 2 bytes
+    assert rows["grouped"].padding == "its 4 groups as one: +2304 MACs, +144 bytes of weights"
+    assert placement.npu_share == 1.0
+    assert {row.unit for row in placement.rows} == {"npu"}
 
 
 def test_all_groups_are_one_layer_where_nothing_smaller_is_taken_and_channels_are_padded() -> None:
@@ -103,8 +116,8 @@ def test_all_groups_are_one_layer_where_nothing_smaller_is_taken_and_channels_ar
     assert list(rows) == ["first", "grouped", "last"]
     assert (rows["grouped"].layer, rows["grouped"].unit) == ("GCONV", "npu")
     assert rows["grouped"].padding == (
-        "its 2 groups as one: +1536 MACs, +96 bytes of weights; "
-        "6 -> 8 input channels, 6 -> 8 output channels: +1344 MACs, +84 bytes of weights"
+        "its 2 groups as one: +384 MACs, +96 bytes of weights; "
+        "6 -> 8 input channels, 6 -> 8 output channels: +336 MACs, +84 bytes of weights"
     )
 
 

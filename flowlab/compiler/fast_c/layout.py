@@ -106,7 +106,7 @@ def plan(
         for number, layer in enumerate(layers)
     ]
     sizes = {tensors[at].name: frames[at].size for at in integers}
-    keep = tuple(tensors[root(at)].name for at in container.outputs.values() if at in frames)
+    keep = tuple(tensors[root(at)].name for at in _leaving(container))
     buffers = allocate.live_buffers(steps, sizes, keep)
     arena = allocate.allocate(buffers, allocate.lying_over(steps, buffers, ALIGNED))
     allocate.check(arena, steps, sizes, keep)
@@ -115,6 +115,13 @@ def plan(
         for at, f in frames.items()
     }
     return Layout(placed, aliases, unfolded, arena.size + BEYOND)
+
+
+def _leaving(container: Container) -> list[int]:
+    """The tensors that are copied to the caller at the end: outputs, and what a float output is made of there."""
+    made_by = {layer.output: layer for layer in container.layers}
+    outputs = container.outputs.values()
+    return [at if container.tensors[at].dtype != "float32" else made_by[at].inputs[0] for at in outputs]
 
 
 def _frame(container: Container, at: int, number_bytes: int) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,19 @@ if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph, Node, TensorType
     from flowlab.compiler.rules import Rule
 
+PLACE = 2  # bytes of a place of a take in a program
 PER_CHANNEL = ("bias", "multiplier", "shift", "ratio")  # constants of a requantization, and of a float layer
 
 
 @dataclass(frozen=True)
 class SplitGroups:
-    """Make a convolution of several groups of one convolution for each, where the rules take these and not that one.
+    """Make convolutions of a few groups each of a convolution in groups, where the rules take these and not that one.
 
-    A part reads its channels by a take, and a concat puts the parts together. Where one group alone breaks a rule (its
-    channels come in no fours, say), as few as possible are one part, with zero weights between them; all of them are
-    one convolution without take and concat. Every number stays. Nodes remember the layer that they are a part of
-    (``part_of``), and convolutions how many of its groups they are (``part``). Without rules, one part a group.
+    A part reads its channels by a take, and a concat puts the parts together; groups that are one part have zero
+    weights between them. Of all ways that the rules take, it is the one with the fewest bytes of zeros and of the
+    places of takes: where values are long, all groups become one convolution, without take and concat. Every number
+    stays. Nodes remember the layer that they are a part of (``part_of``), and convolutions how many of its groups they
+    are (``part``). Without rules, one part a group.
 
     Before::
 
@@ -62,7 +65,7 @@ class SplitGroups:
         last = _end(graph, conv)
         if last is None or accelerated(graph, [conv.name], self.rules):
             return None
-        for held in _counts(conv):
+        for held in sorted(_counts(conv), key=lambda held: _bytes(graph, conv, held) if self.rules else held):
             made, names = _parts(graph, conv, last, held)
             if not self.rules or accelerated(made, names, self.rules):
                 return made
@@ -86,13 +89,22 @@ def _end(graph: Graph, conv: Node) -> Node | None:
 
 
 def _counts(conv: Node) -> Iterator[int]:
-    """How many groups may be one part, the fewest first. One channel alone is what a first layer reads, and no part."""
+    """How many groups may be one part. One channel alone is what a first layer reads, and no part."""
     from flowlab.compiler.infer import integer
 
     groups = integer(conv, "groups")
     for held in range(1, groups + 1):
         if groups % held == 0 and held * conv.constants["weight"].shape[1] > 1:
             yield held
+
+
+def _bytes(graph: Graph, conv: Node, held: int) -> int:
+    """What parts of so many groups take more than the layer: weights of zero, and places of takes."""
+    from flowlab.compiler.infer import integer
+
+    bits = int(conv.constants["weight"].size) * (held - 1) * integer(conv, "weight_bits", 8)
+    numbers = math.prod(graph.type_of(conv.inputs[0]).shape) if held < integer(conv, "groups") else 0
+    return -(-bits // 8) + numbers * PLACE
 
 
 def _parts(graph: Graph, conv: Node, last: Node, held: int) -> tuple[Graph, list[str]]:
@@ -132,8 +144,6 @@ def _channels(type_: TensorType, count: int) -> TensorType:
 
 def _take(graph: Graph, conv: Node, at: int, held: int) -> Node:
     """The channels that a part reads."""
-    import math
-
     import numpy as np
 
     from flowlab.compiler.ir import Node
