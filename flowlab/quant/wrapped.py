@@ -125,10 +125,9 @@ class Wrapped(nn.Module):
 
     def _hold_teacher(self, share: float | None) -> None:
         """Keep the float network as it came, where it is learned from: no submodule either, and never trained."""
-        narrowest = min(self._weight_bits, self.bits.weight, self.bits.activation)
-        recipe = recipe_of((narrowest,))
+        recipe = recipe_of((self._narrowest,))
         if share is None:
-            share = recipe.distillation if narrowest < FULL_BITS else 0.0
+            share = recipe.distillation if self._narrowest < FULL_BITS else 0.0
         self.lessons = Lessons(share if self.trains else 0.0, recipe.temperature)
         self.__dict__["_teacher"] = None
         self.__dict__["_taught_by"] = copy.deepcopy(self.module).eval() if self.lessons.share else None
@@ -238,6 +237,11 @@ class Wrapped(nn.Module):
     def _goes_on(self) -> bool:
         """Whether the integers learn, once their bits are chosen."""
         return self.trains
+
+    @property
+    def _narrowest(self) -> int:
+        """Bits, as they are asked for."""
+        return min(self._weight_bits, self.bits.weight, self.bits.activation)
 
     def _traced(self) -> Trace:
         assert self.border is not None

@@ -119,7 +119,7 @@ def test_writes_that_no_step_made_are_somebody_elses() -> None:
 def test_an_average_of_what_was_trained_behind_the_freeze_ships(
     wrapper: type[Wrapper], bits: int, between: Callable[[Any], object]
 ) -> None:
-    model = train(wrapped(wrapper, qconfig_type={"weight": {"bitwidth": bits}}), between=between)
+    model = train(wrapped(wrapper, qconfig_type={"weight": {"bitwidth": bits}}, average=True), between=between)
     early = model.convert()
     assert model.training
     found = said(model)
@@ -149,8 +149,16 @@ def test_what_is_trained_knows_nothing_of_the_average(between: Callable[[Any], o
     assert not torch.equal(*found)
 
 
-@pytest.mark.parametrize("options", [{"num_batch_norm_update_epochs": False}, {"num_batch_norm_update_epochs": EPOCHS}])
-def test_with_norms_that_are_never_frozen_the_weights_ship_as_they_are(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_batch_norm_update_epochs": False},
+        {"num_batch_norm_update_epochs": EPOCHS},
+        {"qconfig_type": None},
+        {"average": False},
+    ],
+)
+def test_with_norms_that_are_never_frozen_and_at_8_bits_the_weights_ship_as_they_are(options: dict[str, Any]) -> None:
     model = train(wrapped(**options))
     found = said(model)
     assert model.average.count == 0
