@@ -45,16 +45,15 @@ class Average:
 
         Other weights may have been put in place: those of a file, a filter set to zero.
         """
-        if not self.count:
-            return True
-        most = FAR if trained else 0.0
-        known = not trained or self.count > 1
-        return all(
-            name in self.last
-            and value.shape == self.last[name].shape
-            and (not known or _far(self.last[name], value.detach()) <= most * self.farthest[name])
-            for name, value in module.named_parameters()
+        return not self.count or all(
+            name in self.last and self._near(name, value.detach(), trained) for name, value in module.named_parameters()
         )
+
+    def _near(self, name: str, value: Tensor, trained: bool) -> bool:
+        last = self.last[name]
+        if not trained:
+            return torch.equal(value, last)
+        return value.shape == last.shape and (self.count == 1 or _far(last, value) <= FAR * self.farthest[name])
 
     def write(self, module: nn.Module) -> None:
         """Give the weights to a module."""

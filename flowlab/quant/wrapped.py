@@ -89,8 +89,9 @@ class Wrapped(nn.Module):
         self.recurrence = Recurrence()
         self.untouched = self._digest()
         self.copied, self.versions = False, self._versions()
-        self.writes, self.taken_up = Writes(self.versions), False
+        self.writes = Writes(self.versions)
         self.origin: weakref.ref[Wrapped] | None = None  # what a copy was made of
+        self.register_load_state_dict_pre_hook(_loading)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_loaded)  # type: ignore[no-untyped-call]
 
     @property
@@ -124,10 +125,9 @@ class Wrapped(nn.Module):
 
     def _hold_teacher(self, share: float | None) -> None:
         """Keep the float network as it came, where it is learned from: no submodule either, and never trained."""
-        narrowest = min(self._weight_bits, self.bits.weight, self.bits.activation)
-        recipe = recipe_of((narrowest,))
+        recipe = recipe_of((self._narrowest,))
         if share is None:
-            share = recipe.distillation if narrowest < FULL_BITS else 0.0
+            share = recipe.distillation if self._narrowest < FULL_BITS else 0.0
         self.lessons = Lessons(share if self.trains else 0.0, recipe.temperature)
         self.__dict__["_teacher"] = None
         self.__dict__["_taught_by"] = copy.deepcopy(self.module).eval() if self.lessons.share else None
@@ -237,6 +237,11 @@ class Wrapped(nn.Module):
     def _goes_on(self) -> bool:
         """Whether the integers learn, once their bits are chosen."""
         return self.trains
+
+    @property
+    def _narrowest(self) -> int:
+        """Bits, as they are asked for."""
+        return min(self._weight_bits, self.bits.weight, self.bits.activation)
 
     def _traced(self) -> Trace:
         assert self.border is not None
@@ -353,7 +358,6 @@ class Wrapped(nn.Module):
         origin = None if self.origin is None else self.origin()
         if origin is not None and origin.network is not None:
             self.set_extra_state(origin.get_extra_state())
-            self.taken_up = False
             self._begin_average()
         elif self.network is not None and len(self.reservoir):
             self._begin_average()
@@ -457,7 +461,6 @@ class Wrapped(nn.Module):
             self._put_chosen(self.network, state["chosen"])
         self._hold_average(Average(**{name: _plain(value) for name, value in state["average"].items()}))
         self.averaged_at, self.__dict__["_held_state"] = state["averaged"]
-        self.taken_up = True
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A wrapper of its own, also where evaluation keeps no gradients."""
@@ -484,7 +487,6 @@ class Wrapped(nn.Module):
             assert self.network is not None
             with torch.inference_mode(False):
                 self.network.load_state_dict(saved[1])
-        self.taken_up = False
         self.versions = self._versions()
         self.writes.seen(self.versions)
 
@@ -533,13 +535,17 @@ def own_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model)
 
 
+def _loading(module: nn.Module, state: Mapping[str, Any], prefix: str, *more: object) -> None:
+    """Before ``load_state_dict``: weights that come alone are none that training left."""
+    assert isinstance(module, Wrapped)
+    if f"{prefix}_extra_state" not in state:
+        module._begin_average()
+
+
 def _loaded(module: nn.Module, keys: object) -> None:
     """Behind ``load_state_dict``: scales came with the weights."""
     assert isinstance(module, Wrapped)
     module.versions = module._versions()
-    if not module.taken_up:  # weights alone
-        module._begin_average()
-    module.taken_up = False
     module.writes.seen(module.versions)
 
 

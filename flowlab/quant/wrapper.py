@@ -72,7 +72,7 @@ class Wrapper(Wrapped):
             (`flowlab.quant.lessons`); None: what the recipe for the bits says below 8, else 0.
         average: in training, what is evaluated and ships once batch norm is frozen is an average of the weights over
             the epochs since, its norms with the statistics that the kept windows have then (`flowlab.quant.average`);
-            what is trained stays as it is. False: the weights as they are.
+            what is trained stays as it is. False: the weights as they are; None: below 8 bits alone.
 
     Raises:
         OptionError: naming an argument that makes no sense.
@@ -100,7 +100,7 @@ class Wrapper(Wrapped):
         seed: int = 0,
         finetune: bool = True,
         distillation: float | None = None,
-        average: bool = True,
+        average: bool | None = None,
     ) -> None:
         self._check_arguments(model, is_qat, backend)
         bits = parse(qconfig_type, self.format)
@@ -114,7 +114,8 @@ class Wrapper(Wrapped):
         super().__init__(model, bits, epochs, reservoir, verbose=verbose, float_ops=bool(float_ops))
         if verbose:
             show_log()
-        self.finetune, self.averages = bool(finetune), bool(average)
+        self.finetune = bool(finetune)
+        self.averages = self._narrowest < FULL_BITS if average is None else bool(average)
         if distillation is not None:
             distillation = _fraction("distillation", distillation)
         self._hold_teacher(distillation)
