@@ -331,16 +331,27 @@ class LowerJob:
     settings: Mapping[str, Any] = field(default_factory=dict)  # the config's `compilation` keys, presets applied
     feature_spec: Mapping[str, Any] = field(default_factory=dict)  # the role of this name, for generated headers
     options: Any = NoOptions()  # the target's own, from beside its name in the config
+    onnx: Path | None = None  # the quantized ONNX, for an outside tool that reads it
 
 
 @dataclass(frozen=True)
 class Program:
-    """The files that ship, by name; bytes of memory by region and what lies there; rows of the layer table."""
+    """The files that ship, by name; bytes of memory by region and what lies there; rows of the layer table.
+
+    ``tools``: each outside tool of the target, with an empty text where it ran, else why it made nothing.
+    """
 
     files: Mapping[str, Path]
     memory: Mapping[str, Mapping[str, int]]
     layers: tuple[LayerRow, ...]
     packed_bytes: int
+    tools: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def uses_accelerator(self) -> bool:
+        """Whether a layer runs on another unit than the CPU."""
+        return any(layer.unit != "cpu" for layer in self.layers)
 
 
 BITS, FLOAT = "bit for bit", "float"  # how executions were compared: integers, and floats within a tolerance
@@ -431,6 +442,7 @@ class Target(Plugin):
     core: str = ""  # a name, never an import
     memory: Mapping[str, int] = {}  # bytes by region: flash, ram
     unit_name: str = "NPU"
+    silicon: str = ""  # a sentence on what runs here in place of the accelerator; empty where there is none
 
     def rules(self) -> tuple[Rule, ...]:
         """The rules of the accelerator; none means that every layer runs on the CPU."""
@@ -458,6 +470,13 @@ class Target(Plugin):
     def executions(self) -> tuple[Execution, ...]:
         """The ways to run a program of this target here."""
         return ()
+
+    def tools(self) -> Mapping[str, str]:
+        """Outside tools that `lower` runs where they are: name -> version or "absent", found without importing them.
+
+        They are in the fingerprint of the compile stage.
+        """
+        return {}
 
 
 # --- stages -------------------------------------------------------------------------------------

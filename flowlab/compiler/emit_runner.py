@@ -249,6 +249,7 @@ static volatile uint32_t *const port = (volatile uint32_t *){PORT_AT:#x}u;
 #define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) \\
     do {{ \\
 {port}
+        __asm__ volatile("" ::: "memory"); /* what a compiler keeps in registers lies in memory now */ \\
         port[8] = 0u; \\
     }} while (0)
 #endif

@@ -80,6 +80,7 @@ class Compiled:
     costs: Mapping[str, Any] = field(default_factory=dict)  # what the target knows of them without running anything
     arena: Mapping[str, Any] | None = None  # where each layer's output lies
     by: str = ""  # what computed the float network
+    silicon: str = ""  # what ran in place of the accelerator
 
     def to_json(self) -> dict[str, Any]:
         """For programs."""
@@ -114,6 +115,7 @@ class Compiled:
             f"network     {self.asked.model} for {self.asked.target}, weights of {widths}{share}",
             f"integers    {self.integers or chosen}",
             f"agreement   0 mismatches in {self.windows} windows ({', '.join(self.executions)}{missing})",
+            *([f"silicon     {self.silicon}"] if self.silicon else []),
             f"sizes       {sizes} bytes",
             *core,
             *([f"costs       {text}"] if (text := costs.line(self.costs)) else []),
@@ -167,7 +169,11 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     near = next(one for one in asked.out.absolute().parents if one.is_dir())  # no empty folder stays behind
     with tempfile.TemporaryDirectory(dir=near, prefix=".flowlab-compile-") as folder:
         found = _Work(asked, target, core, options, Path(folder).resolve(), say)
-        done = replace(found.run(network, integers, tested, (*said, *warned)), calibrated=len(windows), by=network.by)
+        done = replace(
+            found.run(network, integers, tested, (*said, *warned)),
+            calibrated=len(windows),
+            by=network.by,
+        )
         made = Path(folder) / "made"
         (made / "report.json").write_text(json.dumps(done.to_json(), indent=1, sort_keys=True, default=str) + "\n")
         (made / "layers.csv").write_text(done.layers(), encoding="utf-8", newline="")
@@ -217,10 +223,12 @@ class _Work:
         golden = golden_of(placement.graph, windows[:GOLDEN], runtime, crcs)
         spec = {"shape": list(windows.shape[1:]), "window": [], "options": {}}
         sha = hashlib.sha256(exported).hexdigest()
+        made.mkdir()
+        onnx = made / "best_model.onnx"
+        onnx.write_bytes(exported)
         job = LowerJob(placement.graph, golden, True, self.core, None, (), sha, made / "program", feature_spec=spec)
-        program = target.lower(replace(job, options=self.options))
+        program = target.lower(replace(job, options=self.options, onnx=onnx))
         ran, not_run, measured = self._executions(program.files, windows, values, crcs, placement)
-        (made / "best_model.onnx").write_bytes(exported)
         agree, error = (None, 0.0) if given else _against(own, integers, runtime)
         sizes = {
             "ONNX": len(exported),
@@ -228,12 +236,13 @@ class _Work:
             "program": program.files["model.flnp"].stat().st_size,
             **{region: sum(parts.values()) for region, parts in program.memory.items()},
         }
-        warnings = (*said, *(() if off else placement.sentences()))
+        warnings = (*said, *(() if off else placement.sentences()), *program.warnings)
         names = ("best_model.onnx", "layers.csv", "report.json", f"program/ ({len(program.files)} files)")
         return Compiled(
             self.asked, len(windows), agree, error, tuple(asdict(row) for row in placement.rows), placement.npu_share,
             target.unit_name, (*(() if given else ("ONNX Runtime",)), "interpreter", *ran), not_run, sizes, measured,
             tuple(dict.fromkeys(warnings)), names, integers=against,
+            silicon=target.silicon if program.uses_accelerator else "",
             costs=simulate.foreseen(target.costs(placement.graph)), arena=compile_stage.arena(program, placement.graph),
         )  # fmt: skip
 

@@ -52,7 +52,8 @@ def gates_of(
     """
     metrics = {stage: record.metrics for stage, record in records.items()}
     testing, compilation = getattr(config, "testing", None), getattr(config, "compilation", None)
-    found = [_required(name, agreement) for name in required]
+    tools = metrics.get("compile", {}).get("tools", {})
+    found = [_required_tool(name, tools[name]) if name in tools else _required(name, agreement) for name in required]
     if (limit := getattr(testing, DROP, None)) is not None:
         found.append(_drop(limit, metrics.get("train", {}).get("test"), metrics.get("simulate", {}).get("simulated")))
     for name, region in ((FLASH, "flash"), (RAM, "ram")):
@@ -64,10 +65,11 @@ def gates_of(
 
 
 def executions_of(targets: Iterable[Any]) -> tuple[str, ...]:
-    """The names that ``--require`` takes for these devices: what every run compares, and their own executions."""
+    """The names that ``--require`` takes for these devices: what every run compares, their executions and tools."""
     from flowlab.stages.validate import EXECUTIONS
 
-    return tuple(dict.fromkeys((*EXECUTIONS, *(one.name for target in targets for one in target.executions()))))
+    own = [name for target in targets for name in (*(one.name for one in target.executions()), *target.tools())]
+    return tuple(dict.fromkeys((*EXECUTIONS, *own)))
 
 
 def check_required(names: Sequence[str], config: Any, catalogue: Any) -> None:
@@ -92,6 +94,11 @@ def _required(name: str, agreement: Mapping[str, Any]) -> Gate:
     reason = reasons.get(name, "nothing in this run has that name").rstrip(".")
     text = f"--require {name} did not run here: {reason}.{hint} Ran: {', '.join(ran) or 'none'}"
     return Gate(REQUIRE, name, None, text)
+
+
+def _required_tool(name: str, reason: str) -> Gate:
+    """An outside tool of the device; ``reason`` is empty where it ran."""
+    return Gate(REQUIRE, name, None if reason else "ran", f"--require {name}: {reason}" if reason else "")
 
 
 def _drop(limit: float, float_test: Mapping[str, Any] | None, simulated: Mapping[str, Any] | None) -> Gate:

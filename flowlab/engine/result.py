@@ -58,7 +58,7 @@ class RunResult:
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        """Nine lines, and more where an emulated core counted or the target knows costs: a name and a text each."""
+        """Nine lines, and more for an accelerator, an emulated core, and costs that are known: a name and a text each."""
         ran = [stage for stage in self.stages if not stage["cached"]]
         seconds = sum(stage["seconds"] for stage in self.stages)
         return (
@@ -70,6 +70,7 @@ class RunResult:
             ("quantized", _metrics_text(self.metrics["quantized"])),
             ("simulated", _metrics_text(self.metrics["simulated"])),
             ("agreement", _agreement_text(self.agreement)),
+            *((("silicon", str(self.about["silicon"])),) if self.about.get("silicon") else ()),
             ("sizes", _sizes_text(self.sizes)),
             *(("core", _core_text(values)) for values in self.measured.values()),
             *((("costs", text),) if (text := costs.line(self.costs)) else ()),
@@ -123,7 +124,13 @@ def result_of(
         ),  # inspect and validate may say the same of a layer
         report=report,
         folder=folder,
-        about={**about, **spec, "parameters": train.get("parameters"), "npu_share": _npu_share(small)},
+        about={
+            **about,
+            **spec,
+            "parameters": train.get("parameters"),
+            "npu_share": _npu_share(small),
+            "silicon": small.read("memory").get("silicon", ""),
+        },
         gates=gates,
         measured=small.read("costs").get("measured", {}),
         costs=costs.foreseen(small.read("costs")),

@@ -208,6 +208,7 @@ def verdict(facts: ReportFacts) -> dict[str, Any]:
         text = f"On {mismatches:,} of {vectors:,} test vectors {wrong}. Use none of this."
     elif facts.agreement is None:
         text += " The program itself was not run: simulation is off in this run."
+    text += f" {silicon}" if (silicon := (facts.memory or {}).get("silicon")) else ""
     return {"state": "bad" if mismatches else "good" if facts.agreement else "open", "short": short, "text": text}
 
 

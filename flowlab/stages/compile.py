@@ -42,6 +42,11 @@ def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
     return {"target": (target, catalogue.options(target, given)), "core": (core, catalogue.options(core, {}))}
 
 
+def tools(config: Any, catalogue: Any) -> Mapping[str, str]:
+    """What the device runs besides, with its version, or that it is absent."""
+    return cast(Target, catalogue.get("target", config.common.target_device)).tools()
+
+
 STAGE = Stage(
     name="compile",
     run="flowlab.stages.compile:run",
@@ -51,6 +56,7 @@ STAGE = Stage(
     plugins=plugins,
     code=("flowlab.stages.compile", "flowlab.stages.choice", "flowlab.compiler", "flowlab.signal.features_file"),
     libraries=("numpy", "pyarrow"),
+    tools=tools,
 )
 
 
@@ -79,12 +85,15 @@ def run(job: StageJob) -> StageResult:
             settings=job.options.settings,
             options=job.plugin_options["target"],
             feature_spec=spec,
+            onnx=job.input("quantized_onnx"),
         )
     )
+    warnings += program.warnings
     memory = {**_memory(program, target), "arena": arena(program, graph), "warnings": warnings}
     path = job.out / "memory.json"
     path.write_text(json.dumps(memory, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     small = {key: memory[key] for key in ("packed_bytes", "program_bytes", "needed")}
+    small["tools"] = dict(program.tools)
     return StageResult(
         files={"program": program.files, "memory": {"memory.json": path}},
         metrics=small,
@@ -109,6 +118,7 @@ def _memory(program: Program, target: Target) -> dict[str, Any]:
         "available": available,
         "fits": all(size is None or needed[region] <= size for region, size in available.items()),
         "note": NOTE,
+        "silicon": target.silicon if program.uses_accelerator else "",
         "packed_bytes": program.packed_bytes,
         "program_bytes": container.stat().st_size if container else None,
     }

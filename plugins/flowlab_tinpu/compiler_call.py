@@ -1,7 +1,8 @@
 """The documented call of TI's compiler for a device: what turns the exported ONNX into code for silicon.
 
-The compiler (``ti_mcu_nnc``) is closed; flowlab writes the call beside the program. Its target string comes from the
-compile preset; TI's own tool rewrites ``skip_normalize`` and ``output_int`` in it where they stand, and so does this.
+The compiler (``ti_mcu_nnc``) is closed; flowlab writes the call beside the program, and runs it where it is.
+Its target string comes from the compile preset; TI's own tool rewrites ``skip_normalize`` and ``output_int`` in it
+where they stand, and so does this.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from flowlab.contracts import Preset
 if TYPE_CHECKING:
     from flowlab_tinpu.device_table import Row
 
+ONNX, LIBRARY = "training/quantization/best_model.onnx", "compilation/mod.a"
+QUOTED = ("--cross-compiler", "--cross-compiler-options", "--target")  # whatever they hold
 DEFAULT = "default_preset"
 SOFT = "forced_soft_npu_preset"
 COMPRESS = "compress_npu_layer_data"
@@ -156,23 +159,37 @@ def packs(target: str) -> bool:
     return "opt_for_space=true" in target
 
 
-def compiler_call(row: Row, settings: Mapping[str, Any], target: str, source_sha256: str) -> str:
-    """The shell command that compiles the exported ONNX with TI's compiler, with what it needs said above it."""
+def compiler_words(
+    row: Row, settings: Mapping[str, Any], target: str, onnx: str = ONNX, library: str = LIBRARY
+) -> list[str]:
+    """The documented call, word by word."""
     compiler, options = cross_compiler(row)
     compiler = str(settings.get("cross_compiler") or compiler)
     options = str(settings.get("cross_compiler_options") or options)
     mcpu = str(settings.get("target_c_mcpu") or row.mcpu)
+    return [
+        "tvmc", "compile", onnx, f"--target={target}", f"--target-c-mcpu={mcpu}", f"--cross-compiler={compiler}",
+        f"--cross-compiler-options={options}", "--output-format=a", "--runtime=crt", "--executor=aot",
+        "--executor-aot-interface-api=c", "--executor-aot-unpacked-api=1", "--opt-level=3", "--pass-config",
+        "tir.disable_vectorize=1", "--pass-config", "tir.usmp.algorithm=hill_climb", "-o", library,
+    ]  # fmt: skip
+
+
+def compiler_call(row: Row, settings: Mapping[str, Any], target: str, source_sha256: str) -> str:
+    """The shell command that compiles the exported ONNX with TI's compiler, with what it needs said above it."""
+    tool, verb, onnx, *options, last, library = map(_quoted, compiler_words(row, settings, target))
+    lines = " \\\n    ".join([*options, f"{last} {library}"]).replace("--pass-config \\\n    ", "--pass-config ")
     return f"""\
-# How TI's compiler (ti_mcu_nnc 2.1, closed; not run here) makes a library for {row.name} from the exported network.
+# How TI's compiler (ti_mcu_nnc 2.1, closed) makes a library for {row.name} from the exported network; where it is
+# installed, flowlab runs this too. The program beside it runs on an open model of the NPU, not on what this makes.
 # Run it in the folder with training/quantization/best_model.onnx, SHA-256 {source_sha256}.
 # $C2000_CG_ROOT, $CG_TOOL_ROOT and $ARM_LLVM_CGT_PATH lead to TI's compilers.
-tvmc compile training/quantization/best_model.onnx \\
-    --target="{target}" \\
-    --target-c-mcpu={mcpu} \\
-    --cross-compiler="{compiler}" \\
-    --cross-compiler-options="{options}" \\
-    --output-format=a --runtime=crt --executor=aot \\
-    --executor-aot-interface-api=c --executor-aot-unpacked-api=1 \\
-    --opt-level=3 --pass-config tir.disable_vectorize=1 --pass-config tir.usmp.algorithm=hill_climb \\
-    -o compilation/mod.a
+{tool} {verb} {onnx} \\
+    {lines}
 """
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it: variables stay variables."""
+    name, equals, value = word.partition("=")
+    return f'{name}{equals}"{value}"' if equals and (" " in value or "," in value or name in QUOTED) else word

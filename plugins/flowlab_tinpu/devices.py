@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from flowlab.compiler.rules import Rule
 
 KB = 1024
+SILICON = (
+    "The NPU's instructions are not public: the program runs on an open model of it; compiler_call.txt is the call of "
+    "TI's compiler, which makes the code for the device."
+)
 QUANTIZERS = {"QAT": "tinpu_qat", "PTQ": "tinpu_ptq"}
 NO_OPEN_TOOLS = {core: f"no open compiler or emulator for {core}" for core in ("C28x", "C29x")}
 
@@ -48,6 +52,7 @@ class Device(Target):
         "flowlab_tinpu.lower",
         "flowlab_tinpu.lower_float",
         "flowlab_tinpu.costs",
+        "flowlab_tinpu.outside_compiler",
         "flowlab.compiler",
         "flowlab.cpu",
     )
@@ -62,6 +67,7 @@ class Device(Target):
         self.formats: dict[str, NumberFormat] = {"cpu": GENERIC, **({"npu": NPU} if row.npu else {})}
         self.quantizers = dict(QUANTIZERS) if row.npu else {}
         self.unit_name = "NPU" if row.npu else "CPU"
+        self.silicon = SILICON if row.npu else ""
 
     def rules(self) -> tuple[Rule, ...]:
         """The NPU's rules, or none."""
@@ -85,14 +91,23 @@ class Device(Target):
         return (SplitMaxPool(RULES), SplitGroups(RULES), PadChannels(rules=RULES), PadLinearInputs())
 
     def lower(self, job: LowerJob) -> Program:
-        """Placed graph -> container (of integers), C, vectors, and the call of TI's compiler."""
+        """Placed graph -> container (of integers), C, vectors, and the call of TI's compiler, and what that makes."""
         from flowlab.compiler.ir import is_float
         from flowlab_tinpu.lower import lower_to_files
         from flowlab_tinpu.lower_float import lower_float_to_files
+        from flowlab_tinpu.outside_compiler import compiled
 
         if is_float(job.graph):
-            return lower_float_to_files(self, self.row, job)
-        return lower_to_files(self, job)
+            made, target = lower_float_to_files(self, self.row, job)
+        else:
+            made, target = lower_to_files(self, job)
+        return compiled(made, self.row, job, target)
+
+    def tools(self) -> Mapping[str, str]:
+        """TI's compiler, which is run where it is installed."""
+        from flowlab_tinpu.outside_compiler import NAME, version
+
+        return {NAME: version(self.row)}
 
     def costs(self, graph: Graph) -> Costs:
         """Cycles of the model NPU, and the estimate from TI's published figures."""

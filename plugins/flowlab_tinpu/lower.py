@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Memory = Mapping[str, Mapping[str, int]]
 
 
-def lower_to_files(device: Device, job: LowerJob) -> Program:
-    """Write the program's files into ``job.out``.
+def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
+    """Write the program's files into ``job.out``; the program, and TI's target string for it.
 
     Raises:
         ProgramError: if a value leaves the NPU's number format, or the program does not fit the device.
@@ -57,7 +57,7 @@ def lower_to_files(device: Device, job: LowerJob) -> Program:
     }
     files = _write(job, container, data, texts | more)
     packed = sum(lower.weight_bytes(layer) for layer in container.layers)
-    return Program(files, memory, lower.layer_rows(container), packed)
+    return Program(files, memory, lower.layer_rows(container), packed), target
 
 
 def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[str, str], Memory]:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from flowlab_tinpu.device_table import Row
 
 
-def lower_float_to_files(device: Target, row: Row, job: LowerJob) -> Program:
+def lower_float_to_files(device: Target, row: Row, job: LowerJob) -> tuple[Program, str]:
     """Write the program's files into ``job.out``; the header and the call say what TI's tool says of float networks.
+
+    The program, and TI's target string for it.
 
     Raises:
         ProgramError: if C has no form for a layer, or the program does not fit the device.
@@ -29,4 +31,4 @@ def lower_float_to_files(device: Target, row: Row, job: LowerJob) -> Program:
         "user_input_config.h": user_input_config(job.feature_spec, outputs, **flags),
         "compiler_call.txt": compiler_call.compiler_call(row, job.settings, target, job.source_sha256),
     }
-    return lower_float.write(found, job, more)
+    return lower_float.write(found, job, more), target

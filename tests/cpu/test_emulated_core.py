@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiler.random_graphs import random_graph
 from integer_graphs import example_graph, features_of, moving_graph, narrow_graph
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
@@ -66,6 +67,11 @@ def test_every_core_gives_every_integer_of_every_layer(core: str, kernels: str, 
         assert found.measured["instructions"] >= found.measured["instructions_least"] > 1000
         assert 0 < found.measured["stack_bytes"] < 2000
         assert found.measured["text_bytes"] and found.measured["rodata_bytes"] and found.measured["bss_bytes"]
+
+
+def test_what_a_compiler_keeps_in_registers_is_traced_as_well(tmp_path: Path) -> None:
+    """A network so small that no layer's values need to lie in memory for the next one."""
+    assert outcome(random_graph(49, True), ARM["Cortex-M0+"], tmp_path, "plain")[1]
 
 
 def test_kernels_for_a_core_take_fewer_instructions_and_small_ones_less_flash(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_foreign_network_runs_in_every_way_on_the_device_s_core(tmp_path: Path
     container = parse((tmp_path / "out" / "program" / "model.flnp").read_bytes())
     assert container.golden is not None and len(container.golden.features) == 8
     assert "relative error" in "\n".join(found.lines())
+    assert "runs on an open model of it" in report["silicon"] and report["silicon"] in "\n".join(found.lines())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npy", "model.onnx", "out"]
 
 

@@ -157,6 +157,9 @@ def test_agreement_names_what_ran_and_what_did_not_with_the_reason(facts: Report
     assert "in 2,304 test vectors, 4 executions" in shown
     assert "emulated core not run: no emulator is installed" in shown
     assert "Every output integer of every execution is the same on all 2,304 test vectors." in shown
+    silicon = "The program runs on an open model of the unit."
+    assert silicon not in shown
+    assert silicon in text(render(changed(memory={**(facts.memory or {}), "silicon": silicon})))
     first = {"node": "features.7.bnorm", "vector": 17}
     row = {"name": "simulator", "vectors": 2304, "mismatches": 3, "first_difference": first}
     shown = text(render(changed(agreement={"vectors": 2304, "mismatches": 3, "executions": [row], "not_run": []})))

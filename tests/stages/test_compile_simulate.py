@@ -142,6 +142,16 @@ def test_memory_is_held_against_the_device(tmp_path: Path) -> None:
     assert memory["program_bytes"] > memory["packed_bytes"] == 904
 
 
+def test_the_record_says_that_an_open_model_stands_for_the_npu_where_it_is_used(tmp_path: Path) -> None:
+    for name, graph, said in (("npu", example_graph(), True), ("cpu", moving_graph(), False)):
+        (tmp_path / name).mkdir()
+        placed = graph if said else place(graph, ()).graph
+        result = bench(tmp_path / name, placed).compile()
+        memory = json.loads(result.files["memory"]["memory.json"].read_text())
+        assert ("runs on an open model of it" in memory["silicon"]) == said
+        assert "is not installed" in result.metrics["tools"]["ti_mcu_nnc"]
+
+
 def test_costs_count_what_runs_on_the_npu(tmp_path: Path, no_compiler: None) -> None:
     run = bench(tmp_path, example_graph())
     run.compile()
