@@ -248,6 +248,7 @@ def emit_device(
 static volatile uint32_t *const port = (volatile uint32_t *){PORT_AT:#x}u;
 #define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) \\
     do {{ \\
+        __asm__ volatile("" ::: "memory"); /* all values are where they belong before the emulator looks */ \\
 {port}
         __asm__ volatile("" ::: "memory"); /* what a compiler keeps in registers lies in memory now */ \\
         port[8] = 0u; \\

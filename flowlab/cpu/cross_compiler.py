@@ -13,7 +13,10 @@ from pathlib import Path
 
 ZIG, GCC = "ziglang", "arm-none-eabi-gcc"
 FLAGS = ("-std=c99", "-ffreestanding", "-ffp-contract=off", "-ffunction-sections", "-fdata-sections", "-g")
-ZIG_FLAGS = ("-fno-sanitize=all",)  # zig's cc traps on undefined behaviour unless it is told otherwise
+ZIG_FLAGS = (
+    "-fno-sanitize=all",  # zig's cc traps on undefined behaviour unless it is told otherwise
+    "-fomit-frame-pointer",  # and keeps a register for debuggers, which gcc does not
+)
 FLASH_AT, RAM_AT = 0x0800_0000, 0x2000_0000  # where the emulated core has them
 UNKNOWN_SIZE = 16 << 20  # of a region whose size nobody states
 STARTS = "device_start"  # the symbol that keeps what the emulator calls

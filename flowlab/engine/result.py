@@ -58,7 +58,7 @@ class RunResult:
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
-        """Nine lines, and more for an accelerator, an emulated core, and costs that are known: a name and a text each."""
+        """Nine lines, and more for an accelerator, an emulated core, and known costs: a name and a text each."""
         ran = [stage for stage in self.stages if not stage["cached"]]
         seconds = sum(stage["seconds"] for stage in self.stages)
         return (

@@ -24,6 +24,7 @@ from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
 from flowlab.compiler.program import Container
 from flowlab.compiler.trace import layer_crcs
+from flowlab.contracts import Core
 from flowlab.cpu import cross_compiler, emulated_core, host_compiler
 from flowlab.cpu.host_c import HostC
 from flowlab.errors import ProgramError
@@ -36,7 +37,16 @@ SANITIZED = (
     "-fsanitize=undefined,address", "-fno-sanitize=alignment",  # Arm cores read words anywhere
     "-fno-sanitize-recover=all",
 )  # fmt: skip
-RANDOM = 40
+RANDOM, FEW = 40, 6
+ARM = {core.name: core for core in CORES if core.cross_flags}
+LOOPS = {
+    ("Cortex-M0+", "bytes"): ("PRODUCTS", "MOVE_ON"),
+    ("Cortex-M33", "pairs"): ("STEP", "larger"),
+    ("Cortex-M33", "quads"): ("windows", "larger4"),
+    ("Cortex-R5F", "pairs"): ("STEP", "larger"),
+    ("Cortex-R5F", "quads"): ("windows", "larger4"),
+}
+"""What each style's layers call, on one core of each instruction set."""
 
 
 def odd_graph() -> Graph:
@@ -49,12 +59,40 @@ def odd_graph() -> Graph:
     return builder.max_pool("pool", (3, 2), (2, 1), (1, 0, 1, 1)).flatten().linear("fc", 5).graph()
 
 
+def long_graph(bits: tuple[int, int] = (8, 8)) -> Graph:
+    """Runs as long as to need several turns, a rest of them, a word behind them, and places farther than one load."""
+    builder = Builder((1, 43, 1), 7, multiplier=True, bits=bits)
+    builder.conv("one", 6, (13, 1), padding=(6, 0, 6, 0))
+    builder.conv("two", 64, (3, 1), padding=(1, 0, 1, 0))  # nine words
+    builder.conv("three", 8, (3, 1), (2, 1), padding=(1, 0, 1, 0))  # 128 numbers to the next place
+    builder.max_pool("pool", (3, 1), (1, 1), (1, 0, 1, 0))
+    builder.conv("four", 5, (5, 1), padding=(2, 0, 2, 0))
+    return builder.conv("five", 6, (13, 1), padding=(6, 0, 6, 0)).flatten().linear("fc", 3).graph()  # 65 numbers
+
+
+def random_series(seed: int) -> Graph:
+    """Convolutions over a series, of any length, width, stride and sign, and pools between them."""
+    rng = np.random.default_rng(seed)
+    bits = (int(rng.choice([8, 8, 4, 2])), 8)
+    shape = (int(rng.integers(1, 5)), int(rng.integers(24, 60)), 1)
+    builder = Builder(shape, seed, multiplier=bool(rng.integers(2)), bits=bits)
+    for at in range(3):
+        kernel, stride, channels = (int(rng.integers(1, most)) for most in (14, 3, 13))
+        unsigned, edge = bool(rng.integers(4)), kernel // 2
+        builder.conv(f"conv{at}", channels, (kernel, 1), (stride, 1), padding=(edge, 0, edge, 0), unsigned=unsigned)
+        if rng.integers(2):
+            builder.max_pool(f"pool{at}", (3, 1), (1, 1), (1, 0, 1, 0))
+    return builder.flatten().linear("fc", 4).graph()
+
+
 GRAPHS = {
     "example": example_graph,
     "awkward": awkward_graph,
     "moving": moving_graph,
     "wide input": wide_input_graph,
     "odd": odd_graph,
+    "long": long_graph,
+    "long 4/8": lambda: long_graph((4, 8)),
     "4/4": lambda: narrow_graph((4, 4)),
     "2/2": lambda: narrow_graph((2, 2)),
     "4/8": lambda: narrow_graph((4, 8)),
@@ -106,7 +144,7 @@ def test_every_integer_is_right(name: str, style: str, tmp_path: Path, sanitized
 def test_every_integer_of_random_networks_is_right(style: str, tmp_path: Path, sanitized: None) -> None:
     ran = 0
     for seed in range(RANDOM):
-        graph = random_graph(seed, True)
+        graph = random_series(seed) if seed % 4 == 3 else random_graph(seed, True)
         container = lowered(graph)
         if container is None:
             continue
@@ -117,27 +155,62 @@ def test_every_integer_of_random_networks_is_right(style: str, tmp_path: Path, s
     assert ran >= RANDOM // 2
 
 
-@pytest.mark.parametrize("core", [core for core in CORES if core.cross_flags], ids=lambda core: core.name)
-def test_a_network_with_rests_everywhere_is_right_on_every_core(core, tmp_path: Path) -> None:
-    """In both forms of its entry point, in every style that suits the core."""
-    graph, compiler = odd_graph(), cross_compiler.zig()
-    assert compiler is not None
+def agrees_on(
+    core: Core,
+    graph: Graph,
+    features: np.ndarray,
+    style: str,
+    folder: Path,
+    *,
+    skip: bool = True,
+    optimize: str = "-O3",
+) -> list[str]:
+    """The same on an emulated core, built by every compiler that is here."""
     container = lowered(graph)
     assert container is not None
-    features = features_of(graph, 4)
-    values, styles = interpreter.run(graph, features), STYLES if core.has_dsp else ("bytes",)
+    (folder / "scratch").mkdir(parents=True)
+    texts = {
+        **emit(container, style, skip_normalize=skip).texts,
+        **emit_runner.emit_device(container, core, {}, skip_normalize=skip, optimize=optimize),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    values, wrong = interpreter.run(graph, features), []
     crcs = layer_crcs(graph, values)
-    for style in styles:
+    for compiler in cross_compiler.found():
+        files = {name: folder / name for name in texts}
+        found = emulated_core.build_and_run(compiler, files, features, folder / "scratch")
+        wrong += [name for name, it in graph.outputs.items() if not np.array_equal(found.outputs[name], values[it])]
+        wrong += [name for name, crc in found.trace.items() if not np.array_equal(crc, crcs[name])]
+    return wrong
+
+
+@pytest.mark.parametrize("core", ARM.values(), ids=ARM)
+def test_a_network_with_rests_everywhere_is_right_on_every_core(core: Core, tmp_path: Path) -> None:
+    """In both forms of its entry point, in every style that suits the core."""
+    graph = odd_graph()
+    for style in STYLES if core.has_dsp else ("bytes",):
         for skip in (True, False):
             folder = tmp_path / f"{style} {skip}"
-            (folder / "scratch").mkdir(parents=True)
-            texts = {
-                **emit(container, style, skip_normalize=skip).texts,
-                **emit_runner.emit_device(container, core, {}, skip_normalize=skip),
-            }
-            for name, text in texts.items():
-                (folder / name).write_text(text)
-            files = {name: folder / name for name in texts}
-            found = emulated_core.build_and_run(compiler, files, features, folder / "scratch")
-            assert all(np.array_equal(found.outputs[name], values[value]) for name, value in graph.outputs.items())
-            assert all(np.array_equal(crc, crcs[name]) for name, crc in found.trace.items())
+            assert agrees_on(core, graph, features_of(graph, 4), style, folder, skip=skip) == []
+
+
+@pytest.mark.parametrize(
+    ("core", "style", "bits"), [*((*one, (8, 8)) for one in LOOPS), ("Cortex-M0+", "bytes", (4, 8))]
+)
+def test_inner_loops_are_right_instruction_by_instruction_and_in_c(
+    core: str, style: str, bits: tuple[int, int], tmp_path: Path
+) -> None:
+    """Instruction by instruction, which the host cannot run, where the compiler optimizes; in C where it does not."""
+    graph = long_graph(bits)
+    for optimize in ("-O3", "-Os", "-O0"):
+        assert agrees_on(ARM[core], graph, features_of(graph, 3), style, tmp_path / optimize, optimize=optimize) == []
+    text = (tmp_path / "-O3" / "model.c").read_text()
+    assert all(text.count(f"{name}(") > 2 for name in LOOPS[core, style])
+
+
+@pytest.mark.parametrize(("core", "style"), LOOPS)
+def test_every_integer_of_random_series_is_right_on_a_core(core: str, style: str, tmp_path: Path) -> None:
+    for seed in range(FEW):
+        graph = random_series(seed)
+        assert agrees_on(ARM[core], graph, features_of(graph, 3), style, tmp_path / str(seed)) == [], seed

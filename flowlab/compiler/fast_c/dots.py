@@ -3,7 +3,7 @@
 Kernels of cores with DSP are in `flowlab.compiler.fast_c.pairs` and `flowlab.compiler.fast_c.quads`; here are those of
 the others:
 
-* one by one: one output at one place;
+* one by one: one output, at four places where a line has them, so that a weight is loaded once for all;
 * two at once: weights of 4 and 2 bits. One multiplication by ``low + high * 65536`` adds to two sums, as long as the
   lower one stays within 16 bits; how long that is follows from the real weights;
 * one weight a channel, of depthwise convolutions, on every core.
@@ -20,6 +20,8 @@ from flowlab.compiler.fast_c.windows import Window, safe_length
 
 ONES_UNROLLED, TWOS_UNROLLED = 40, 8  # steps in one turn, as measured on emulated cores
 FEW_UNROLLED = 4  # where it shall be small
+PLACES = 4  # as many sums as a core without DSP has registers that it cannot multiply in, and keeps one by
+REACHED = 32  # steps that one instruction reaches from where a pointer stands: 5 bits
 LEAST_RUN = 4  # numbers between two flushes below which two sums at once are not worth it
 
 
@@ -54,24 +56,61 @@ def _one_by_one(task: Task) -> None:
     window = task.window
     task.declare("int8_t", "weight", window.weight.ravel().tolist())
     step = unrolled(window.length, ONES_UNROLLED if task.source.style == "bytes" else FEW_UNROLLED)
+    blocks = Blocks(1, _together(task), window.weight[0].size)
 
-    def block(_: int) -> Lines:
-        run = steps(window.length, step, _product, behind=window.weight.shape[1] > 1)
+    def block(places: int) -> Lines:
+        names, bias = _names("s", places), task.bias("o")
+        if places > 1:
+            run = _products(task, window.length, "BYTE", behind=window.weight.shape[1] > 1)
+        else:
+            run = steps(window.length, step, _product, behind=window.weight.shape[1] > 1)
         return [
-            f"int32_t sum = {task.bias('o')};",
+            f"int32_t {', '.join(f'{name} = {bias}' for name in names)};",
             f"const {task.taken} *x = a;",
             "const int8_t *v = w;",
             *over_runs(window, run),
-            f"*q = {task.result('o', 'sum')};",
+            *[f"q[{p * window.made[1]}] = {task.result('o', name)};" for p, name in enumerate(names)],
         ]
 
-    task.function(
-        [f"const int8_t *w = weight_{task.number};", "", *nest(task, Blocks(1, 1, window.weight[0].size), block)]
-    )
+    task.function([f"const int8_t *w = weight_{task.number};", "", *nest(task, blocks, block)])
+
+
+def _together(task: Task) -> int:
+    """Places that are made at once."""
+    return PLACES if task.source.style == "bytes" and task.window.line >= PLACES else 1
+
+
+def _names(name: str, places: int) -> list[str]:
+    """A variable for each place."""
+    return [f"{name}{p}" for p in range(places)]
 
 
 def _product(at: int) -> Lines:
-    return [f"sum += v[{at}] * x[{at}];"]
+    return [f"s0 += v[{at}] * x[{at}];"]
+
+
+def _products(task: Task, length: int, weight: str, *, behind: bool) -> Lines:
+    """A run at all places; it leaves ``x`` where it was, and ``v`` behind the run where ``behind`` asks for that."""
+    task.source.use("products")
+    number = "SIGNED" if task.taken == "int8_t" else "UNSIGNED"
+    pointers = _names("x", PLACES)
+    apart = task.window.steps[1]
+
+    def one(at: int) -> Lines:
+        return [f"PRODUCTS({weight}, {number}, {at});"]
+
+    step = unrolled(length, REACHED)
+    turns, left = divmod(length, step)
+    begins = [f"*{name} = x + {p * apart}" if p else f"*{name} = x" for p, name in enumerate(pointers)]
+    lines = [f"const {task.taken} {', '.join(begins)};"]
+    turn = [line for at in range(step) for line in one(at)]
+    if turns > 1 or left:
+        lines += loops([("i", turns)], [*turn, f"MOVE_ON({step});"], 0)
+        lines += [line for at in range(left) for line in one(at)]
+    else:
+        lines += turn
+        left = length
+    return [*lines, *([f"v += {left};"] if behind and left else [])]
 
 
 # --- two outputs in one multiplication ------------------------------------------------------------
@@ -84,35 +123,47 @@ def _two_at_once(task: Task, length: int) -> None:
     pieces = chunks(window.length, length)
     single = len(pieces) == 1 and window.weight.shape[1] == 1
 
-    def block(_: int) -> Lines:
+    def block(places: int) -> Lines:
         lines = [f"const {task.taken} *x = a;", "const int32_t *v = w;"]
         sums = [task.bias("o"), task.bias("o + 1")]
+        firsts, seconds = _names("first", places), _names("second", places)
         if single:
-            lines += ["int32_t sum = 0;", *steps(length, unrolled(length, TWOS_UNROLLED), _product)]
-            lines += ["const int32_t low = (int16_t)sum;"]
-            lines += [f"const int32_t first = {sums[0]} + low, second = {sums[1]} + ((sum - low) >> 16);"]
+            lines += _piece(task, length, places, behind=False)
+            for p, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+                lines += [f"const int32_t {first} = {sums[0]} + (int16_t)s{p};"]
+                lines += [f"const int32_t {second} = {sums[1]} + ((s{p} - (int16_t)s{p}) >> 16);"]
         else:
-            lines += [f"int32_t first = {sums[0]}, second = {sums[1]};"]
-            lines += over_runs(window, _pieces(pieces))
-        return [*lines, f"q[0] = {task.result('o', 'first')};", f"q[1] = {task.result('o + 1', 'second')};"]
+            lines += [f"int32_t {', '.join(f'{name} = {sums[0]}' for name in firsts)};"]
+            lines += [f"int32_t {', '.join(f'{name} = {sums[1]}' for name in seconds)};"]
+            lines += over_runs(window, _pieces(task, pieces, places))
+        for p, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+            lines.append(f"q[{p * window.made[1]}] = {task.result('o', first)};")
+            lines.append(f"q[{p * window.made[1] + 1}] = {task.result('o + 1', second)};")
+        return lines
 
-    task.function([f"const int32_t *w = weight_{task.number};", "", *nest(task, Blocks(2, 1, low[0].size), block)])
+    blocks = Blocks(2, _together(task), low[0].size)
+    task.function([f"const int32_t *w = weight_{task.number};", "", *nest(task, blocks, block)])
 
 
-def _pieces(pieces: Sequence[int]) -> Lines:
+def _piece(task: Task, length: int, places: int, *, behind: bool) -> Lines:
+    """Sums of two outputs in one register for each place; ``behind``: both pointers stand behind them afterwards."""
+    lines = [f"int32_t {', '.join(f'{name} = 0' for name in _names('s', places))};"]
+    if places > 1:
+        return [*lines, *_products(task, length, "WORD", behind=behind), *([f"x += {length};"] if behind else [])]
+    left = left_over(length, TWOS_UNROLLED)
+    lines += steps(length, unrolled(length, TWOS_UNROLLED), _product)
+    return [*lines, *([f"x += {left};", f"v += {left};"] if behind and left else [])]
+
+
+def _pieces(task: Task, pieces: Sequence[int], places: int) -> Lines:
     """A run in pieces, after each of which both sums are taken apart; equal ones in a loop."""
     equal = sum(1 for one in pieces if one == pieces[0])
 
     def one(length: int) -> Lines:
-        left = left_over(length, TWOS_UNROLLED)
-        return [
-            "int32_t sum = 0;",
-            *steps(length, unrolled(length, TWOS_UNROLLED), _product),
-            *([f"x += {left};", f"v += {left};"] if left else []),
-            "const int32_t low = (int16_t)sum;",
-            "first += low;",
-            "second += (sum - low) >> 16;",
-        ]
+        lines = _piece(task, length, places, behind=True)
+        for p in range(places):
+            lines += [f"first{p} += (int16_t)s{p};", f"second{p} += (s{p} - (int16_t)s{p}) >> 16;"]
+        return lines
 
     lines = loops([("piece", equal)], one(pieces[0]), 0) if equal > 1 else ["{", *inside(one(pieces[0])), "}"]
     for length in pieces[equal:]:

@@ -15,7 +15,8 @@ from flowlab.compiler import emit_c
 from flowlab.compiler.fast_c import dots, rest, windows
 from flowlab.compiler.fast_c.layout import plan
 from flowlab.compiler.fast_c.overlap import turns
-from flowlab.compiler.fast_c.source import HELPERS, Source, Style
+from flowlab.compiler.fast_c.source import Source, Style
+from flowlab.compiler.fast_c.support import HELPERS
 from flowlab.compiler.fast_c.task import Task
 from flowlab.compiler.lower import constant_bytes
 from flowlab.compiler.program import RENAMES, Container, Layer

@@ -12,6 +12,9 @@ from flowlab.compiler.fast_c.windows import Window
 PAIR, WORDS = 2, 4  # numbers of 16 bits in a word, and in two, which one load takes
 UNROLLED = 5  # steps in one turn, as measured on emulated cores
 TOGETHER = 2  # outputs, and places
+FEW = 3  # words of one output's weights: that many stay in registers from place to place
+ONE_BY_ONE = '__asm__ volatile("" ::: "memory");'  # what is loaded too early needs a register too many
+FARTHEST = 126  # numbers to the next place that one load reaches on every core: 8 bits of bytes
 
 
 def emit(task: Task) -> None:
@@ -87,16 +90,19 @@ class _Part:
     def _run(self, sums: list[list[str]]) -> Lines:
         window = self.task.window
         count = -(-window.length // PAIR)
+        few = count * window.weight.shape[1] <= FEW
+        if self.aligned and len(sums) == len(sums[0]) == TOGETHER and not few and window.steps[1] <= FARTHEST:
+            return self._moving(count, sums)
         whole = count // 2 if self.aligned else count
         step = unrolled(whole, UNROLLED) if whole else 1
         turns, rest = divmod(whole, step)
         loop = turns > 1
         lines: Lines = []
         if loop:
-            turn = [line for at in range(step) for line in self._step(at, sums)]
+            turn = [line for at in range(step) for line in self._step(at, sums, few)]
             lines += loops([("i", turns)], [*turn, f"x += {step * self.numbers};", f"v += {step * self.each};"], 0)
         left = rest if loop else whole
-        lines += [line for at in range(left) for line in self._step(at, sums)]
+        lines += [line for at in range(left) for line in self._step(at, sums, few)]
         behind = left * self.each
         if self.aligned and count % 2:
             lines += self._last(left * self.numbers, behind, sums)
@@ -107,22 +113,34 @@ class _Part:
             lines += [f"v += {behind};"] if behind else []
         return lines
 
-    def _step(self, at: int, sums: list[list[str]]) -> Lines:
+    def _moving(self, count: int, sums: list[list[str]]) -> Lines:
+        """A run of so many words, in steps that move both pointers on."""
+        self.task.source.use("mac4", "STEP")
+        whole, odd = divmod(count, 2)
+        step = unrolled(whole, UNROLLED) if whole else 1
+        turns, rest = divmod(whole, step)
+        one = f"STEP({self.task.window.steps[1]});"
+        lines = loops([("i", turns)], [one] * step, 0) if turns > 1 else []
+        lines += [one] * (rest if turns > 1 else whole)
+        lines += self._last(0, 0, sums) if odd else []
+        if self.task.window.weight.shape[1] > 1:
+            lines += [f"x -= {whole * self.numbers};"] if whole else []
+            lines += [f"v += {self.outputs};"] if odd else []
+        return lines
+
+    def _step(self, at: int, sums: list[list[str]], few: bool) -> Lines:
         places = range(len(sums[0]))
         first = [at * self.numbers + p * self.task.window.steps[1] for p in places]
         width = self.numbers // PAIR
-        weights = [at * self.each + o * width for o in range(self.outputs)]
-        if self.aligned:
-            self.task.source.use("mac4")
-            reads = [f"const words x{p} = *(const words *)(x + {first[p]});" for p in places]
-            reads += [f"const words w{o} = *(const words *)(v + {place});" for o, place in enumerate(weights)]
-        else:
-            self.task.source.use("mac2", "pair_at")
-            reads = [f"const word x{p} = pair_at(x + {first[p]});" for p in places]
-            reads += [f"const word w{o} = v[{place}];" for o, place in enumerate(weights)]
-        call = "mac4" if self.aligned else "mac2"
-        macs = [f"{sums[o][p]} = {call}(x{p}, w{o}, {sums[o][p]});" for o in range(self.outputs) for p in places]
-        return ["{", *inside([*reads, *macs]), "}"]
+        word, call = ("words", "mac4") if self.aligned else ("word", "mac2")
+        self.task.source.use(*(("mac4",) if self.aligned else ("mac2", "pair_at")))
+        read = "*(const words *)(x + {})" if self.aligned else "pair_at(x + {})"
+        lines = [f"const {word} x{p} = {read.format(first[p])};" for p in places]
+        for o in range(self.outputs):
+            lines.append(f"const {word} w{o} = *(const {word} *)(v + {at * self.each + o * width});")
+            lines += [f"{sums[o][p]} = {call}(x{p}, w{o}, {sums[o][p]});" for p in places]
+            lines += [] if few else [ONE_BY_ONE]
+        return ["{", *inside(lines), "}"]
 
     def _last(self, numbers: int, weights: int, sums: list[list[str]]) -> Lines:
         """The word that is left of a run of an odd number of them."""

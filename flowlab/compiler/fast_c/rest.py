@@ -54,16 +54,25 @@ def max_pool(source: Source, number: int, layer: Layer, title: str) -> None:
     kind = source.type_of(layer.output)
     channel = channel_name(made)
     high, wide = layer.kernel
+    start = -layer.padding[0] * given.by_row - layer.padding[1] * given.by_column
+    places = [start + ky * given.by_row + kx * given.by_column for ky in range(high) for kx in range(wide)]
+    base = f"y * {layer.stride[0] * given.by_row} + x * {layer.stride[1] * given.by_column} + {channel}"
+    begin = f"const {source.type_of(layer.inputs[0])} *a = in + {base};"
+    together = _together(source, layer)
     if clipped(layer, source.tensor(layer.inputs[0])):
-        body = _clipped_window(layer, given, channel)
+        body = [*_clipped_window(layer, given, channel), f"out[{index(made)}] = ({kind})best;"]
+        inner = loops([("c", made.channels)], body, 0)
+    elif together > 1 and made.channels % together == 0:
+        larger = "larger" if together == 2 else "larger4"
+        source.use(larger)
+        body = [begin, f"word best = *(const word *)(a + {places[0]});"]
+        body += [f"best = {larger}(*(const word *)(a + {at}), best);" for at in places[1:]]
+        body.append(f"*(word *)(out + {index(made)}) = best;")
+        inner = [f"for (int c = 0; c < {made.channels}; c += {together}) {{", *("    " + line for line in body), "}"]
     else:
-        start = -layer.padding[0] * given.by_row - layer.padding[1] * given.by_column
-        places = [start + ky * given.by_row + kx * given.by_column for ky in range(high) for kx in range(wide)]
-        base = f"y * {layer.stride[0] * given.by_row} + x * {layer.stride[1] * given.by_column} + {channel}"
-        body = [f"const {source.type_of(layer.inputs[0])} *a = in + {base};", f"int32_t best = a[{places[0]}];"]
+        body = [begin, f"int32_t best = a[{places[0]}];"]
         body += [f"best = a[{at}] > best ? a[{at}] : best;" for at in places[1:]]
-    body.append(f"out[{index(made)}] = ({kind})best;")
-    inner = loops([("c", made.channels)], body, 0)
+        inner = loops([("c", made.channels)], [*body, f"out[{index(made)}] = ({kind})best;"], 0)
     lines = [
         f"    for (int y = 0; y < {made.height}; y++) {{",
         f"        for (int x = 0; x < {made.width}; x++) {{",
@@ -72,6 +81,13 @@ def max_pool(source: Source, number: int, layer: Layer, title: str) -> None:
         "    }",
     ]
     source.function(number, layer, lines, title)
+
+
+def _together(source: Source, layer: Layer) -> int:
+    """Channels of which one instruction finds the larger ones."""
+    if source.style == "pairs":
+        return 2
+    return 4 if source.style == "quads" and source.tensor(layer.inputs[0]).dtype == "uint8" else 1
 
 
 def _clipped_window(layer: Layer, given: Frame, channel: str) -> list[str]:
