@@ -10,6 +10,7 @@ import importlib
 import io
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from flowlab.errors import ConfigError, DataError, did_you_mean
 
+MOST_BYTES = 1 << 28  # of a file's members, unpacked
 NAMED = 6  # entries of a state dict that a message names
 HOW = "Give package.module:name, where name is a class or a function without arguments that gives an nn.Module"
 
@@ -113,6 +115,8 @@ def read_state(data: bytes, path: Path) -> Mapping[str, Tensor]:
         DataError: naming the file and what to save instead.
     """
     how = "Give what torch.save(module.state_dict(), path) writes"
+    if _unpacked(data) > MOST_BYTES:
+        raise DataError(f"{path}: unpacks to more than {MOST_BYTES >> 20} MB; that is no network for a microcontroller")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on archives of another kind, which are refused below
@@ -128,6 +132,15 @@ def read_state(data: bytes, path: Path) -> Mapping[str, Tensor]:
     if not _is_state(found):
         raise DataError(f"{path}: holds no state dict but {_kinds(found)}. {how}")
     return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+
+
+def _unpacked(data: bytes) -> int:
+    """Bytes of all members of a zip as it states them; 0 of anything else."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return sum(one.file_size for one in archive.infolist())
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, torch says
+        return 0
 
 
 def _is_state(value: object) -> bool:

@@ -54,7 +54,12 @@ def module_of(program: ExportedProgram) -> ProgramModule:
     for step in program.steps:
         if why := CANNOT.get(_operation(step.operation)):
             raise GraphError(f"step {_Call(step, '').name}: {why}")
-    made = ProgramModule(program)
+    try:
+        made = ProgramModule(program)
+    except GraphError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what torch's layers say of arguments that they cannot have
+        raise GraphError(f"an argument of a step is none that torch takes: {error}") from None
     _check_sizes(made, program)
     return made.eval()
 
@@ -271,6 +276,8 @@ def _convolution(kind: Any, weight: Tensor, bias: bool, arguments: Mapping[str, 
 def _put(root: nn.Module, path: str, layer: nn.Module) -> bool:
     """Put a layer at its path; whether it is there, or the same one was."""
     *above, last = path.split(".")
+    if any(part.startswith("_") for part in (*above, last)):  # those are the module's own
+        return False
     for part in above:
         inner = getattr(root, part, None)
         if inner is None:

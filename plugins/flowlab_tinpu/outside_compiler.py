@@ -46,8 +46,10 @@ def version(row: Row) -> str:
 
 def compiled(program: Program, row: Row, job: LowerJob, target: str) -> Program:
     """The program with what TI's compiler made of the exported ONNX, or with the reason why it made nothing."""
-    if version(row) == ABSENT or job.onnx is None:
-        return replace(program, tools={NAME: "is not installed: it is TI's, and no public registry has it"})
+    if version(row) == ABSENT:
+        return replace(program, tools={NAME: "is not installed; it comes from TI"})
+    if job.onnx is None:
+        return replace(program, tools={NAME: "there is no exported network"})
     try:
         made = _run(row, job, target, set(program.files))
     except (StageError, OSError) as error:

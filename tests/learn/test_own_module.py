@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import textwrap
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,14 @@ def test_a_whole_module_is_refused() -> None:
 def test_files_without_a_state_dict_are_refused(data: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
         read_state(data, PATH)
+
+
+def test_a_file_that_unpacks_to_what_no_memory_holds_is_not_unpacked() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data/0", bytes(300 << 20))
+    with pytest.raises(DataError, match="unpacks to more than 256 MB"):
+        read_state(file.getvalue(), PATH)
 
 
 def test_every_truncation_is_refused() -> None:

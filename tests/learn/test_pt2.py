@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -302,6 +303,52 @@ def test_an_error_of_the_tracing_names_the_line() -> None:
         trace_module(found, (1, 16))
     line = Divides.forward.__code__.co_firstlineno + 2
     assert found.explained(str(error.value)).endswith(f"(test_pt2.py, line {line}: return y / (y + 9))")
+
+
+JUNK: tuple[Any, ...] = (
+    None,
+    -1,
+    0,
+    1 << 70,
+    "x",
+    "",
+    [],
+    {},
+    [[]],
+    1e308,
+    True,
+    {"as_int": -5},
+    "__class__",
+    "_inside",
+)
+
+
+def places_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(each for key, one in inner for each in places_of(one, (*path, key)))]
+
+
+@pytest.mark.parametrize("member", ["models/model.json", "weights_config.json"])
+def test_junk_anywhere_in_the_json_ends_in_an_error_of_ours_or_in_a_network(member: str) -> None:
+    whole = exported(series(), SERIES)
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith(member))
+        every = places_of(json.loads(archive.read(name)))[1:]
+    random, refused = np.random.default_rng(0), 0
+    for at in random.integers(0, len(every), 250):
+        *above, last = every[at]
+        junk = JUNK[int(random.integers(len(JUNK)))]
+
+        def change(values: Any, above: list[Any] = above, last: Any = last, junk: Any = junk) -> None:
+            for key in above:
+                values = values[key]
+            values[last] = junk
+
+        try:
+            trace_module(read(with_json(whole, change, member)), SERIES)
+        except FlowlabError:
+            refused += 1
+    assert refused > 40
 
 
 def test_truncations_and_flipped_bytes_end_in_an_error_of_ours_or_in_another_network() -> None:
