@@ -248,6 +248,7 @@ def emit_device(
 static volatile uint32_t *const port = (volatile uint32_t *){PORT_AT:#x}u;
 #define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) \\
     do {{ \\
+        __asm__ volatile("" ::: "memory"); /* values that a later layer writes over lie there now */ \\
 {port}
         port[8] = 0u; \\
     }} while (0)
