@@ -248,10 +248,10 @@ def emit_device(
 static volatile uint32_t *const port = (volatile uint32_t *){PORT_AT:#x}u;
 #define FLOWLAB_TRACE(node, values, channels, rows, columns, by_channel, by_row, by_column) \\
     do {{ \\
-        __asm__ volatile("" ::: "memory"); /* all values are where they belong before the emulator looks */ \\
-{port}
         __asm__ volatile("" ::: "memory"); /* what a compiler keeps in registers lies in memory now */ \\
+{port}
         port[8] = 0u; \\
+        __asm__ volatile("" ::: "memory"); /* and nothing of a later layer does before the emulator has looked */ \\
     }} while (0)
 #endif
 
