@@ -32,6 +32,7 @@ LENT_AT, RETURN_AT = 0x7000_0000, 0x7900_0000
 MOST_ONE_BY_ONE = 5_000_000  # instructions: each takes the emulator a microsecond
 TRACE = 20  # instructions that a trace takes, about: nine stores of constants
 PORT_WORDS = 9  # pointer, bytes of a value, channels, rows, columns, and the three distances
+THUMB_STATE = 1 << 5  # of the status register: what runs is Thumb
 PATTERN = 0xA5  # what untouched RAM holds
 LONGEST_S = 20.0  # of one vector; FLOWLAB_EMULATOR_SECONDS says otherwise
 
@@ -137,9 +138,14 @@ class Machine:
         """Count from now on; hooks must be there before the first run."""
         import capstone
         import unicorn
+        from unicorn import arm_const as arm
 
-        mode = capstone.CS_MODE_THUMB if self.image.symbols["device_run"] & 1 else capstone.CS_MODE_ARM
-        taken_apart = capstone.Cs(capstone.CS_ARCH_ARM, mode | (capstone.CS_MODE_MCLASS if mode else 0))
+        always_thumb = bool(self.image.symbols["device_run"] & 1)
+        of_thumb = capstone.CS_MODE_THUMB | (capstone.CS_MODE_MCLASS if always_thumb else 0)
+        taken_apart = {
+            thumb: capstone.Cs(capstone.CS_ARCH_ARM, of_thumb if thumb else capstone.CS_MODE_ARM)
+            for thumb in (True, False)
+        }
 
         def block(uc: Any, address: int, size: int, _: Any) -> None:
             if not self.counting:
@@ -147,7 +153,9 @@ class Machine:
             found = self.blocks.get(address)
             if found is None:
                 code = bytes(uc.mem_read(address, size))
-                sizes = [length for _, length, _, _ in taken_apart.disasm_lite(code, address)]
+                # a core with both sets runs gcc's support routines in Thumb
+                thumb = always_thumb or bool(uc.reg_read(arm.UC_ARM_REG_CPSR) & THUMB_STATE)
+                sizes = [length for _, length, _, _ in taken_apart[thumb].disasm_lite(code, address)]
                 if sum(sizes) != size:
                     self.faults = f"a block of {size} bytes that cannot be taken apart at {address:#x}"
                     uc.emu_stop()
