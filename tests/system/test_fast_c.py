@@ -40,7 +40,7 @@ SANITIZED = (
 RANDOM, FEW = 40, 6
 ARM = {core.name: core for core in CORES if core.cross_flags}
 LOOPS = {
-    ("Cortex-M0+", "bytes"): ("PRODUCTS", "MOVE_ON"),
+    ("Cortex-M0+", "bytes"): ("FOUR_PLACES", "TURNS"),
     ("Cortex-M33", "pairs"): ("STEP", "larger"),
     ("Cortex-M33", "quads"): ("windows", "larger4"),
     ("Cortex-R5F", "pairs"): ("STEP", "larger"),

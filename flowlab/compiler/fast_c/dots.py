@@ -56,16 +56,20 @@ def _one_by_one(task: Task) -> None:
     window = task.window
     task.declare("int8_t", "weight", window.weight.ravel().tolist())
     step = unrolled(window.length, ONES_UNROLLED if task.source.style == "bytes" else FEW_UNROLLED)
-    blocks = Blocks(1, _together(task), window.weight[0].size)
+    blocks, runs = Blocks(1, _together(task), window.weight[0].size), window.weight.shape[1]
 
     def block(places: int) -> Lines:
-        names, bias = _names("s", places), task.bias("o")
-        if places > 1:
-            run = _products(task, window.length, "BYTE", behind=window.weight.shape[1] > 1)
+        bias = task.bias("o")
+        alone = places > 1 and runs == 1  # the sums of the one run are those of the window
+        names = _names("s" if alone else "sum", places)
+        first = [] if alone else [f"int32_t {', '.join(f'{name} = {bias}' for name in names)};"]
+        if places == 1:
+            run = steps(window.length, step, _product, behind=runs > 1)
         else:
-            run = steps(window.length, step, _product, behind=window.weight.shape[1] > 1)
+            run = _at_four_places(task, window.length, "BYTE", bias if alone else "0", behind=runs > 1)
+            run += [] if alone else [f"{name} += s{p};" for p, name in enumerate(names)]
         return [
-            f"int32_t {', '.join(f'{name} = {bias}' for name in names)};",
+            *first,
             f"const {task.taken} *x = a;",
             "const int8_t *v = w;",
             *over_runs(window, run),
@@ -86,31 +90,31 @@ def _names(name: str, places: int) -> list[str]:
 
 
 def _product(at: int) -> Lines:
-    return [f"s0 += v[{at}] * x[{at}];"]
+    return [f"sum0 += v[{at}] * x[{at}];"]
 
 
-def _products(task: Task, length: int, weight: str, *, behind: bool) -> Lines:
-    """A run at all places; it leaves ``x`` where it was, and ``v`` behind the run where ``behind`` asks for that."""
-    task.source.use("products")
+def _at_four_places(task: Task, length: int, weight: str, first: str, *, behind: bool) -> Lines:
+    """A run at all places, ``s0`` to ``s3``, which begin with ``first``.
+
+    It leaves ``x`` where it was, and ``v`` behind the run where ``behind`` asks for that.
+    """
+    task.source.use("four")
     number = "SIGNED" if task.taken == "int8_t" else "UNSIGNED"
-    pointers = _names("x", PLACES)
     apart = task.window.steps[1]
+    each = unrolled(length, REACHED)
+    turns, rest = divmod(length, each)
+    if turns == 1 and not rest:
+        turns, rest = 0, length
 
-    def one(at: int) -> Lines:
-        return [f"PRODUCTS({weight}, {number}, {at});"]
+    def some(count: int) -> Lines:
+        return [f"    STEP({weight}, {number}, {at})" for at in range(count)]
 
-    step = unrolled(length, REACHED)
-    turns, left = divmod(length, step)
-    begins = [f"*{name} = x + {p * apart}" if p else f"*{name} = x" for p, name in enumerate(pointers)]
-    lines = [f"const {task.taken} {', '.join(begins)};"]
-    turn = [line for at in range(step) for line in one(at)]
-    if turns > 1 or left:
-        lines += loops([("i", turns)], [*turn, f"MOVE_ON({step});"], 0)
-        lines += [line for at in range(left) for line in one(at)]
-    else:
-        lines += turn
-        left = length
-    return [*lines, *([f"v += {left};"] if behind and left else [])]
+    begins = ", ".join(f"*x{p} = x + {p * apart}" if p else "*x0 = x" for p in range(PLACES))
+    lines = [f"const {task.taken} {begins};", "int32_t s0, s1, s2, s3;"]
+    lines.append(f"FOUR_PLACES({first}, x + {turns * each},")
+    lines += [f"    TURNS({turns}, {weight}, {each},", *inside(some(each)), "    )"] if turns else []
+    lines += [*some(rest), ");"]
+    return [*lines, *([f"v += {rest};"] if behind and rest else [])]
 
 
 # --- two outputs in one multiplication ------------------------------------------------------------
@@ -126,17 +130,17 @@ def _two_at_once(task: Task, length: int) -> None:
     def block(places: int) -> Lines:
         lines = [f"const {task.taken} *x = a;", "const int32_t *v = w;"]
         sums = [task.bias("o"), task.bias("o + 1")]
-        firsts, seconds = _names("first", places), _names("second", places)
+        pairs = [(f"s{p}", f"first{p}", f"second{p}") for p in range(places)]
         if single:
             lines += _piece(task, length, places, behind=False)
-            for p, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
-                lines += [f"const int32_t {first} = {sums[0]} + (int16_t)s{p};"]
-                lines += [f"const int32_t {second} = {sums[1]} + ((s{p} - (int16_t)s{p}) >> 16);"]
+            for name, first, second in pairs:
+                lines += [f"const int32_t {first} = {sums[0]} + (int16_t){name};"]
+                lines += [f"const int32_t {second} = {sums[1]} + (({name} - (int16_t){name}) >> 16);"]
         else:
-            lines += [f"int32_t {', '.join(f'{name} = {sums[0]}' for name in firsts)};"]
-            lines += [f"int32_t {', '.join(f'{name} = {sums[1]}' for name in seconds)};"]
+            lines += [f"int32_t {', '.join(f'{first} = {sums[0]}' for _, first, _ in pairs)};"]
+            lines += [f"int32_t {', '.join(f'{second} = {sums[1]}' for _, _, second in pairs)};"]
             lines += over_runs(window, _pieces(task, pieces, places))
-        for p, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        for p, (_, first, second) in enumerate(pairs):
             lines.append(f"q[{p * window.made[1]}] = {task.result('o', first)};")
             lines.append(f"q[{p * window.made[1] + 1}] = {task.result('o + 1', second)};")
         return lines
@@ -147,11 +151,14 @@ def _two_at_once(task: Task, length: int) -> None:
 
 def _piece(task: Task, length: int, places: int, *, behind: bool) -> Lines:
     """Sums of two outputs in one register for each place; ``behind``: both pointers stand behind them afterwards."""
-    lines = [f"int32_t {', '.join(f'{name} = 0' for name in _names('s', places))};"]
     if places > 1:
-        return [*lines, *_products(task, length, "WORD", behind=behind), *([f"x += {length};"] if behind else [])]
+        lines = _at_four_places(task, length, "WORD", "0", behind=behind)
+        return [*lines, *([f"x += {length};"] if behind else [])]
     left = left_over(length, TWOS_UNROLLED)
-    lines += steps(length, unrolled(length, TWOS_UNROLLED), _product)
+    lines = [
+        "int32_t s0 = 0;",
+        *steps(length, unrolled(length, TWOS_UNROLLED), lambda at: [f"s0 += v[{at}] * x[{at}];"]),
+    ]
     return [*lines, *([f"x += {left};", f"v += {left};"] if behind and left else [])]
 
 

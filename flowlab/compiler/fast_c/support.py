@@ -3,7 +3,8 @@
 Inner loops are written instruction by instruction for cores with DSP instructions and for those of Armv6-M, and once
 more in C, which every other core takes, and these too where the compiler does not optimize. Both compilers keep more in
 registers than there are when they get the C, and by the counts of `flowlab bench compile` spend up to a third of a
-program on moving it to the stack and back; what is left to them is everything around these loops.
+program on moving it to the stack and back; what is left to them is everything around these loops. The sums on Armv6-M
+are in registers that the assembly names: a variable of the class "h" is one that clang cannot spill, and it crashes.
 """
 
 from __future__ import annotations
@@ -143,41 +144,53 @@ HELPERS["STEP"] = """\
     } while (0)
 #endif
 """
-HELPERS["products"] = """\
+HELPERS["four"] = """\
 /*
- * A weight times the numbers at four places, to four sums. Instruction by instruction: such a core loads and multiplies
- * in eight of its registers alone, and compilers move the sums between those and the others, in which it can add.
+ * Sums of products at four places, s0 to s3, of the numbers at x0 to x3 and the weights at v; all begin with the same
+ * number. STEP is a weight, so many behind v; TURNS repeats steps, and moves the pointers behind them, x0 to the end.
  */
 #if defined(__thumb__) && !defined(__thumb2__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
-#define BYTE "ldrb %[y], [%[v], %[at]]\\n\\tsxtb %[y], %[y]\\n\\t"
-#define WORD "ldr %[y], [%[v], %[words]]\\n\\t"
+/* Such a core loads and multiplies in eight registers alone, and adds in the others too: there the sums are. Compilers
+   move them to the stack and back instead, so this is instruction by instruction. */
+#define BYTE(at) "ldrb %[y], [%[v], #" #at "]\\n\\tsxtb %[y], %[y]\\n\\t"
+#define WORD(at) "ldr %[y], [%[v], #4*" #at "]\\n\\t"
 #define UNSIGNED ""
 #define SIGNED "sxtb %[t], %[t]\\n\\t"
-#define PRODUCT(sum, x, number) \\
-    "ldrb %[t], [" x ", %[at]]\\n\\t" number "muls %[t], %[y], %[t]\\n\\tadd " sum ", %[t]\\n\\t"
-#define PRODUCTS(weight, number, place) \\
+#define PRODUCT(sum, x, number, at) \\
+    "ldrb %[t], [" x ", #" #at "]\\n\\t" number "muls %[t], %[y], %[t]\\n\\tadd " sum ", %[t]\\n\\t"
+#define STEP(weight, number, at) \\
+    weight(at) PRODUCT("r8", "%[x0]", number, at) PRODUCT("r9", "%[x1]", number, at) \\
+    PRODUCT("r10", "%[x2]", number, at) PRODUCT("r12", "%[x3]", number, at)
+#define BYTE_SIZE "1"
+#define WORD_SIZE "4"
+#define ON(pointer, steps) "adds %[" pointer "], #" steps "\\n\\t"
+#define TURNS(count, weight, steps, body) \\
+    "1:\\n\\t" body \\
+    ON("x0", #steps) ON("x1", #steps) ON("x2", #steps) ON("x3", #steps) ON("v", weight##_SIZE "*" #steps) \\
+    "cmp %[x0], r11\\n\\tbeq 2f\\n\\tb 1b\\n2:\\n\\t"
+#define FOUR_PLACES(first, end, body) \\
     do { \\
-        int32_t y, t; \\
+        uintptr_t p0 = (uintptr_t)x0, p1 = (uintptr_t)x1, p2 = (uintptr_t)x2, p3 = (uintptr_t)x3; \\
+        uintptr_t y = (uintptr_t)(end), t = (uintptr_t)(first); \\
         __asm__ volatile( \\
-            ".syntax unified\\n\\t" weight \\
-            PRODUCT("%[s0]", "%[x0]", number) PRODUCT("%[s1]", "%[x1]", number) \\
-            PRODUCT("%[s2]", "%[x2]", number) PRODUCT("%[s3]", "%[x3]", number) \\
-            : [s0] "+&h"(s0), [s1] "+&h"(s1), [s2] "+&h"(s2), [s3] "+&h"(s3), [y] "=&l"(y), [t] "=&l"(t) \\
-            : [x0] "l"(x0), [x1] "l"(x1), [x2] "l"(x2), [x3] "l"(x3), [v] "l"(v), \\
-              [at] "i"(place), [words] "i"(4 * (place)) \\
-            : "cc", "memory"); \\
-    } while (0)
-#define MOVE_ON(places) \\
-    do { \\
-        x0 += (places), x1 += (places), x2 += (places), x3 += (places), v += (places); \\
-        __asm__ volatile("" : "+l"(v)); \\
+            ".syntax unified\\n\\tmov r11, %[y]\\n\\t" \\
+            "mov r8, %[t]\\n\\tmov r9, %[t]\\n\\tmov r10, %[t]\\n\\tmov r12, %[t]\\n\\t" body \\
+            "mov %[x0], r8\\n\\tmov %[x1], r9\\n\\tmov %[x2], r10\\n\\tmov %[x3], r12" \\
+            : [x0] "+l"(p0), [x1] "+l"(p1), [x2] "+l"(p2), [x3] "+l"(p3), [v] "+l"(v), [y] "+l"(y), [t] "+l"(t) \\
+            : \\
+            : "r8", "r9", "r10", "r11", "r12", "cc", "memory"); \\
+        s0 = (int32_t)p0, s1 = (int32_t)p1, s2 = (int32_t)p2, s3 = (int32_t)p3; \\
     } while (0)
 #else
-#define MOVE_ON(places) x0 += (places), x1 += (places), x2 += (places), x3 += (places), v += (places)
-#define PRODUCTS(weight, number, place) \\
+#define STEP(weight, number, at) s0 += v[at] * x0[at], s1 += v[at] * x1[at], s2 += v[at] * x2[at], s3 += v[at] * x3[at];
+#define TURNS(count, weight, steps, body) \\
+    for (int turn = 0; turn < (count); turn++) { \\
+        body x0 += (steps), x1 += (steps), x2 += (steps), x3 += (steps), v += (steps); \\
+    }
+#define FOUR_PLACES(first, end, body) \\
     do { \\
-        const int32_t y = v[place]; \\
-        s0 += y * x0[place], s1 += y * x1[place], s2 += y * x2[place], s3 += y * x3[place]; \\
+        s0 = s1 = s2 = s3 = first; \\
+        body \\
     } while (0)
 #endif
 """
