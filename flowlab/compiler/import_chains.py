@@ -8,7 +8,7 @@ are whole, and a chain is proven to give whole bytes. Scales are not in such a f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from flowlab.compiler import exact_float
 from flowlab.compiler.float_chain import Chain, as_requantization, whole_range
+from flowlab.compiler.growing import Growing
 from flowlab.compiler.import_float import conv_attributes, max_pool_attributes
 from flowlab.compiler.import_moves import is_part_of_take, is_take, read_take, wanted_shape
-from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.intervals import LIMITS, intervals_of
-from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
+from flowlab.compiler.ir import Attribute, Graph, Input, TensorType
 from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
 from flowlab.errors import GraphError
 
@@ -65,10 +65,8 @@ class _Pending:
 
 
 @dataclass
-class _Importer:
+class _Importer(Growing):
     model: OnnxModel
-    nodes: list[Node] = field(default_factory=list)
-    types: dict[str, TensorType] = field(default_factory=dict)  # of values of the graph, by name
     pending: dict[str, _Pending] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
     inputs: tuple[Input, ...] = ()
@@ -95,29 +93,12 @@ class _Importer:
             scale = {float(one) for one in found.chain.slope}
             if len(scale) == 1 and not any(found.chain.offset) and min(scale) > 0:
                 made = TensorType("float32", self.types[found.source].shape)
-                return self._add(name, "dequantize", [found.source], made, {"scale": scale.pop()})
+                return self.add(name, "dequantize", [found.source], made, {"scale": scale.pop()})
         return self._bytes(name)
 
     def _renamed(self, name: str) -> str:
         while name in self.same:
             name = self.same[name]
-        return name
-
-    def _add(
-        self,
-        name: str,
-        op: str,
-        inputs: Sequence[str],
-        type_: TensorType,
-        attributes: Mapping[str, Attribute] | None = None,
-        *,
-        constants: Mapping[str, Array] | None = None,
-    ) -> str:
-        node = Node(name, op, tuple(inputs), type_, attributes or {}, constants or {})
-        shape = infer_shape(node, tuple(self.types[read] for read in inputs))
-        node = replace(node, type=replace(type_, shape=shape))
-        self.nodes.append(node)
-        self.types[name] = node.type
         return name
 
     # --- values --------------------------------------------------------------------------------------
@@ -149,7 +130,7 @@ class _Importer:
         }  # fmt: skip
         constants = {"bias": made.bias, "multiplier": made.multiplier, "shift": made.shift}
         type_ = TensorType("uint8" if made.low >= 0 else "int8", ())
-        return self._add(name, "requantize", [found.source], type_, attributes, constants=constants)
+        return self.add(name, "requantize", [found.source], type_, attributes, constants=constants)
 
     def _why_not(self, found: _Pending, least: Array, most: Array) -> str:
         ends = found.chain.at(np.stack([least, most], axis=1))
@@ -181,7 +162,7 @@ class _Importer:
         dtype = "uint8" if (low >= 0 and high > 127) or (low >= 0 and source.dtype == "uint8") else "int8"
         if low < LIMITS[dtype][0] or high > LIMITS[dtype][1]:
             raise _error(found.last, f"makes of bytes {low} .. {high}, which are none")
-        return self._add(
+        return self.add(
             name, "table", [found.source], TensorType(dtype, ()), constants={"entries": levels.astype(dtype)}
         )
 
@@ -199,7 +180,7 @@ class _Importer:
             raise _error(found.last, f"clips the input to {low:g} .. {high:g}; -128 .. 127 are known")
         arrays = {key: np.broadcast_to(value, (channels,)).copy() for key, value in constants.items()}
         limits: dict[str, Attribute] = {"low": int(low), "high": int(high)}
-        return self._add(name, "quantize", [found.source], TensorType("int8", ()), limits, constants=arrays)
+        return self.add(name, "quantize", [found.source], TensorType("int8", ()), limits, constants=arrays)
 
     # --- elementwise ---------------------------------------------------------------------------------
 
@@ -289,7 +270,7 @@ class _Importer:
         one, other = self.types[left].shape, self.types[right].shape
         if op == "multiply" and one != other and one[1:] == (1,) * (len(one) - 1):
             left, right = right, left
-        self._add(proto.output[0], op, [left, right], TensorType("int32", ()))
+        self.add(proto.output[0], op, [left, right], TensorType("int32", ()))
 
     # --- sums ----------------------------------------------------------------------------------------
 
@@ -322,7 +303,7 @@ class _Importer:
             raise _error(proto, f"its sums of up to {bound:,} are not exact in float32, so that their order counts")
         biased = len(proto.input) > 2 and bool(proto.input[2])
         name = f"{out}/sum" if biased else out
-        self._add(name, op, [source], TensorType("int32", ()), attributes, constants={"weight": integers})
+        self.add(name, op, [source], TensorType("int32", ()), attributes, constants={"weight": integers})
         if biased:
             bias = self.model.constant(proto, 2).ravel()
             if bias.size != integers.shape[0] or not np.isfinite(bias).all():
@@ -342,7 +323,7 @@ class _Importer:
         axes = self.model.constant(proto, 1) if len(proto.input) > 1 else np.asarray(found.get("axes", ()))
         if sorted(int(axis) % 4 for axis in axes.ravel()) != [2, 3] or not found.get("keepdims", 1):
             raise _error(proto, f"sums axes {axes.tolist()}; height and width with keepdims=1 are known")
-        self._add(proto.output[0], "sum_pool", [self._bytes(proto.input[0], proto)], TensorType("int32", ()))
+        self.add(proto.output[0], "sum_pool", [self._bytes(proto.input[0], proto)], TensorType("int32", ()))
 
     def _mean(self, proto: Proto) -> None:
         """A mean over height and width: the sum, divided by their product."""
@@ -352,7 +333,7 @@ class _Importer:
             if sorted(axis % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
                 raise _error(proto, f"averages axes {axes}; height and width with keepdims=1 are known")
         source = self._bytes(proto.input[0], proto)
-        name = self._add(f"{proto.output[0]}/sum", "sum_pool", [source], TensorType("int32", ()))
+        name = self.add(f"{proto.output[0]}/sum", "sum_pool", [source], TensorType("int32", ()))
         _, height, width = self.types[source].shape
         chain = Chain.start(self.types[name].shape[0], height * width)
         self.pending[proto.output[0]] = _Pending(name, chain, proto, (proto,))
@@ -370,14 +351,14 @@ class _Importer:
             raise _error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
         constants = {"weight": ones}
         sums = TensorType("int32", ())
-        name = self._add(f"{proto.output[0]}/sum", "conv", [source], sums, attributes, constants=constants)
+        name = self.add(f"{proto.output[0]}/sum", "conv", [source], sums, attributes, constants=constants)
         self.pending[proto.output[0]] = _Pending(name, Chain.start(channels, math.prod(kernel)), proto, (proto,))
 
     # --- moves ---------------------------------------------------------------------------------------
 
     def _kept(self, proto: Proto, op: str, attributes: Mapping[str, Attribute] | None = None) -> None:
         source = self._bytes(proto.input[0], proto)
-        self._add(proto.output[0], op, [source], self.types[source], attributes)
+        self.add(proto.output[0], op, [source], self.types[source], attributes)
 
     def _max_pool(self, proto: Proto) -> None:
         source = self._bytes(proto.input[0], proto)
@@ -401,7 +382,7 @@ class _Importer:
             self._kept(proto, "flatten")
             return
         made = replace(self.types[source], shape=wanted_shape(self.model, proto))
-        self._add(proto.output[0], "reshape", [source], made)
+        self.add(proto.output[0], "reshape", [source], made)
 
     def _gather(self, proto: Proto) -> None:
         if proto.input[0] in self.model.constants:
@@ -427,7 +408,7 @@ class _Importer:
         found = read_take(self.model, gather, reshape, lambda one: self.types[self._bytes(one.input[0], one)].shape)
         source = self._bytes(found.source, proto)
         made = replace(self.types[source], shape=found.shape)
-        self._add(proto.output[0], "take", [source], made, constants={"index": found.index})
+        self.add(proto.output[0], "take", [source], made, constants={"index": found.index})
 
     def _pad(self, proto: Proto) -> None:
         """Part of a take."""
@@ -445,7 +426,7 @@ class _Importer:
         before = values[0]
         for place, other in enumerate(values[1:], 2):
             name = proto.output[0] if place == len(values) else f"{proto.output[0]}/first{place}"
-            before = self._add(name, "concat", [before, other], self.types[before])
+            before = self.add(name, "concat", [before, other], self.types[before])
 
     def _squeeze(self, proto: Proto) -> None:
         source = self._bytes(proto.input[0], proto)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
 
-from flowlab.compiler.infer import infer_shape
+from flowlab.compiler.growing import Growing
 from flowlab.compiler.intervals import LIMITS
-from flowlab.compiler.ir import Attribute, Input, Node, TensorType
+from flowlab.compiler.ir import Attribute, Input, TensorType
 from flowlab.compiler.number_format import as_ratio
 from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of
 from flowlab.compiler.quantized_onnx.meaning import (
@@ -41,12 +41,10 @@ FILTER = 2  # axes of a window of pictures, behind which the kernel's stand
 
 
 @dataclass
-class Values:
+class Values(Growing):
     """The graph that is made, and what the file's tensors are by name."""
 
     model: OnnxModel
-    nodes: list[Node] = field(default_factory=list)
-    types: dict[str, TensorType] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)  # integer tensor -> value of the graph
     reals: dict[str, Pending] = field(default_factory=dict)  # float tensor -> what it stands for
     constants: dict[str, Constant] = field(default_factory=dict)
@@ -78,24 +76,6 @@ class Values:
             return name
         what = "is a sum that nothing quantizes" if isinstance(real, Sum) else "is no value of the integer network"
         raise GraphError(f"ONNX output '{name}' {what}: put a QuantizeLinear (and a DequantizeLinear) behind it")
-
-    def add(
-        self,
-        name: str,
-        op: str,
-        inputs: Sequence[str],
-        type_: TensorType,
-        attributes: Mapping[str, Attribute] | None = None,
-        *,
-        constants: Mapping[str, Array] | None = None,
-    ) -> str:
-        """One node more, whose shape follows from what it reads; its name."""
-        node = Node(name, op, tuple(inputs), type_, attributes or {}, constants or {})
-        shape = infer_shape(node, tuple(self.types[read] for read in inputs))
-        node = replace(node, type=replace(type_, shape=shape))
-        self.nodes.append(node)
-        self.types[name] = node.type
-        return name
 
     def _scale(self, proto: Proto, index: int) -> float:
         """A scale for all of a tensor: a positive float32 number."""

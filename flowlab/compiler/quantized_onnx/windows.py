@@ -42,9 +42,7 @@ class Windows(Values):
         self.reals[proto.output[0]] = self._mean(proto, self._real(proto, 0))
 
     def _qlinear_global_average(self, proto: Proto) -> None:
-        if attributes_of(proto).get("channels_last", 0):
-            raise error(proto, "has its channels last; channels first is known")
-        self._finish(proto, self._mean(proto, self._read(proto, 0, 1)), 3)
+        self._finish(proto, self._mean(proto, self._channels_first(proto)), 3)
 
     def _mean(self, proto: Proto, value: str) -> Sum:
         type_ = self.types[value]
@@ -67,9 +65,12 @@ class Windows(Values):
         self.reals[proto.output[0]] = self._average(proto, self._real(proto, 0))
 
     def _qlinear_average_pool(self, proto: Proto) -> None:
+        self._finish(proto, self._average(proto, self._channels_first(proto)), 3)
+
+    def _channels_first(self, proto: Proto) -> str:
         if attributes_of(proto).get("channels_last", 0):
             raise error(proto, "has its channels last; channels first is known")
-        self._finish(proto, self._average(proto, self._read(proto, 0, 1)), 3)
+        return self._read(proto, 0, 1)
 
     def _average(self, proto: Proto, value: str) -> Sum:
         """An average of windows: a convolution of each channel by ones."""
