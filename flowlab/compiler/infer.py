@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from flowlab.compiler.ir import Attribute, Node, TensorType
 from flowlab.errors import GraphError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 
@@ -57,6 +62,11 @@ def integer(node: Node, attribute: str, default: int | None = None) -> int:
     if type(value) is int:
         return value
     raise GraphError(f"node '{node.name}': attribute '{attribute}' is {value!r}; an integer is needed")
+
+
+def place_bytes(index: NDArray[np.generic]) -> int:
+    """Bytes of the places of a take in C: 2 each where they are enough, else 4."""
+    return int(index.size) * (2 if int(index.max(initial=0)) < 1 << 15 else 4)
 
 
 def _planes(node: Node, shape: Shape) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowlab.compiler import allocate
-from flowlab.compiler.infer import dilation_of
+from flowlab.compiler.infer import dilation_of, place_bytes
 from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.pipeline import apply_passes, program_passes
 from flowlab.compiler.program import (
@@ -29,7 +29,6 @@ from flowlab.compiler.program import (
     is_wide,
     packed_size,
 )
-from flowlab.compiler.split import place_bytes
 from flowlab.contracts import LayerRow
 from flowlab.errors import ProgramError
 

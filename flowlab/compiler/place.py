@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flowlab.compiler.channels import is_depthwise
-from flowlab.compiler.infer import dilation_of, integer, integers
+from flowlab.compiler.infer import dilation_of, integer, integers, place_bytes
 from flowlab.compiler.ir import Graph, Node
 from flowlab.compiler.pipeline import Watch, apply_passes, unwatched
 from flowlab.compiler.rules import Layer, Rule
-from flowlab.compiler.split import place_bytes
 from flowlab.contracts import LayerRow
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What splitting a layer needs: whether the accelerator takes the parts, zeros for channels counted in, and bytes."""
+"""What splitting a layer needs: whether the accelerator takes the parts, zeros for channels counted in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from flowlab.compiler.ir import Graph
     from flowlab.compiler.rules import Rule
 
@@ -23,8 +20,3 @@ def accelerated(graph: Graph, names: Collection[str], rules: Sequence[Rule]) -> 
     padded = PadChannels(rules=tuple(rules)).apply(graph)
     taken = {row.name for row in place(padded, rules).rows if row.unit == "npu"}
     return taken.issuperset(names)
-
-
-def place_bytes(index: NDArray[np.generic]) -> int:
-    """Bytes of the places of a take in C: 2 each where they are enough, else 4."""
-    return int(index.size) * (2 if int(index.max(initial=0)) < 1 << 15 else 4)

@@ -10,6 +10,7 @@ import pytest
 from networks.foreign_integers import qlinear_conv, quantized, runtime
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
+from flowlab.compiler.c_helpers import HELPERS
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.lower import lower
 from flowlab.compiler.number_format import scale_down
@@ -95,7 +96,7 @@ def test_rounding_in_c_is_that_of_floats_for_every_size_of_sum(
     shifts = np.where(random.integers(2, size=count), random.integers(10, 60, count), random.integers(-31, 90, count))
     ties = random.integers(2, size=count).astype(bool)  # halves that float32 holds exactly
     multipliers, shifts = np.where(ties, 1, multipliers), np.where(ties, random.integers(1, 9, count), shifts)
-    text = "\n".join(emit_c._HELPERS[name] for name in ("nearest_shift", "nearest_even"))
+    text = "\n".join(HELPERS[name] for name in ("nearest_shift", "nearest_even"))
     rows = ",\n".join(f"{{{a}, {m}, {s}}}" for a, m, s in zip(sums, multipliers, shifts, strict=True))
     (tmp_path / "t.c").write_text(f"""\
 #include <stdint.h>
