@@ -596,9 +596,7 @@ def _asking(commands: Commands) -> None:
 def _from_elsewhere(commands: Commands) -> None:
     text = "quantize, place, compile and run a network that was trained elsewhere"
     compiled = _command(commands, "compile", _compile, text, json=True)
-    compiled.add_argument(
-        "model", metavar="MODEL", help="a float network of one input: .onnx, .pt2, or .pt and --module"
-    )
+    compiled.add_argument("model", metavar="MODEL", help="a network of one input: .onnx, .pt2, or .pt and --module")
     compiled.add_argument("--module", metavar="PACKAGE:NAME", help="what makes a state dict's module; it is imported")
     compiled.add_argument("--target", required=True, metavar="DEVICE", help="as in `flowlab targets`")
     compiled.add_argument("--calibration", required=True, metavar="WINDOWS.npy", help="some hundred of its own inputs")

@@ -332,6 +332,8 @@ class LowerJob:
     feature_spec: Mapping[str, Any] = field(default_factory=dict)  # the role of this name, for generated headers
     options: Any = NoOptions()  # the target's own, from beside its name in the config
     onnx: Path | None = None  # the quantized ONNX, for an outside tool that reads it
+    onnx_place: str = "training/quantization/best_model.onnx"  # where people find it, below the folder that they get
+    program_place: str = "compilation"  # and the program's folder
 
 
 @dataclass(frozen=True)

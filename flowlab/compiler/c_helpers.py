@@ -69,7 +69,7 @@ static int_least64_t nearest_shift(int_least64_t value, int shift)
     return rest > half || (rest == half && whole % 2 != 0) ? whole + 1 : whole;
 }
 """,
-    "nearest_even": """\\
+    "nearest_even": """\
 /* How far beyond the 24 bits of a float's fraction a value is, which is not negative and below 2^56. */
 static int beyond_float(int_least64_t value)
 {
@@ -113,13 +113,6 @@ static int_least32_t nearest_even(int_least32_t sum, int_least32_t multiplier, i
     return (int_least32_t)(sum < 0 ? -value : value);
 }
 """,
-    "half_up_shift": """\
-/* floor(value / 2^shift + 1/2); what the clip behind it cuts off is cut here. */
-static int_least32_t half_up_shift(int_least64_t value, int shift)
-{
-    return floor_shift_wide(shift > 0 ? value + ((int_least64_t)1 << (shift - 1)) : value, shift);
-}
-""",
     "clip": """\
 static long clip(long value, long low, long high)
 {
@@ -139,6 +132,13 @@ static int_least32_t floor_shift_wide(int_least64_t value, int shift)
 {
     const int_least64_t shifted = value >= 0 ? value >> shift : -1 - ((-1 - value) >> shift);
     return (int_least32_t)(shifted < -65536 ? -65536 : shifted > 65536 ? 65536 : shifted);
+}
+""",
+    "half_up_shift": """\
+/* floor(value / 2^shift + 1/2); what the clip behind it cuts off is cut here. */
+static int_least32_t half_up_shift(int_least64_t value, int shift)
+{
+    return floor_shift_wide(shift > 0 ? value + ((int_least64_t)1 << (shift - 1)) : value, shift);
 }
 """,
 }

@@ -186,6 +186,9 @@ def _candidates(chain: Chain, low: int, high: int) -> Iterator[Requantized]:
             for bias in (_floors(exact), _floors([one + 1 for one in exact])):
                 if bias is not None:
                     yield Requantized(bias, multiplier, shift, rounding, True, low, high)
+            behind = [offset + after + extra - half for _, offset, after in lines]
+            if all(one.denominator == 1 for one in behind):  # whole numbers, which may as well be added at the end
+                yield Requantized(_whole(behind), multiplier, shift, rounding, False, low, high)
 
 
 def _dyadic(slope: Fraction, up: bool) -> tuple[int, int]:

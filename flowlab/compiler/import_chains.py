@@ -23,7 +23,7 @@ from flowlab.compiler.import_float import conv_attributes, max_pool_attributes
 from flowlab.compiler.import_moves import is_part_of_take, is_take, read_take, wanted_shape
 from flowlab.compiler.intervals import LIMITS, intervals_of
 from flowlab.compiler.ir import Attribute, Graph, Input, TensorType
-from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
+from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, clip_limits, node_name
 from flowlab.errors import GraphError
 
 Proto: TypeAlias = onnx.NodeProto
@@ -111,7 +111,9 @@ class _Importer(Growing):
         found = self.pending.get(name)
         if found is None:
             where = f"ONNX output '{name}'" if reader is None else f"ONNX node '{node_name(reader)}' ({reader.op_type})"
-            what = "a float that nothing makes an integer" if name in self.types else "no value of the network"
+            what = "no value of the network"
+            if name in self.types:
+                what = "a float that nothing makes an integer: put Floor, and Clip to -128 .. 127, behind it"
             raise GraphError(f"{where}: '{name}' is {what}")
         kind = self.types[found.source].dtype
         make = {"int32": self._requantized, "float32": self._quantized}.get(kind, self._table)
@@ -245,13 +247,7 @@ class _Importer(Growing):
                 raise _error(proto, "compares with no single constant")
             limit = float(constant.reshape(()))
             return (-math.inf, limit) if proto.op_type == "Min" else (limit, math.inf)
-        low, high = (
-            float(self.model.constant(proto, at).reshape(())) if at < len(proto.input) and proto.input[at] else default
-            for at, default in ((1, -math.inf), (2, math.inf))
-        )
-        if not low <= high:
-            raise _error(proto, f"clips to {low:g} .. {high:g}")
-        return low, high
+        return clip_limits(self.model, proto)
 
     def _a_channel(self, proto: Proto, constant: Array, found: _Pending) -> Array:
         """One number for all, or one a channel: (1, channel, 1, 1), (channel, 1, 1) or (1, feature), (feature,)."""

@@ -1,7 +1,7 @@
 """A plain float ONNX network into a float graph: the door for foreign networks.
 
-Read: Conv, Gemm, MatMul (+ Add), BatchNormalization, Relu, Clip, common activations, MaxPool, GlobalAveragePool,
-AveragePool and ReduceMean over the whole area, Flatten and Reshape, Add and Mul of two values, Concat of channels,
+Read: Conv, Gemm, MatMul (+ Add), BatchNormalization, Relu, Clip, common activations, MaxPool, AveragePool,
+GlobalAveragePool, ReduceMean over the whole area, Flatten and Reshape, Add and Mul of two values, Concat of channels,
 Gather from a flat value, Identity, Dropout.
 """
 
@@ -18,7 +18,7 @@ import onnx
 from flowlab.compiler.import_moves import Taken, is_part_of_take, is_take, read_take, wanted_shape
 from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
-from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
+from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, clip_limits, node_name
 from flowlab.errors import GraphError
 
 Proto: TypeAlias = onnx.NodeProto
@@ -238,12 +238,7 @@ class _Importer:
         self.add(proto, "relu", (proto.input[0],))
 
     def _clip(self, proto: Proto) -> None:
-        limits = tuple(
-            float(self.model.constant(proto, at).reshape(())) if at < len(proto.input) and proto.input[at] else default
-            for at, default in ((1, -math.inf), (2, math.inf))
-        )
-        if not limits[0] <= limits[1]:
-            raise _error(proto, f"clips to {limits[0]} .. {limits[1]}")
+        limits = clip_limits(self.model, proto)
         if limits[1] >= float(np.finfo(np.float32).max):
             limits = (limits[0], math.inf)
         function = _CLIPS.get((limits[0], limits[1]))
@@ -334,9 +329,16 @@ class _Importer:
         shape = self.shape(proto)
         _refuse_dilation(proto)
         kernel = _pair(proto, "kernel_shape", None)
-        if kernel != shape[1:] or _slide(proto, kernel, shape)[1] != (0, 0, 0, 0):
-            raise _error(proto, f"averages {kernel} of {shape[1:]}; only a global average is known")
-        self.add(proto, "average_pool", (proto.input[0],))
+        stride, padding = _slide(proto, kernel, shape)
+        if kernel == shape[1:] and padding == (0, 0, 0, 0):
+            self.add(proto, "average_pool", (proto.input[0],))
+            return
+        found = attributes_of(proto)
+        if found.get("ceil_mode", 0) or (any(padding) and not found.get("count_include_pad", 0)):
+            raise _error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
+        weight = np.full((shape[0], 1, *kernel), 1.0 / math.prod(kernel), np.float32)  # of each channel by itself
+        attributes: dict[str, Attribute] = {"stride": stride, "padding": padding, "groups": shape[0]}
+        self.add(proto, "conv", (proto.input[0],), attributes, {"weight": weight})
 
     def _reduce_mean(self, proto: Proto) -> None:
         found = attributes_of(proto)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ Array = NDArray[Any]
 MAX_BYTES = 256 << 20  # a network for a microcontroller is far smaller
 MAX_NODES = 20_000
 MAX_NUMBERS = 1 << 26  # of all initializers
-OPSETS = range(11, 24)  # from 11 on the forms read here are stable, or say by attributes what they say by inputs later
+OPSETS = range(10, 24)  # the forms read here are stable, or say by attributes what they say by inputs later
 DOMAINS = ("", "ai.onnx", "com.microsoft")  # the last: ONNX Runtime's integer operations
 INPUT_TYPES = {TensorProto.FLOAT: "float32", TensorProto.INT8: "int8", TensorProto.UINT8: "uint8"}
 
@@ -207,6 +208,22 @@ def attributes_of(node: onnx.NodeProto) -> Mapping[str, Any]:
             value = numpy_helper.to_array(value)
         values[attribute.name] = value
     return values
+
+
+def clip_limits(model: OnnxModel, node: onnx.NodeProto) -> tuple[float, float]:
+    """Both limits of a Clip, infinite where there are none: inputs, or up to opset 10 attributes.
+
+    Raises:
+        GraphError: where they are no constants, or the lower one is above the other.
+    """
+    found = attributes_of(node)
+    low, high = (
+        float(model.constant(node, at).reshape(())) if at < len(node.input) and node.input[at] else float(default)
+        for at, default in ((1, found.get("min", -math.inf)), (2, found.get("max", math.inf)))
+    )
+    if not low <= high:
+        raise GraphError(f"ONNX node '{node_name(node)}' ({node.op_type}): clips to {low:g} .. {high:g}")
+    return low, high
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:

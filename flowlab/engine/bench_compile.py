@@ -210,7 +210,7 @@ def _job(graph: Graph, features: Any, kernels: str, device: tuple[Target, Core],
 
     target, core = device
     placed = place_for(target, graph).graph
-    golden = golden_of(placed, features, *interpret(placed, features))
+    golden = golden_of(placed, features, *interpret(placed, features), range(len(features)))
     return LowerJob(placed, golden, True, core, None, (), "0" * 64, out, options=target.Options(kernels=kernels))
 
 

@@ -99,7 +99,7 @@ class Compiled:
         share = "" if self.npu_share is None else f", {self.npu_share:.1%} of its multiplications on the {self.unit}"
         same = "" if self.agree is None else f"the same largest output in {self.agree:.1%} of {self.windows} windows, "
         sizes = ", ".join(f"{name} {size:,}" for name, size in self.sizes.items())
-        widths = "the file's own integers" if self.integers else f"{self.asked.bits} bits"
+        widths = "the bits that the file has" if self.integers else f"{self.asked.bits} bits"
         chosen = (
             f"{same}relative error {self.error:.4f} against {self.by}; scales from "
             f"{self.calibrated} {'others' if self.calibrated != self.windows else 'of them'}"
@@ -156,6 +156,7 @@ def compile_model(asked: Asked, catalogue: Catalogue, say: Say) -> Compiled:
     windows = read_windows(asked.calibration, graph)
     warned: tuple[str, ...] = ()
     if network.integers:
+        integer_file.check_asked(asked.model, asked.bits, output_int=asked.output_int)
         integers = integer_file.prepared(graph, _own(target))
         windows = tested = integer_file.meanings(asked.calibration, graph, windows[:VECTORS])
     else:
@@ -212,22 +213,24 @@ class _Work:
         self.say("interpreter and ONNX Runtime")
         values, crcs = validate.interpret(placement.graph, windows)
         own = _finite(self.asked.model, network.outputs(windows))
-        runtime, against = values, ""
+        runtime, against, shipped = values, "", list(range(min(GOLDEN, len(windows))))
         if given:
-            against = integer_file.compared(integers, values, own).sentence()
+            stand = integer_file.compared(integers, values, own)
+            against, shipped = stand.sentence(), stand.first(GOLDEN)
         else:
             found = validate.run_onnx(exported, windows, list(integers.outputs))
             runtime = validate.integers_where_meant(integers, found)
             validate.compare("interpreter", values, runtime)
         made = self.folder / "made"
-        golden = golden_of(placement.graph, windows[:GOLDEN], runtime, crcs)
+        golden = golden_of(placement.graph, windows, runtime, crcs, shipped)
         spec = {"shape": list(windows.shape[1:]), "window": [], "options": {}}
         sha = hashlib.sha256(exported).hexdigest()
         made.mkdir()
         onnx = made / "best_model.onnx"
         onnx.write_bytes(exported)
         job = LowerJob(placement.graph, golden, True, self.core, None, (), sha, made / "program", feature_spec=spec)
-        program = target.lower(replace(job, options=self.options, onnx=onnx))
+        job = replace(job, options=self.options, onnx=onnx, onnx_place=onnx.name, program_place="program")
+        program = target.lower(job)
         ran, not_run, measured = self._executions(program.files, windows, values, crcs, placement)
         agree, error = (None, 0.0) if given else _against(own, integers, runtime)
         sizes = {
@@ -271,20 +274,22 @@ class _Work:
         return ran, tuple(not_run), measured
 
 
-def golden_of(placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs: Mapping[str, Any]) -> Golden:
+def golden_of(
+    placed: Graph, windows: Windows, runtime: Mapping[str, Any], crcs: Mapping[str, Any], rows: Sequence[int]
+) -> Golden:
     """Vectors that ship, with ONNX Runtime's outputs; there are no raw windows behind them."""
     import numpy as np
 
     from flowlab.compiler import interpreter
 
     first = next(node.name for node in placed.nodes if node.op in ("quantize", "quantize_linear"))
-    count = len(windows)
+    kept, features = list(rows), np.ascontiguousarray(windows[list(rows)])
     return Golden(
-        windows,
-        interpreter.run(placed, windows)[first],
-        {name: values[:count] for name, values in runtime.items()},
-        {name: values[:count].tolist() for name, values in crcs.items()},
-        np.zeros((count, 1, 1), np.float32),
+        features,
+        interpreter.run(placed, features)[first],
+        {name: values[kept] for name, values in runtime.items()},
+        {name: values[kept].tolist() for name, values in crcs.items()},
+        np.zeros((len(kept), 1, 1), np.float32),
     )
 
 

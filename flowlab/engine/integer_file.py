@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import NumberFormat
-from flowlab.errors import DataError, GraphError
+from flowlab.errors import DataError, GraphError, OptionError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 
 ENTRY = "entry"  # the input step of a file that takes integers
 WIDTHS = (2, 4, 8)
+
+
+def check_asked(path: Path, bits: int, *, output_int: bool) -> None:
+    """Hold what was asked for against a network whose integers are what they are.
+
+    Raises:
+        OptionError: for what would change them.
+    """
+    if bits != WIDTHS[-1]:
+        raise OptionError(f"--bits {bits}: {path} is a network of integers, and keeps those that it has. Leave it out")
+    if not output_int:
+        raise OptionError(f"--real-outputs: {path} is a network of integers, and ends as it ends. Leave it out")
 
 
 def with_float_entry(graph: Graph) -> Graph:
@@ -129,9 +141,23 @@ def why_not(graph: Graph, form: NumberFormat) -> str:
 class Compared:
     """How the integers' outputs stand to those of the file in ONNX Runtime, whose kernels differ from CPU to CPU."""
 
-    equal: int  # windows all of whose outputs are equal
-    windows: int
+    alike: tuple[bool, ...]  # a window: whether all of its outputs are equal
     steps: float  # the largest difference, in steps of an output
+
+    @property
+    def windows(self) -> int:
+        """How many there are."""
+        return len(self.alike)
+
+    @property
+    def equal(self) -> int:
+        """Windows all of whose outputs are equal."""
+        return sum(self.alike)
+
+    def first(self, count: int) -> list[int]:
+        """Windows to ship with their outputs: those that ONNX Runtime confirms before all others."""
+        order = sorted(range(self.windows), key=lambda at: (not self.alike[at], at))
+        return sorted(order[:count])
 
     def sentence(self) -> str:
         """For people."""
@@ -163,4 +189,4 @@ def compared(graph: Graph, found: Mapping[str, Any], runtime: Mapping[str, Any])
         step = graph.type_of(graph.node(graph.outputs[name]).inputs[0]).scale if type_.dtype == "float32" else 1.0
         steps = max(steps, float(np.abs(left - right).max(initial=0)) / step)
     assert alike is not None
-    return Compared(int(alike.sum()), len(alike), steps)
+    return Compared(tuple(alike.tolist()), steps)

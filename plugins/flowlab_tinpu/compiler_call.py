@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from flowlab.contracts import Preset
 
 if TYPE_CHECKING:
+    from flowlab.contracts import LowerJob
     from flowlab_tinpu.device_table import Row
 
-ONNX, LIBRARY = "training/quantization/best_model.onnx", "compilation/mod.a"
 QUOTED = ("--cross-compiler", "--cross-compiler-options", "--target")  # whatever they hold
 DEFAULT = "default_preset"
 SOFT = "forced_soft_npu_preset"
@@ -159,9 +159,7 @@ def packs(target: str) -> bool:
     return "opt_for_space=true" in target
 
 
-def compiler_words(
-    row: Row, settings: Mapping[str, Any], target: str, onnx: str = ONNX, library: str = LIBRARY
-) -> list[str]:
+def compiler_words(row: Row, settings: Mapping[str, Any], target: str, onnx: str, library: str) -> list[str]:
     """The documented call, word by word."""
     compiler, options = cross_compiler(row)
     compiler = str(settings.get("cross_compiler") or compiler)
@@ -175,14 +173,15 @@ def compiler_words(
     ]  # fmt: skip
 
 
-def compiler_call(row: Row, settings: Mapping[str, Any], target: str, source_sha256: str) -> str:
+def compiler_call(row: Row, job: LowerJob, target: str) -> str:
     """The shell command that compiles the exported ONNX with TI's compiler, with what it needs said above it."""
-    tool, verb, onnx, *options, last, library = map(_quoted, compiler_words(row, settings, target))
+    words = compiler_words(row, job.settings, target, job.onnx_place, f"{job.program_place}/mod.a")
+    tool, verb, onnx, *options, last, library = map(_quoted, words)
     lines = " \\\n    ".join([*options, f"{last} {library}"]).replace("--pass-config \\\n    ", "--pass-config ")
     return f"""\
 # How TI's compiler (ti_mcu_nnc 2.1, closed) makes a library for {row.name} from the exported network; where it is
 # installed, flowlab runs this too. The program beside it runs on an open model of the NPU, not on what this makes.
-# Run it in the folder with training/quantization/best_model.onnx, SHA-256 {source_sha256}.
+# Run it in the folder with {job.onnx_place}, SHA-256 {job.source_sha256}.
 # $C2000_CG_ROOT, $CG_TOOL_ROOT and $ARM_LLVM_CGT_PATH lead to TI's compilers.
 {tool} {verb} {onnx} \\
     {lines}

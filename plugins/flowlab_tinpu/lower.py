@@ -45,7 +45,7 @@ def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
     container = lower.with_golden(container, job.golden)
     data = program.encode(container if getattr(job.options, "golden", True) else replace(container, golden=None))
     texts, memory = _c(job, program.parse(data), device)  # C is emitted from the bytes that ship
-    if device.row.npu:
+    if any(layer.unit == "npu" for layer in container.layers):  # else the C is all that runs
         memory = lower.memory(container)
     allocate.require_fit(memory, device.memory, device.name)
     outputs = sum(container.tensors[at].size for at in container.outputs.values())
@@ -53,7 +53,7 @@ def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
         "user_input_config.h": user_input_config(
             job.feature_spec, outputs, skip_normalize=job.skip_normalize, output_int=output_int
         ),
-        "compiler_call.txt": compiler_call.compiler_call(device.row, job.settings, target, job.source_sha256),
+        "compiler_call.txt": compiler_call.compiler_call(device.row, job, target),
     }
     files = _write(job, container, data, texts | more)
     packed = sum(lower.weight_bytes(layer) for layer in container.layers)

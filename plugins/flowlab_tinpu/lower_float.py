@@ -29,6 +29,6 @@ def lower_float_to_files(device: Target, row: Row, job: LowerJob) -> tuple[Progr
     outputs = sum(elements(job.graph.type_of(value).shape) for value in job.graph.outputs.values())
     more = {
         "user_input_config.h": user_input_config(job.feature_spec, outputs, **flags),
-        "compiler_call.txt": compiler_call.compiler_call(row, job.settings, target, job.source_sha256),
+        "compiler_call.txt": compiler_call.compiler_call(row, job, target),
     }
     return lower_float.write(found, job, more), target

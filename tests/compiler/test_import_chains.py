@@ -71,6 +71,7 @@ UNSIGNED, SIGNED = "Clip zero top", "Clip low high"
         ("Add b, Div d, Floor, Relu, Min top", {"d": 64}, "floor"),
         ("Add b, Div d, Floor, Max zero, Min top", {"d": 32}, "floor"),
         (f"Sub b, Div d, Floor, {SIGNED}", {"d": 128}, "floor"),
+        (f"Mul m, Div d, Floor, Add o, {SIGNED}", {"m": 5, "d": 512, "o": -3}, "floor"),
     ],
 )
 def test_a_requantization_is_found_however_it_is_spelled(tail: str, constants: dict[str, Any], rounding: str) -> None:

@@ -364,6 +364,10 @@ def test_integers_two_inputs_and_a_model_that_is_not_there_are_refused(tmp_path:
     (tmp_path / "second").mkdir()
     found = compiled(tmp_path / "second", integers, windows())
     assert "in all of" in found.integers
+    for changes, said in (({"bits": 4}, "--bits 4"), ({"output_int": False}, "--real-outputs")):
+        folder = tmp_path / said.strip("-")[:4]
+        folder.mkdir()
+        refused(folder, OptionError, f"{said}.* is a network of integers", integers, windows(), **changes)
     proto = onnx.load_model_from_string(foreign())
     proto.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", CLASSES]))
     (tmp_path / "third").mkdir()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiler.test_import_chains import X, spelled
 from networks.foreign_integers import qlinear_conv, quantized, runtime
 
 from flowlab.compiler import emit_c, emit_runner, interpreter
-from flowlab.compiler.c_helpers import HELPERS
+from flowlab.compiler.c_helpers import HELPERS, NEEDS
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.lower import lower
 from flowlab.compiler.number_format import scale_down
@@ -84,6 +85,30 @@ def test_networks_agree_in_simulator_and_c(
 ) -> None:
     data, x = quantized(2, form, activation)
     in_every_way(data, x[:16], tmp_path / "c", compiler)
+
+
+@pytest.mark.parametrize(
+    ("tail", "how"),
+    [
+        ("Add b, Mul m, Div d, Add half, Floor, Clip low high", ("half_up", False)),
+        ("Mul m, Div d, Floor, Add o, Clip low high", ("floor", True)),
+        ("Add b, Mul r, Round, Clip low high", ("nearest_even", False)),
+    ],
+)
+def test_every_rounding_of_a_chain_agrees_in_simulator_and_c(
+    tail: str, how: tuple[str, bool], tmp_path: Path, compiler: host_compiler.HostCompiler
+) -> None:
+    data = spelled(tail, m=5, d=1024, o=-3, r=0.0137)
+    layer = lower(prepared(import_onnx(data), ()), "00" * 32).layers[-1]
+    assert (layer.rounding, layer.bias_last) == how
+    found = in_every_way(data, X, tmp_path / "c", compiler)
+    np.testing.assert_array_equal(found, runtime(data, X)[0])
+
+
+def test_what_a_helper_in_c_needs_stands_before_it() -> None:
+    order = list(HELPERS)
+    assert all(order.index(need) < order.index(name) for name, needs in NEEDS.items() for need in needs)
+    assert not any(line == "\\" for text in HELPERS.values() for line in text.splitlines())
 
 
 def test_rounding_in_c_is_that_of_floats_for_every_size_of_sum(

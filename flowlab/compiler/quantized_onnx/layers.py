@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flowlab.compiler.intervals import LIMITS
 from flowlab.compiler.ir import Attribute, Graph, TensorType
-from flowlab.compiler.onnx_model import Array, attributes_of
+from flowlab.compiler.onnx_model import Array, attributes_of, clip_limits
 from flowlab.compiler.quantized_onnx.meaning import (
     UNARY,
     UNBOUNDED,
@@ -232,12 +232,7 @@ class Importer(Windows, Moves):
 
     def _clip(self, proto: Proto) -> None:
         name, out = proto.input[0], proto.output[0]
-        limits = [
-            float(self.model.constant(proto, at).reshape(())) if at < len(proto.input) and proto.input[at] else default
-            for at, default in ((1, -math.inf), (2, math.inf))
-        ]
-        if not limits[0] <= limits[1]:
-            raise error(proto, f"clips to {limits[0]} .. {limits[1]}")
+        limits = clip_limits(self.model, proto)
         if name in self.model.constants:  # narrower weights, as they lie in wider integers
             constant = self.model.constants[name]
             self.model.constants[out] = np.clip(constant, limits[0], limits[1]).astype(constant.dtype)
