@@ -102,7 +102,8 @@ def test_the_call_for_people_has_the_words_that_are_run(tmp_path: Path) -> None:
     text = lowered(tmp_path).files["compiler_call.txt"].read_text()
     call = "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", " ")
     target = next(word for word in shlex.split(call) if word.startswith("--target=")).removeprefix("--target=")
-    assert shlex.split(call) == compiler_words(F28P55.row, {}, target)
+    places = "training/quantization/best_model.onnx", "compilation/mod.a"
+    assert shlex.split(call) == compiler_words(F28P55.row, {}, target, *places)
 
 
 @pytest.mark.parametrize(
