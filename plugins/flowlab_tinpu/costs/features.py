@@ -17,7 +17,7 @@ FEATURES = ("outputs", "weights", "unaligned_outputs", "macs")
 POOLS = ("max_pool", "sum_pool", "average_pool")
 COUNTED = ("conv", "linear", *POOLS)
 FOUR = 4
-UNEVEN = 0.05  # of an average's weights, off their mean: quantization-aware training moves them by an integer or two
+UNEVEN = 0.25  # of an average's weights, off their mean: training of CLS_4k on integers of 8 bits moved one by 0.11
 
 
 def features(graph: Graph) -> dict[str, int]:
