@@ -310,6 +310,7 @@ class LayerRow:
     weight_bytes: int = 0
     macs: int = 0
     padding: str = ""  # what padding or splitting the layer added, and what it cost
+    zero_macs: int = 0  # of ``macs``, those by the zeros that padding or splitting added
 
 
 @dataclass(frozen=True)

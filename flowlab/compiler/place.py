@@ -203,6 +203,7 @@ def _row(
         weight_bytes=_weight_bytes(node, layer, node.constants["weight"].size if "weight" in node.constants else 0),
         macs=_macs(node),
         padding="; ".join(filter(None, (_part(node, layer), _padding(node, layer)))),
+        zero_macs=_zero_macs(node, layer),
     )
 
 
@@ -252,6 +253,20 @@ def _macs(node: Node) -> int:
     return int(node.constants["weight"].size) * math.prod(node.type.shape[1:])
 
 
+def _zero_macs(node: Node, layer: Layer) -> int:
+    """Multiplications by the zeros that padding put around the weights, and splitting between groups."""
+    held = integers(node, "part", 2)[0] if node.op == "conv" and "part" in node.attributes else 1
+    return _macs(node) - _unpadded(node, layer) // held * math.prod(node.type.shape[1:]) if _macs(node) else 0
+
+
+def _unpadded(node: Node, layer: Layer) -> int:
+    """Weights of a layer without those of channels that padding added."""
+    count = int(node.constants["weight"].size) * integer(node, "channels", layer.out_channels) // layer.out_channels
+    if layer.groups != 1:
+        return count
+    return count * integer(node, "in_channels", layer.in_channels) // layer.in_channels
+
+
 def _moves_parts(node: Node) -> bool:
     """Whether a node is there only to move what parts of a layer read and make."""
     return "part_of" in node.attributes and node.op in ("take", "concat")
@@ -284,9 +299,7 @@ def _padding(node: Node, layer: Layer) -> str:
     if (made, read) == (layer.out_channels, layer.in_channels):
         return ""
     count = int(node.constants["weight"].size)
-    before = count * made // layer.out_channels
-    if layer.groups == 1:
-        before = before * read // layer.in_channels
+    before = _unpadded(node, layer)
     what = "features" if node.op == "linear" else "channels"
     parts = []
     if read != layer.in_channels:

@@ -1,7 +1,8 @@
 """The table of layers with what each one costs: the page's rows, and a CSV file for spreadsheets and programs.
 
 Cycles are those of the target's model of its accelerator, instructions those that an emulated core counted for the
-layer in C; neither is the other, and neither is what the device takes.
+layer in C; neither is the other, and neither is what the device takes. ``macs`` are all multiplications of a layer;
+``macs_on_npu`` and the utilisation leave out ``zero_macs``, those by zeros that padding or splitting added.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 Document = Mapping[str, Any]
 COLUMNS = (
     "layer", "operation", "unit", "reason", "cure", "padding", "shape", "output", "macs", "macs_percent",
-    "macs_on_npu", "weight_bytes", "model_cycles", "model_cycles_percent", "utilisation_percent", "instructions",
-    "instructions_percent", "live_bytes",
+    "zero_macs", "macs_on_npu", "weight_bytes", "model_cycles", "model_cycles_percent", "utilisation_percent",
+    "instructions", "instructions_percent", "live_bytes",
 )  # fmt: skip
-SUMS = ("macs", "macs_on_npu", "weight_bytes", "model_cycles", "instructions")
+SUMS = ("macs", "zero_macs", "macs_on_npu", "weight_bytes", "model_cycles", "instructions")
 
 
 def rows(
@@ -42,13 +43,13 @@ def rows(
     live = (arena or {}).get("live", {})
     table = []
     for row in layers:
-        macs, cycles = row["macs"], model["by_layer"].get(row["name"])
+        own, cycles = row["macs"] - row["zero_macs"], model["by_layer"].get(row["name"])
         table.append(
             {
                 **row,
-                "macs_on_npu": macs if row["unit"] == "npu" else 0,
+                "macs_on_npu": own if row["unit"] == "npu" else 0,
                 "model_cycles": cycles,
-                "utilisation": macs / (cycles * model["macs_a_cycle"]) if cycles and macs else None,
+                "utilisation": own / (cycles * model["macs_a_cycle"]) if cycles and own else None,
                 "instructions": counted.get(row["name"]),
                 "live_bytes": live.get(row["name"]),
             }

@@ -78,6 +78,7 @@ def test_every_group_is_a_layer_where_its_channels_come_in_fours() -> None:
     rows = {row.name: row for row in placement.rows}
     assert rows["grouped.0"].padding == "1 of 2 groups of 'grouped'"
     assert rows["grouped.0"].macs * 2 == 16 * 4 * 3 * 4
+    assert {row.zero_macs for row in placement.rows} == {0}
     assert rows["grouped.0.in"].padding == "for 'grouped': +32 bytes of places"
     assert rows["grouped.0.in"].reason == (
         "the NPU has no layer for 'take', which moves what parts of layer 'grouped' read and make."
@@ -90,6 +91,7 @@ def test_groups_that_the_accelerator_takes_together_are_one_layer_and_all_that_i
     assert [name for name, row in rows.items() if row.layer == "GCONV"] == ["grouped.0", "grouped.1"]
     # two groups of 2 -> 2 channels as one of 4 -> 4: half of the weights are zeros
     assert rows["grouped.0"].padding == "2 of 4 groups of 'grouped': +96 MACs, +24 bytes of weights"
+    assert rows["grouped.0"].zero_macs == 96
     (said,) = placement.sentences()
     part = "2 of 4 groups of 'grouped': +96 MACs, +24 bytes of weights"
     moved = "for 'grouped': +32 bytes of places"
@@ -119,6 +121,10 @@ def test_all_groups_are_one_layer_where_nothing_smaller_is_taken_and_channels_ar
         "its 2 groups as one: +384 MACs, +96 bytes of weights; "
         "6 -> 8 input channels, 6 -> 8 output channels: +336 MACs, +84 bytes of weights"
     )
+    whole = {row.name: row for row in place(grouped(6, 6, 2), RULES).rows}  # zeros that both add are counted once
+    assert {name: row.macs - row.zero_macs for name, row in rows.items()} == {
+        name: row.macs for name, row in whole.items()
+    }
 
 
 @pytest.mark.parametrize("more", [{"dilation": (2, 1), "padding": (2, 0, 2, 0)}, {"stride": (2, 1)}])

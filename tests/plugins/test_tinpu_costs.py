@@ -12,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from integer_graphs import example_graph
+from integer_graphs import Builder, example_graph
 
 import flowlab
 from flowlab.compiler.ir import Graph
+from flowlab.compiler.number_format import GENERIC
 from flowlab.compiler.pipeline import apply_passes
-from flowlab.compiler.place import place
+from flowlab.compiler.place import place, place_for
 from flowlab.engine.facts import DiskFacts
 from flowlab.learn.layers import Dense, Row, build_network, count_parameters
 from flowlab.learn.trace import float_graph
@@ -27,6 +28,7 @@ from flowlab_tinpu.costs.features import features
 from flowlab_tinpu.costs.fit import fit, leave_one_out
 from flowlab_tinpu.costs.model_npu import MODEL_NPU, cycles
 from flowlab_tinpu.devices import TARGETS
+from flowlab_tinpu.number_format import NPU
 from flowlab_tinpu.rules import RULES
 from flowlab_zoo.models import TABLES, average, cls_4k, conv, depthwise, pool
 from flowlab_zoo.residual import MODELS as RESIDUAL
@@ -239,6 +241,79 @@ def test_a_float_network_has_none() -> None:
     found = DEVICE["F28P55"].costs(place(graph, ()).graph)
     assert found.estimate is not None and found.estimate.reason == "no public data of float networks"
     assert found.model is None
+
+
+def test_a_network_with_a_split_layer_has_none() -> None:
+    """TI's compiler gets the layer whole: neither our zeros between groups nor our second pool are its work."""
+    builder = Builder((1, 12, 1), 3, multiplier=True).conv("first", 8, (3, 1), layer="FCONV")
+    groups = builder.conv("grouped", 16, (3, 1), groups=2).sum_pool("mean").flatten().linear("fc", 3).graph()
+    builder = Builder((1, 10, 10), 3, multiplier=True).conv("first", 8, (3, 3), layer="FCONV")
+    pools = builder.max_pool("pool", (5, 5), (3, 2), (2, 2, 2, 2)).sum_pool("mean").flatten().linear("fc", 3).graph()
+    for graph in (groups, pools):
+        made = place_for(DEVICE["F28P55"], graph).graph
+        assert any("part_of" in node.attributes for node in made.nodes)
+        found = estimate(DEVICE["F28P55"].row, made)
+        assert found.cycles is None and found.reason == (
+            "no public data of networks whose layers are split: no published figure has one, and TI's compiler gets it "
+            "unsplit"
+        )
+        whole = estimate(DEVICE["F28P65"].row, place_for(DEVICE["F28P65"], graph).graph)
+        assert whole.cycles  # a device without an NPU splits nothing
+
+
+def test_another_tool_s_arithmetic_has_none() -> None:
+    row = DEVICE["F28P55"].row
+    own = [replace(placed(npu=False), metadata={"number_format": form.name}) for form in (NPU, GENERIC)]
+    assert all(estimate(row, graph).cycles for graph in own)
+    found = estimate(row, replace(own[0], metadata={"number_format": "of the file"}))
+    assert found.cycles is None and found.reason == (
+        "no public data of the file's own arithmetic: no published figure has zero points or other roundings"
+    )
+
+
+def averaged(weight: np.ndarray, stride: int = 8, bits: int = 8) -> Graph:
+    """A network whose third layer is depthwise with these weights, as an importer leaves an average over parts."""
+    builder = Builder((1, 64, 1), 3, multiplier=True).conv("first", 8, (5, 1), layer="FCONV").conv("second", 8, (3, 1))
+    kernel, none = (weight.shape[2], 1), (0, 0, 0, 0)
+    builder.conv("mean", 8, kernel, (stride, 1), groups=8, layer="DWCONV", padding=none).flatten().linear("fc", 2)
+    graph = place(builder.graph(), ()).graph
+    node = graph.node("mean")
+    changed = replace(node, constants={**node.constants, "weight": weight}).with_attributes(weight_bits=bits)
+    return replace(graph, nodes=tuple(changed if one is node else one for one in graph.nodes))
+
+
+@pytest.mark.parametrize(("value", "bits"), [(64, 8), (1, 2)])
+def test_an_average_has_no_weights_that_are_narrow_or_unseen(value: int, bits: int) -> None:
+    weight = np.full((8, 1, 8, 1), value, np.int8)
+    if bits == 8:
+        weight[::2, 0, 3] = value + 1
+        weight[5, 0, :4, 0] = 66, 58, 67, 62  # what training on integers left of one of CLS_4k
+    graph = averaged(weight, bits=bits)
+    found = estimate(DEVICE["F28P65"].row, graph)
+    assert found.cycles and not any("depthwise" in one for one in found.outside)
+    assert features(graph)["weights"] == 8 * 5 + 8 * 8 * 3 + 2 * 64
+
+
+def uneven(value: int) -> np.ndarray:
+    weight = np.full((8, 1, 8, 1), 64, np.int8)
+    weight[7, 0, 7] = value
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("weight", "stride"),
+    [
+        (uneven(96), 8), (uneven(-64), 8),
+        (-uneven(64), 8), (0 * uneven(0), 8),
+        (np.full((8, 1, 1, 1), 64, np.int8), 1),  # one place: a scale
+        (np.full((8, 1, 4, 1), 64, np.int8), 8),  # places between the windows are skipped
+    ],
+)  # fmt: skip
+def test_a_depthwise_convolution_that_is_no_average_is_said_to_lie_outside(weight: np.ndarray, stride: int) -> None:
+    found = estimate(DEVICE["F28P65"].row, averaged(weight, stride))
+    assert "depthwise convolutions, which no figure has" in found.outside
+    narrow = estimate(DEVICE["F28P65"].row, averaged(weight, stride, bits=2))
+    assert narrow.reason == "no public data of weights of 2 bits"
 
 
 def test_depthwise_convolutions_are_said_to_lie_outside() -> None:

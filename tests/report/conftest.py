@@ -13,10 +13,10 @@ from flowlab.report.facts import Example, ReportFacts
 
 
 def layer(
-    name: str, kind: str, unit: str, shape: str, output: list[int], macs: int, size: int, **more: str
+    name: str, kind: str, unit: str, shape: str, output: list[int], macs: int, size: int, **more: Any
 ) -> dict[str, Any]:
     row = {"name": name, "layer": kind, "unit": unit, "shape": shape, "output": output}
-    return {**row, "macs": macs, "weight_bytes": size, "reason": "", "cure": "", "padding": "", **more}
+    return {**row, "macs": macs, "weight_bytes": size, "reason": "", "cure": "", "padding": "", "zero_macs": 0, **more}
 
 
 LAYERS = [
@@ -49,6 +49,7 @@ PADDED = layer(
     2880,
     288,
     padding="5 -> 8 input channels, 10 -> 12 output channels: +1380 MACs, +138 bytes of weights",
+    zero_macs=1380,
 )
 
 

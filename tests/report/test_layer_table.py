@@ -33,6 +33,15 @@ def test_a_layer_says_what_it_costs_and_what_part_of_all_that_is() -> None:
     assert first["live_bytes"] == "1024" and first["instructions"] == ""
 
 
+def test_zeros_that_were_added_use_nothing_of_the_array() -> None:
+    model = {**MODEL, "by_layer": {**CYCLES, PADDED["name"]: 300}}
+    found = read(to_csv(table(model=model)))
+    padded = next(row for row in found if row["layer"] == PADDED["name"])
+    assert (padded["macs"], padded["zero_macs"], padded["macs_on_npu"]) == ("2880", "1380", "1500")
+    assert padded["utilisation_percent"] == f"{100 * 1500 / (300 * 16):.1f}"
+    assert found[-1]["zero_macs"] == "1380"
+
+
 def test_a_cpu_layer_has_reason_and_cure_and_no_cycles_of_the_model() -> None:
     last = read(to_csv(table()))[-2]
     assert last["unit"] == "cpu" and last["macs_on_npu"] == "0"

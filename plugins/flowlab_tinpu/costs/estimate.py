@@ -151,11 +151,19 @@ def _lacking(found: Calibration | None, graph: Graph, *, parted: bool) -> str:
 
     if is_float(graph):
         return " of float networks"
-    if parted:
-        return " of networks of which a part runs on the CPU"
     narrow = [str(bits) for bits in _widths(graph) if bits != WEIGHT_BITS]
-    if narrow:
-        return f" of weights of {' and '.join(narrow)} bits"
+    kinds = (
+        (
+            any("part_of" in node.attributes for node in graph.nodes),
+            "networks whose layers are split: no published figure has one, and TI's compiler gets it unsplit",
+        ),
+        (_foreign(graph), "the file's own arithmetic: no published figure has zero points or other roundings"),
+        (parted, "networks of which a part runs on the CPU"),
+        (bool(narrow), f"weights of {' and '.join(narrow)} bits"),
+    )
+    for there, what in kinds:
+        if there:
+            return f" of {what}"
     if found is not None and found.mean_error > MOST_ERROR:
         return f" that agree: of {len(found.errors)} figures, one is {found.band:.0%} away from what the others say"
     return ""
@@ -168,11 +176,21 @@ def _unit(row: Row, on_npu: set[bool]) -> str:
     return " and ".join(parts) or core
 
 
-def _widths(graph: Graph) -> list[int]:
-    """Bits of weights, narrow ones first."""
-    from flowlab.compiler.infer import integer
+def _foreign(graph: Graph) -> bool:
+    """Whether its integers are of another tool, whose arithmetic is that of no number format here."""
+    from flowlab.compiler.number_format import GENERIC
+    from flowlab_tinpu.number_format import NPU
 
-    return sorted({integer(node, "weight_bits", 8) for node in graph.nodes if "weight" in node.constants})
+    return graph.metadata.get("number_format", NPU.name) not in (NPU.name, GENERIC.name)
+
+
+def _widths(graph: Graph) -> list[int]:
+    """Bits of weights, narrow ones first; an average loads none."""
+    from flowlab.compiler.infer import integer
+    from flowlab_tinpu.costs.features import is_average
+
+    layers = [node for node in graph.nodes if "weight" in node.constants and not is_average(node)]
+    return sorted({integer(node, "weight_bits", 8) for node in layers})
 
 
 def _unseen(graph: Graph) -> tuple[str, ...]:
