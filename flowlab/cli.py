@@ -32,7 +32,7 @@ A_RUN = (
 )
 REQUIRE = "fail unless this execution of the program ran here"
 LISTED = {
-    "targets": "list the devices: accelerator, core, memory, quantizers",
+    "targets": "list the devices: accelerator, core, clock, memory, quantizers; of one device, its compile presets",
     "models": "list the networks: parameters, multiplications, and what they are for",
     "features": "list feature extractors and presets: samples of a window, frames, features",
     "quantizers": "list the quantizers: method, number format, options",
@@ -251,10 +251,11 @@ def _check_device(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.listings import LISTINGS
+    from flowlab.engine.listings import LISTINGS, compile_presets
     from flowlab.plugins import load
 
-    found = LISTINGS[arguments.name](load())
+    device = getattr(arguments, "device", None)
+    found = compile_presets(load(), device) if device else LISTINGS[arguments.name](load())
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
@@ -610,7 +611,9 @@ def _from_elsewhere(commands: Commands) -> None:
 
 def _installed(commands: Commands) -> None:
     for kind, text in LISTED.items():
-        _command(commands, kind, _list, text, json=True)
+        listed = _command(commands, kind, _list, text, json=True)
+        if kind == "targets":
+            listed.add_argument("device", nargs="?", metavar="DEVICE", help="say what each of its compile presets does")
     _command(commands, "plugins", _plugins, "list what is installed, and what of it is broken", json=True)
     _with_store(_command(commands, "doctor", _doctor, "look whether all that flowlab needs is here", json=True))
 

@@ -441,6 +441,7 @@ class Target(Plugin):
     quantizers: Mapping[str, str] = {}  # {"QAT": name, "PTQ": name}: what `quantization: 2` means here
     core: str = ""  # a name, never an import
     memory: Mapping[str, int] = {}  # bytes by region: flash, ram
+    clock_hz: int = 0  # of the core on this device; 0 where it is not known
     unit_name: str = "NPU"
     silicon: str = ""  # a sentence on what runs here in place of the accelerator; empty where there is none
 
