@@ -204,9 +204,11 @@ def _accuracy(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.show_program import show
+    from flowlab.engine.show_program import accelerators, show
+    from flowlab.plugins import load
 
-    found = show(Path(arguments.program), bounds=arguments.bounds)
+    formats = accelerators(load(), arguments.target) if arguments.bounds else ()
+    found = show(Path(arguments.program), bounds=arguments.bounds, formats=formats)
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
@@ -587,6 +589,8 @@ def _asking(commands: Commands) -> None:
     program = _command(commands, "show", _show, text, json=True)
     program.add_argument("program", metavar="MODEL.FLNP", help="a program file of a run")
     program.add_argument("--bounds", action="store_true", help="how wide its sums, biases and products can become")
+    text = "whose accelerator's registers --bounds holds them against (default: what all that are installed agree on)"
+    program.add_argument("--target", metavar="DEVICE", help=text)
     text = "compare what a board printed, running main.c, with what the program must give"
     device = _command(commands, "check-device", _check_device, text, json=True)
     device.add_argument("log", metavar="LOG", help="all that the board printed")
