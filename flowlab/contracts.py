@@ -339,6 +339,8 @@ class Program:
     """The files that ship, by name; bytes of memory by region and what lies there; rows of the layer table.
 
     ``tools``: each outside tool of the target, with an empty text where it ran, else why it made nothing.
+    ``flash_weights``: what the packed weights take in flash where that is not ``packed_bytes``, as on a core whose
+    smallest addressable unit has 16 bits.
     """
 
     files: Mapping[str, Path]
@@ -347,6 +349,7 @@ class Program:
     packed_bytes: int
     tools: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    flash_weights: int | None = None
 
     @property
     def uses_accelerator(self) -> bool:

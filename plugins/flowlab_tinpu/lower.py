@@ -57,7 +57,8 @@ def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
     }
     files = _write(job, container, data, texts | more)
     packed = sum(lower.weight_bytes(layer) for layer in container.layers)
-    return Program(files, memory, lower.layer_rows(container), packed), target
+    in_flash = packed if device.row.npu else packed * (job.core.char_bits // 8)  # as `memory` counts them
+    return Program(files, memory, lower.layer_rows(container), packed, flash_weights=in_flash), target
 
 
 def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[str, str], Memory]:

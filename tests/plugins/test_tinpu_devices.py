@@ -190,6 +190,16 @@ def test_the_npu_takes_narrow_weights_with_multipliers_and_16_bits_of_bias(bits:
         DEVICES["F28P55"].lower(job_for("F28P55", narrow_bias(graph, 1 << 16), tmp_path / "b"))
 
 
+def test_weights_take_twice_the_flash_where_a_char_has_16_bits(tmp_path: Path) -> None:
+    beside = {}
+    for device in ("F28P55", "F28P65"):
+        made = DEVICES[device].lower(job_for(device, narrow_graph(), tmp_path / device))
+        assert made.flash_weights == made.packed_bytes * (2 if device == "F28P65" else 1)
+        beside[device] = sum(made.memory["flash"].values()) - made.flash_weights
+    channels = 5 + 7 + 3
+    assert beside["F28P65"] - beside["F28P55"] == channels  # a shift is a char; all else has 16 bits or more
+
+
 @pytest.mark.parametrize("device", ["F28P55", "F28P65", "CC1352"])
 @pytest.mark.parametrize("bits", [8, 4, 2])
 def test_every_device_takes_the_generic_numbers_on_its_cpu(device: str, bits: int, tmp_path: Path) -> None:
