@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,18 @@ def test_weights_take_twice_the_flash_where_a_char_has_16_bits(tmp_path: Path) -
         beside[device] = sum(made.memory["flash"].values()) - made.flash_weights
     channels = 5 + 7 + 3
     assert beside["F28P65"] - beside["F28P55"] == channels  # a shift is a char; all else has 16 bits or more
+
+
+@pytest.mark.parametrize("device", ["F28P55", "F28P65"])
+def test_what_does_not_fit_names_tensors_by_layer(device: str, tmp_path: Path) -> None:
+    small = Device(DEVICES[device].row)
+    small.memory = {"ram": 50}
+    char_bytes = 1 if device == "F28P55" else 2
+    conv1, conv2 = (channels * 11 * char_bytes for channels in (5, 7))
+    said = f"largest tensors that the arena holds at once: conv2 {conv2} B, conv1 {conv1} B. "
+    with pytest.raises(ProgramError, match=re.escape(said)):
+        small.lower(job_for(device, narrow_graph(), tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("device", ["F28P55", "F28P65", "CC1352"])
