@@ -32,7 +32,7 @@ A_RUN = (
 )
 REQUIRE = "fail unless this execution of the program ran here"
 LISTED = {
-    "targets": "list the devices: accelerator, core, memory, quantizers",
+    "targets": "list the devices: accelerator, core, clock, memory, quantizers; of one device, its compile presets",
     "models": "list the networks: parameters, multiplications, and what they are for",
     "features": "list feature extractors and presets: samples of a window, frames, features",
     "quantizers": "list the quantizers: method, number format, options",
@@ -204,9 +204,11 @@ def _accuracy(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.show_program import show
+    from flowlab.engine.show_program import accelerators, show
+    from flowlab.plugins import load
 
-    found = show(Path(arguments.program), bounds=arguments.bounds)
+    formats = accelerators(load(), arguments.target) if arguments.bounds else ()
+    found = show(Path(arguments.program), bounds=arguments.bounds, formats=formats)
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
@@ -251,10 +253,11 @@ def _check_device(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.listings import LISTINGS
+    from flowlab.engine.listings import LISTINGS, compile_presets
     from flowlab.plugins import load
 
-    found = LISTINGS[arguments.name](load())
+    device = getattr(arguments, "device", None)
+    found = compile_presets(load(), device) if device else LISTINGS[arguments.name](load())
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
@@ -586,6 +589,8 @@ def _asking(commands: Commands) -> None:
     program = _command(commands, "show", _show, text, json=True)
     program.add_argument("program", metavar="MODEL.FLNP", help="a program file of a run")
     program.add_argument("--bounds", action="store_true", help="how wide its sums, biases and products can become")
+    text = "whose accelerator's registers --bounds holds them against (default: what all that are installed agree on)"
+    program.add_argument("--target", metavar="DEVICE", help=text)
     text = "compare what a board printed, running main.c, with what the program must give"
     device = _command(commands, "check-device", _check_device, text, json=True)
     device.add_argument("log", metavar="LOG", help="all that the board printed")
@@ -608,7 +613,9 @@ def _from_elsewhere(commands: Commands) -> None:
 
 def _installed(commands: Commands) -> None:
     for kind, text in LISTED.items():
-        _command(commands, kind, _list, text, json=True)
+        listed = _command(commands, kind, _list, text, json=True)
+        if kind == "targets":
+            listed.add_argument("device", nargs="?", metavar="DEVICE", help="say what each of its compile presets does")
     _command(commands, "plugins", _plugins, "list what is installed, and what of it is broken", json=True)
     _with_store(_command(commands, "doctor", _doctor, "look whether all that flowlab needs is here", json=True))
 

@@ -342,6 +342,8 @@ class Program:
     """The files that ship, by name; bytes of memory by region and what lies there; rows of the layer table.
 
     ``tools``: each outside tool of the target, with an empty text where it ran, else why it made nothing.
+    ``flash_weights``: what the packed weights take in flash where that is not ``packed_bytes``, as on a core whose
+    smallest addressable unit has 16 bits.
     """
 
     files: Mapping[str, Path]
@@ -350,6 +352,7 @@ class Program:
     packed_bytes: int
     tools: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    flash_weights: int | None = None
 
     @property
     def uses_accelerator(self) -> bool:
@@ -444,6 +447,7 @@ class Target(Plugin):
     quantizers: Mapping[str, str] = {}  # {"QAT": name, "PTQ": name}: what `quantization: 2` means here
     core: str = ""  # a name, never an import
     memory: Mapping[str, int] = {}  # bytes by region: flash, ram
+    clock_hz: int = 0  # of the core on this device; 0 where it is not known
     unit_name: str = "NPU"
     silicon: str = ""  # a sentence on what runs here in place of the accelerator; empty where there is none
 

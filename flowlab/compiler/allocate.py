@@ -10,11 +10,12 @@ that no turn writes over what a later one reads.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flowlab.errors import ProgramError
 
+ARENA, NAMED = "arena", 3  # the part of a region that holds activations; parts that a message names
 TRIES, WORK = 1000, 2_000_000  # orders of placing, where the first one wastes memory; pairs of buffers looked at
 
 
@@ -131,6 +132,13 @@ def most_at_once(buffers: Sequence[Buffer], over: Over | None = None) -> int:
     )
 
 
+def alive_at_peak(buffers: Sequence[Buffer]) -> dict[str, int]:
+    """Bytes by buffer of those that live at the (first) time when the most bytes do."""
+    together = [[b for b in buffers if b.first <= at <= b.last] for at in sorted({b.first for b in buffers})]
+    fullest = max(together, key=lambda found: sum(b.size for b in found), default=[])
+    return {b.name: b.size for b in fullest}
+
+
 def _placed(order: Sequence[Buffer], over: Over) -> Arena:
     placed: list[tuple[int, Buffer]] = []
     for buffer in order:
@@ -191,23 +199,35 @@ def fits(memory: Mapping[str, Mapping[str, int]], available: Mapping[str, int]) 
     return all(sum(parts.values()) <= available.get(region, sum(parts.values())) for region, parts in memory.items())
 
 
-def require_fit(memory: Mapping[str, Mapping[str, int]], available: Mapping[str, int], device: str) -> None:
+def require_fit(
+    memory: Mapping[str, Mapping[str, int]],
+    available: Mapping[str, int],
+    device: str,
+    alive: Callable[[], Mapping[str, int]] = dict,
+) -> None:
     """Hold a program's memory by region against the device's.
 
     Args:
         memory: bytes by region and by what lies there.
         available: the device's bytes by region; a region that is missing here is not checked.
         device: its name, for the message.
+        alive: makes the bytes of the tensors that the arena holds when it is fullest, by name.
 
     Raises:
-        ProgramError: with what is needed, what there is, and the largest parts.
+        ProgramError: with what is needed, what there is, the largest parts, and of the arena the largest tensors.
     """
     for region, parts in memory.items():
         needed, there = sum(parts.values()), available.get(region)
         if there is not None and needed > there:
-            largest = sorted(parts.items(), key=lambda item: (-item[1], item[0]))[:3]
-            named = ", ".join(f"{name} {size:,} B" for name, size in largest)
+            named = _largest(parts)
+            if ARENA in parts and (tensors := alive()):
+                named += f"; largest tensors that the arena holds at once: {_largest(tensors)}"
             raise ProgramError(
                 f"{device}: does not fit: needs {needed / 1024:.1f} kB of {there / 1024:.1f} kB {region}; largest: "
                 f"{named}. Use a smaller model, a shorter window or a device with more memory"
             )
+
+
+def _largest(sizes: Mapping[str, int]) -> str:
+    found = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:NAMED]
+    return ", ".join(f"{name} {size:,} B" for name, size in found)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flowlab.compiler.allocate import alive_at_peak, live_buffers
 from flowlab.compiler.interpreter import batch_norm_line
 from flowlab.compiler.ir import Graph, Input, Node, is_float
 from flowlab.compiler.steps import steps_of
@@ -32,6 +33,12 @@ class FloatPlan:
     graph: Graph
     offsets: Mapping[str, int]
     arena: int
+
+    def at_peak(self) -> dict[str, int]:
+        """Bytes of the values that live while the most bytes do, by name."""
+        steps = steps_of(self.graph)
+        buffers = live_buffers([work.step for work in steps.works], steps.sizes, steps.keep)
+        return {name: size * FLOAT_BYTES for name, size in alive_at_peak(buffers).items()}
 
     @property
     def input(self) -> Input:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FloatProgram:
-    """The texts of a float program by file name, its memory by region, its layers, the bytes of its weights."""
+    """The texts of a float program by file name, its memory by region, its layers, the bytes of its weights.
+
+    ``at_peak``: bytes by value of those that the arena holds when it is fullest.
+    """
 
     texts: Mapping[str, str]
     memory: Mapping[str, Mapping[str, int]]
     layers: tuple[LayerRow, ...]
     weight_bytes: int
+    at_peak: Mapping[str, int]
 
 
 def lower_float(job: LowerJob) -> FloatProgram:
@@ -40,7 +44,7 @@ def lower_float(job: LowerJob) -> FloatProgram:
     if job.feature_c is not None:
         texts["feature_extraction.c"] = job.feature_c
     rows = place(job.graph, rules=()).rows
-    return FloatProgram(texts, float_plan.memory(plan), rows, float_plan.weight_bytes(plan))
+    return FloatProgram(texts, float_plan.memory(plan), rows, float_plan.weight_bytes(plan), plan.at_peak())
 
 
 def write(found: FloatProgram, job: LowerJob, more: Mapping[str, str] | None = None) -> Program:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flowlab.compiler.allocate import Buffer, alive_at_peak
 from flowlab.compiler.lower import roots
 from flowlab.compiler.program import OUTSIDE, RENAMES, Container
 
@@ -35,6 +36,10 @@ class MemoryMap:
             name: sum(one.size for one in self.tensors if one.first <= step <= one.last)
             for step, name in enumerate(self.layers)
         }
+
+    def at_peak(self) -> dict[str, int]:
+        """Bytes of the tensors that live while the most bytes do, by name."""
+        return alive_at_peak([Buffer(one.name, one.size, one.first, one.last) for one in self.tensors])
 
     def to_json(self) -> dict[str, Any]:
         """Small JSON."""

@@ -12,6 +12,7 @@ from flowlab.engine import table
 from flowlab.plugins import Brought, Catalogue
 
 KB = 1024
+MHZ = 1_000_000
 WIDTH = 100  # columns of a line; --json has all
 LEAST = 16  # columns in which a last cell that is cut still says something
 SHAPE, OUTPUTS = (1, 256, 1), 2  # for which a network's parameters and MACs are said
@@ -38,7 +39,7 @@ class Listing:
         """For people: under each origin its rows."""
         if not self.rows:
             return [f"{self.kind}: none is installed. `flowlab plugins` says what is, and what of it is broken"]
-        header = [one.removesuffix("_bytes").replace("_", " ") for one in self.shown]
+        header = [one.removesuffix("_bytes").removesuffix("_hz").replace("_", " ") for one in self.shown]
         cells = [[_cell(one, row.get(one)) for one in self.shown] for row in self.rows]
         first, *lines = table.lines(header, _fitted(header, cells))
         said = [self.note] if self.note else []
@@ -51,9 +52,58 @@ class Listing:
 
 
 def targets(catalogue: Catalogue) -> Listing:
-    """Devices: accelerator, core, memory, and what `quantization: 2` means there."""
-    shown = ("name", "accelerator", "core", "flash_bytes", "ram_bytes", "quantizers", "summary")
+    """Devices: accelerator, core, clock, memory, and what `quantization: 2` means there."""
+    shown = ("name", "accelerator", "core", "clock_hz", "flash_bytes", "ram_bytes", "quantizers", "summary")
     return Listing("targets", tuple(_target(catalogue, one) for one in catalogue.of_kind("target")), shown)
+
+
+@dataclass(frozen=True)
+class CompilePresets:
+    """One device's row, and the compile presets for it: what each changes, and its keys by task."""
+
+    row: Row
+    presets: tuple[Preset, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        presets = [
+            {
+                "name": one.name,
+                "summary": one.summary,
+                "task_type": list(one.when.get("task_type", ())),
+                "values": dict(one.values),
+            }
+            for one in self.presets
+        ]
+        return {"target": dict(self.row), "presets": presets}
+
+    def lines(self) -> list[str]:
+        """For people: under each preset the target string that the device's compiler gets, by task."""
+        said = [f"{self.row['name']}: {self.row['summary']}"]
+        if not self.presets:
+            return [*said, "no compile presets"]
+        summaries = {one.name: one.summary for one in self.presets}
+        for name, summary in summaries.items():
+            said += ["", f"{name}: {summary}"]
+            for one in self.presets:
+                if one.name == name:
+                    tasks = ", ".join(one.when.get("task_type", ())) or "every task"
+                    said += [f"  {tasks}:", f"    {one.values.get('target', '')}".rstrip()]
+        return said
+
+
+def compile_presets(catalogue: Catalogue, name: str) -> CompilePresets:
+    """The device of this name with its compile presets.
+
+    Raises:
+        ConfigError: where nobody brings it.
+    """
+    target = cast(Target, catalogue.get("target", name))
+    row = next(_target(catalogue, one) for one in catalogue.of_kind("target") if one.item is target)
+    found = [cast(Preset, one.item) for one in catalogue.presets("compile")]
+    return CompilePresets(
+        row, tuple(one for one in found if target.name in one.when.get("target_device", (target.name,)))
+    )
 
 
 def models(catalogue: Catalogue) -> Listing:
@@ -125,7 +175,8 @@ def _target(catalogue: Catalogue, one: Brought) -> dict[str, Any]:
     memory = {f"{region}_bytes": target.memory.get(region) for region in ("flash", "ram")}
     own = dict(sorted(target.quantizers.items()))
     unit = target.unit_name if target.rules() else "none"
-    return _common(catalogue, one, accelerator=unit, core=target.core, **memory, quantizers=own)
+    clock = target.clock_hz or None
+    return _common(catalogue, one, accelerator=unit, core=target.core, clock_hz=clock, **memory, quantizers=own)
 
 
 def _model(catalogue: Catalogue, one: Brought) -> dict[str, Any]:
@@ -179,6 +230,8 @@ def _cell(key: str, value: Any) -> str:
         return ", ".join(f"{name} {one}" for name, one in value.items())
     if isinstance(value, int) and key.endswith("_bytes"):
         return f"{value // KB} kB" if value % KB == 0 else f"{value} B"
+    if isinstance(value, int) and key.endswith("_hz"):
+        return f"{value / MHZ:g} MHz"
     if isinstance(value, (list, tuple)):
         return (" x " if key == "features" else ", ").join(str(one) for one in value)
     return f"{value:,}" if isinstance(value, int) else str(value or ("none" if key == "options" else ""))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.compiler.bounds import given_range, largest_sums, value_ranges
 from flowlab.compiler.lower import constant_bytes, memory, weight_bytes
@@ -13,20 +13,29 @@ from flowlab.compiler.program import MAJOR, MINOR, OUTSIDE, REQUANTIZED, Contain
 from flowlab.engine import table
 from flowlab.errors import DataError, ProgramError
 
+if TYPE_CHECKING:
+    from flowlab.contracts import NumberFormat, Target
+    from flowlab.plugins import Catalogue
+
 LAYERS = ("layer", "operation", "unit", "input", "output", "geometry", "weights", "bits", "constants", "clip", "arena")
 BOUNDS = ("layer", "accumulator", "bits", "bias", "bits", "product", "bits")
 ACCUMULATOR, PRODUCT = 32, 64  # bits that an executor has for a sum, and at most for a product
+CPU_BIAS = 32  # bits of a bias on a CPU
 MOST_BYTES = 1 << 28  # of a file that is read: far above any microcontroller
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The largest magnitudes, for any input: of a layer's accumulator, its bias, and the product behind both."""
+    """The largest magnitudes, for any input: of a layer's accumulator, its bias, and the product behind both.
+
+    ``bias_bits`` are those of the bias register; None where no installed device says how wide it is.
+    """
 
     layer: str
     accumulator: int
     bias: int
     product: int
+    bias_bits: int | None = CPU_BIAS
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and the bits that they take, the sign's included."""
@@ -40,13 +49,13 @@ class Bound:
 
     def row(self) -> tuple[str, ...]:
         """For people."""
-        cells = [(f"{value:,}", f"{signed_bits(value)} of {available}") for _, value, available in self._parts()]
+        cells = [(f"{value:,}", f"{signed_bits(value)} of {available or '?'}") for _, value, available in self._parts()]
         return (self.layer, *(text for cell in cells for text in cell))
 
-    def _parts(self) -> tuple[tuple[str, int, int], ...]:
+    def _parts(self) -> tuple[tuple[str, int, int | None], ...]:
         return (
             ("accumulator", self.accumulator, ACCUMULATOR),
-            ("bias", self.bias, ACCUMULATOR),
+            ("bias", self.bias, self.bias_bits),
             ("product", self.product, PRODUCT),
         )
 
@@ -120,8 +129,24 @@ PROOF = (
 )
 
 
-def show(path: Path, *, bounds: bool) -> Shown:
-    """Read a program file.
+def accelerators(catalogue: Catalogue, device: str | None = None) -> list[NumberFormat]:
+    """The number formats of a device's accelerator, or of all that are installed: a program names neither.
+
+    Raises:
+        PluginError: where nobody brings the device.
+    """
+    if device is None:
+        targets = [cast("Target", one.item) for one in catalogue.of_kind("target")]
+    else:
+        targets = [cast("Target", catalogue.get("target", device))]
+    found: list[NumberFormat] = []
+    for target in targets:
+        found += [form for name, form in target.formats.items() if name != "cpu" and form not in found]
+    return found
+
+
+def show(path: Path, *, bounds: bool, formats: Sequence[NumberFormat] = ()) -> Shown:
+    """Read a program file; ``formats`` are those that an accelerator's layers may obey.
 
     Raises:
         DataError: naming the file, where it cannot be read or is no program of this version.
@@ -137,10 +162,10 @@ def show(path: Path, *, bounds: bool) -> Shown:
         container = parse(data)
     except ProgramError as error:
         raise DataError(f"{path}: {error}") from error
-    return Shown(path, len(data), container, tuple(_bounds(container)) if bounds else ())
+    return Shown(path, len(data), container, tuple(_bounds(container, formats)) if bounds else ())
 
 
-def _bounds(container: Container) -> list[Bound]:
+def _bounds(container: Container, formats: Sequence[NumberFormat]) -> list[Bound]:
     ranges: Mapping[int, tuple[int, int]] = value_ranges(container)
     found = []
     for layer in container.layers:
@@ -148,8 +173,26 @@ def _bounds(container: Container) -> list[Bound]:
             continue
         widest = given_range(container, layer, ranges)
         sums, products = largest_sums(layer, container.tensors[layer.inputs[0]], widest)
-        found.append(Bound(layer.name, sums, int(abs(layer.bias.astype("int64")).max()), products))
+        bias, register = int(abs(layer.bias.astype("int64")).max()), _bias_register(layer, formats)
+        found.append(Bound(layer.name, sums, bias, products, register))
     return found
+
+
+def _bias_register(layer: Layer, formats: Sequence[NumberFormat]) -> int | None:
+    """Bits of the bias register; None where the formats do not agree on it, or there is none.
+
+    A layer without weights obeys the widths of one kind of weights, whichever its multipliers fit.
+    """
+    if layer.unit == "cpu":
+        return CPU_BIAS
+    assert layer.multiplier is not None
+    largest, found = int(layer.multiplier.max()), set()
+    for form in formats:
+        kinds = tuple(form.by_weight_bits) if layer.weight is None else (layer.weight_bits,)
+        widths = [form.by_weight_bits[bits] for bits in kinds if bits in form.by_weight_bits]
+        fitting = [one.bias_bits for one in widths if largest <= max(1, 2**one.multiplier_bits - 1)]
+        found.update([max(fitting)] if fitting else [])
+    return found.pop() if len(found) == 1 else None
 
 
 def signed_bits(magnitude: int) -> int:

@@ -28,10 +28,10 @@ class ReportFacts:
     """The JSON of each role by the role's name; a stage that did not run leaves None.
 
     ``file_bytes`` are sizes of files by role. ``unit_name`` is what the device's accelerator is called;
-    ``packs_below_8`` says that the compile preset packs weights of fewer than 8 bits. ``integer_curves`` are those of
-    `flowlab.learn.roc` from the integers that were computed on the test split; ``trained_quantizer`` are the settings
-    that choose quantization-aware training here, empty where there is none; ``larger_model`` is the next of the
-    model's family, empty where none is known.
+    ``packs_below_8`` says that the compile preset asks the device's compiler to pack weights of fewer than 8 bits.
+    ``integer_curves`` are those of `flowlab.learn.roc` from the integers that were computed on the test split;
+    ``trained_quantizer`` are the settings that choose quantization-aware training here, empty where there is none;
+    ``larger_model`` is the next of the model's family, empty where none is known.
     """
 
     feature_spec: Document

@@ -53,10 +53,10 @@ def width_rows(facts: ReportFacts) -> list[WidthRow]:
 def beside_weights(facts: ReportFacts) -> int | None:
     """Bytes of constants in this run's program that are no weights: biases, multipliers, shifts; None if not known."""
     memory = facts.memory or {}
-    packed, flash = memory.get("packed_bytes"), (memory.get("regions") or {}).get("flash")
-    if not isinstance(packed, int) or not flash:
+    weights, flash = memory.get("flash_weights", memory.get("packed_bytes")), (memory.get("regions") or {}).get("flash")
+    if not isinstance(weights, int) or not flash:
         return None
-    rest = sum(flash.values()) - packed
+    rest = sum(flash.values()) - weights
     return rest if rest >= 0 else None
 
 

@@ -120,6 +120,7 @@ def _memory(program: Program, target: Target) -> dict[str, Any]:
         "note": NOTE,
         "silicon": target.silicon if program.uses_accelerator else "",
         "packed_bytes": program.packed_bytes,
+        "flash_weights": program.packed_bytes if program.flash_weights is None else program.flash_weights,
         "program_bytes": container.stat().st_size if container else None,
     }
 

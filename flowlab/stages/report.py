@@ -33,7 +33,7 @@ DOCUMENTS = (
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """How the device's accelerator is called, and whether the compile preset packs weights below 8 bits.
+    """How the device's accelerator is called, and whether its compiler is asked to pack weights below 8 bits.
 
     ``trained_quantizer``: the settings that choose quantization-aware training in place of this run's quantizer.
     ``larger_model``: the next larger one of the model's family, or empty.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowlab.compiler.rules import Rule
 
 KB = 1024
+MHZ = 1_000_000
 SILICON = (
     "The NPU's instructions are not public: the program runs on an open model of it; compiler_call.txt is the call of "
     "TI's compiler, which makes the code for the device."
@@ -66,6 +67,7 @@ class Device(Target):
         self.memory = {region: size for region, size in sizes.items() if size}
         self.formats: dict[str, NumberFormat] = {"cpu": GENERIC, **({"npu": NPU} if row.npu else {})}
         self.quantizers = dict(QUANTIZERS) if row.npu else {}
+        self.clock_hz = row.clock_mhz * MHZ
         self.unit_name = "NPU" if row.npu else "CPU"
         self.silicon = SILICON if row.npu else ""
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowlab.compiler import allocate, emit_c, emit_runner, lower, program
+from flowlab.compiler.memory_map import memory_map
+from flowlab.compiler.trace import layer_named
 from flowlab.contracts import LowerJob, NumberFormat, Program, Requantize
 from flowlab.errors import ProgramError
 from flowlab_tinpu import compiler_call
@@ -47,7 +49,8 @@ def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
     texts, memory = _c(job, program.parse(data), device)  # C is emitted from the bytes that ship
     if any(layer.unit == "npu" for layer in container.layers):  # else the C is all that runs
         memory = lower.memory(container)
-    allocate.require_fit(memory, device.memory, device.name)
+    char_bytes = 1 if device.row.npu else job.core.char_bits // 8  # as `memory` counts them
+    allocate.require_fit(memory, device.memory, device.name, lambda: _at_peak(container, job, char_bytes))
     outputs = sum(container.tensors[at].size for at in container.outputs.values())
     more = {
         "user_input_config.h": user_input_config(
@@ -57,7 +60,13 @@ def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
     }
     files = _write(job, container, data, texts | more)
     packed = sum(lower.weight_bytes(layer) for layer in container.layers)
-    return Program(files, memory, lower.layer_rows(container), packed), target
+    return Program(files, memory, lower.layer_rows(container), packed, flash_weights=packed * char_bytes), target
+
+
+def _at_peak(container: program.Container, job: LowerJob, char_bytes: int) -> dict[str, int]:
+    """Bytes of the tensors that live while the most bytes do, by the layer that makes them."""
+    found = memory_map(container, lambda name: layer_named(job.graph, name)).at_peak()
+    return {name: size * char_bytes for name, size in found.items()}
 
 
 def _c(job: LowerJob, shipped: program.Container, device: Device) -> tuple[dict[str, str], Memory]:

@@ -23,7 +23,7 @@ def lower_float_to_files(device: Target, row: Row, job: LowerJob) -> tuple[Progr
         ProgramError: if C has no form for a layer, or the program does not fit the device.
     """
     found = lower_float.lower_float(job)
-    allocate.require_fit(found.memory, device.memory, device.name)
+    allocate.require_fit(found.memory, device.memory, device.name, lambda: found.at_peak)
     flags = {"skip_normalize": False, "output_int": False}
     target = compiler_call.without_npu(compiler_call.target_string(row, job.settings, **flags))
     outputs = sum(elements(job.graph.type_of(value).shape) for value in job.graph.outputs.values())

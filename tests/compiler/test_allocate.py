@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowlab.compiler.allocate import Arena, Buffer, Step, allocate, check, live_buffers, require_fit
+from flowlab.compiler.allocate import Arena, Buffer, Step, alive_at_peak, allocate, check, live_buffers, require_fit
 from flowlab.errors import ProgramError
 
 BUFFERS = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12)
@@ -68,3 +68,19 @@ def test_what_does_not_fit_says_how_much_and_what_is_largest() -> None:
     with pytest.raises(ProgramError, match=r"X1: does not fit: needs 41\.0 kB of 32\.0 kB ram; largest: arena"):
         require_fit(memory, {"ram": 32 * 1024, "flash": 100}, "X1")
     require_fit(memory, {"ram": 64 * 1024}, "X1")
+
+
+def test_what_does_not_fit_names_the_largest_tensors_that_live_at_the_peak() -> None:
+    sizes = {"a": 9, "b": 20, "c": 30, "d": 8, "e": 40}
+    steps = [Step((), ("a",)), Step((), ("b",)), Step(("b",), ("c",)), Step(("a",), ("d",)), Step(("c", "d"), ("e",))]
+    alive = alive_at_peak(live_buffers(steps, sizes, ("e",)))
+    assert alive == {"c": 30, "d": 8, "e": 40}
+    alive |= {"f": 1}
+    with pytest.raises(
+        ProgramError,
+        match=r"largest: arena 100 B; largest tensors that the arena holds at once: e 40 B, c 30 B, d 8 B\.",
+    ):
+        require_fit({"ram": {"arena": 100}}, {"ram": 99}, "X1", lambda: alive)
+    with pytest.raises(ProgramError, match=r"largest: fc 100 B\. Use"):
+        require_fit({"flash": {"fc": 100}}, {"flash": 99}, "X1", lambda: alive)
+    assert alive_at_peak([]) == {}

@@ -61,6 +61,11 @@ def test_memory_counts_four_bytes_a_number() -> None:
     assert weight_bytes(found) == 4 * (8 + 12)
 
 
+def test_the_peak_is_of_values_that_live_together_and_counts_four_bytes_a_number() -> None:
+    assert plan(CHAIN).at_peak() == {"fc": 16, "out": 12}
+    assert plan(SHARED).at_peak() == {"first": 16, "second": 16, "sum": 16}
+
+
 def test_a_batch_norm_ships_two_numbers_a_channel() -> None:
     graph = parse_graph(
         """

@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from flowlab.contracts import Model, Preset
-from flowlab.engine.listings import LISTINGS
+from flowlab.engine.listings import LISTINGS, compile_presets
+from flowlab.errors import FlowlabError
 from flowlab.plugins import Brought, Catalogue, load
 
 
@@ -36,6 +37,26 @@ def test_a_target_says_accelerator_core_memory_and_quantizers(catalogue: Catalog
     assert rows["F28P55"]["flash_bytes"] == 1088 * 1024
     assert rows["F28P55"]["quantizers"] == {"PTQ": "tinpu_ptq", "QAT": "tinpu_qat"}
     assert (rows["F28P65"]["accelerator"], rows["F28P65"]["core"]) == ("none", "C28x-FPU64")
+    assert (rows["F28P55"]["clock_hz"], rows["CC1354"]["clock_hz"]) == (150_000_000, None)  # no source gives the second
+    shown = {line.split()[0]: line for line in LISTINGS["targets"](catalogue).lines()}
+    assert "150 MHz" in shown["F28P55"] and "MHz" not in shown["CC1354"]
+
+
+def test_one_target_says_what_each_of_its_compile_presets_changes(catalogue: Catalogue) -> None:
+    found = compile_presets(catalogue, "F28P55")
+    assert {one.name for one in found.presets} == {
+        "default_preset", "forced_soft_npu_preset", "compress_npu_layer_data",
+    }  # fmt: skip
+    lines = found.lines()
+    assert "forced_soft_npu_preset: every layer on the CPU; saves no bytes of weights" in lines
+    assert "    c, ti-npu type=hard skip_normalize=true output_int=true opt_for_space=true" in lines
+    document = found.to_json()
+    assert document["target"]["name"] == "F28P55"
+    assert all(one["values"]["target"] and one["task_type"] for one in document["presets"])
+    assert {one.name for one in compile_presets(catalogue, "AM263").presets} == {"default_preset"}
+    assert compile_presets(catalogue, "host").lines()[1:] == ["no compile presets"]
+    with pytest.raises(FlowlabError, match=r"no target named 'F28P550'\. Did you mean 'F28P55'\?"):
+        compile_presets(catalogue, "F28P550")
 
 
 def test_features_are_extractors_and_presets(catalogue: Catalogue) -> None:

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from integer_graphs import awkward_graph, features_of, moving_graph
+from integer_graphs import awkward_graph, example_graph, features_of, moving_graph, narrow_graph
 
 from flowlab.cli import main
 from flowlab.compiler import interpreter
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
 from flowlab.compiler.program import encode, reseal
-from flowlab.engine.show_program import show, signed_bits
+from flowlab.contracts import NumberFormat, Requantize
+from flowlab.engine.show_program import accelerators, show, signed_bits
 from flowlab.errors import DataError
+from flowlab.plugins import load
 
 GRAPHS = {"awkward": awkward_graph, "moving": moving_graph}
 
@@ -68,6 +70,38 @@ def test_the_command_prints_layers_or_bounds_and_json(
     assert main(["show", str(file), "--bounds", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["bounds"][0]["accumulator"]["available"] == 32
+
+
+@pytest.mark.parametrize(("weight_bits", "register"), [(8, 24), (4, 16), (2, 16)])
+def test_a_bias_is_held_against_the_register_of_its_layers_unit(
+    weight_bits: int, register: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = example_graph() if weight_bits == 8 else narrow_graph((weight_bits, weight_bits), unit="npu")
+    path = tmp_path / "model.flnp"
+    path.write_bytes(encode(lower(graph, "ab" * 32)))
+    units = {layer.name: layer.unit for layer in show(path, bounds=False).container.layers}
+    assert "npu" in units.values()
+    for device in ([], ["--target", "F28P55"]):
+        assert main(["show", str(path), "--bounds", "--json", *device]) == 0
+        bounds = json.loads(capsys.readouterr().out)["bounds"]
+        found = {one["layer"]: one["bias"]["available"] for one in bounds}
+        wanted = {name: register if units[name] == "npu" else 32 for name in found}
+        assert found == wanted
+    assert main(["show", str(path), "--bounds"]) == 0
+    assert f" of {register}" in capsys.readouterr().out
+
+
+def test_a_bias_register_that_nobody_states_or_two_state_otherwise_is_not_made_up(tmp_path: Path) -> None:
+    path = tmp_path / "model.flnp"
+    path.write_bytes(encode(lower(example_graph(), "ab" * 32)))
+    other = NumberFormat("other", {8: Requantize(multiplier_bits=0, shift=(0, 31), bias_bits=20)})
+    own = accelerators(load(), "F28P55")
+    assert accelerators(load(), "F28P65") == [] and len(own) == 1
+    for formats, bits in (((), None), ((*own, other), None), ((other,), 20)):
+        shown = show(path, bounds=True, formats=formats)
+        units = {layer.name: layer.unit for layer in shown.container.layers}
+        assert {one.bias_bits for one in shown.bounds if units[one.layer] == "npu"} == {bits}
+    assert " of ?" in "\n".join(show(path, bounds=True).lines())
 
 
 def test_what_is_no_program_is_refused_with_the_files_name(

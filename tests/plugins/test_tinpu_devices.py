@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,28 @@ def test_the_npu_takes_narrow_weights_with_multipliers_and_16_bits_of_bias(bits:
     assert {layer.weight_bits for layer in shipped.layers if layer.weight is not None} == {bits}
     with pytest.raises(ProgramError, match=rf"bias \d+ is outside -32768 \.\. 32767 \({bits}-bit weights"):
         DEVICES["F28P55"].lower(job_for("F28P55", narrow_bias(graph, 1 << 16), tmp_path / "b"))
+
+
+def test_weights_take_twice_the_flash_where_a_char_has_16_bits(tmp_path: Path) -> None:
+    beside = {}
+    for device in ("F28P55", "F28P65"):
+        made = DEVICES[device].lower(job_for(device, narrow_graph(), tmp_path / device))
+        assert made.flash_weights == made.packed_bytes * (2 if device == "F28P65" else 1)
+        beside[device] = sum(made.memory["flash"].values()) - made.flash_weights
+    channels = 5 + 7 + 3
+    assert beside["F28P65"] - beside["F28P55"] == channels  # a shift is a char; all else has 16 bits or more
+
+
+@pytest.mark.parametrize("device", ["F28P55", "F28P65"])
+def test_what_does_not_fit_names_tensors_by_layer(device: str, tmp_path: Path) -> None:
+    small = Device(DEVICES[device].row)
+    small.memory = {"ram": 50}
+    char_bytes = 1 if device == "F28P55" else 2
+    conv1, conv2 = (channels * 11 * char_bytes for channels in (5, 7))
+    said = f"largest tensors that the arena holds at once: conv2 {conv2} B, conv1 {conv1} B. "
+    with pytest.raises(ProgramError, match=re.escape(said)):
+        small.lower(job_for(device, narrow_graph(), tmp_path))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("device", ["F28P55", "F28P65", "CC1352"])

@@ -6,6 +6,7 @@ import pytest
 
 from flowlab.report.facts import ReportFacts
 from flowlab.report.page import render
+from flowlab.report.tables import memory_rows
 from flowlab.report.widths import beside_weights, width_rows
 from tests.report.test_page import text
 
@@ -43,6 +44,16 @@ def test_bits_that_differ_by_layer_have_a_row_of_their_own(facts: ReportFacts, c
     assert [row.this_run for row in rows] == [False, False, False, False, True]
     assert (rows[4].name, rows[4].bytes, rows[4].times) == ("2.50 bits on average", -(-3848 * 25 // 80), 12.8)
     assert rows[4].accuracy == facts.metrics_quantize["test"]["accuracy"]
+
+
+def test_weights_that_take_two_bytes_for_each_on_the_core_are_no_biases(facts: ReportFacts, changed: Changed) -> None:
+    memory = {**(facts.memory or {}), "flash_weights": 2 * 3496, "regions": {"flash": {"all": 2 * 3496 + 796}}}
+    wide = changed(memory=memory)
+    assert beside_weights(wide) == 796
+    assert memory_rows(wide)[0]["parts"] == [
+        ("weights", 6992),
+        ("biases, multipliers, shifts and the input step", 796),
+    ]
 
 
 def test_a_model_whose_parameters_are_not_known_has_no_table(facts: ReportFacts, changed: Changed) -> None:
