@@ -34,6 +34,7 @@ DOUBLE = onnx.TensorProto.DOUBLE
 CASTS = (onnx.TensorProto.FLOAT, DOUBLE)
 INDICES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 BYTES = {"int8": -128, "uint8": 0}
+MOST_STEPS, MOST_CHANNELS, MOST_JOINED = 64, 4096, 64  # in a row, that a proof looks at, and in one Concat
 
 
 def rounds(model: OnnxModel) -> bool:
@@ -89,9 +90,10 @@ class _Importer(Growing):
         """A value of bytes; or bytes times one constant, which are floats."""
         name = self._renamed(name)
         found = self.pending.get(name)
-        if found is not None and found.chain.rounding == "" and self.types[found.source].dtype in BYTES:
+        steps = [] if found is None else [step.op_type for step in found.steps]
+        if found is not None and self.types[found.source].dtype in BYTES and steps == ["Mul"]:
             scale = {float(one) for one in found.chain.slope}
-            if len(scale) == 1 and not any(found.chain.offset) and min(scale) > 0:
+            if len(scale) == 1 and min(scale) > 0:
                 made = TensorType("float32", self.types[found.source].shape)
                 return self.add(name, "dequantize", [found.source], made, {"scale": scale.pop()})
         return self._bytes(name)
@@ -121,6 +123,8 @@ class _Importer(Growing):
         return make(name, found)
 
     def _requantized(self, name: str, found: _Pending) -> str:
+        if found.chain.channels > MOST_CHANNELS:
+            raise _error(found.last, f"has {found.chain.channels:,} channels; at most {MOST_CHANNELS:,} are proven")
         values = {found.source: found.source}
         least, most = intervals_of(Graph(self.inputs, tuple(self.nodes), values))[found.source]
         made = as_requantization(found.chain, least, most)
@@ -178,8 +182,8 @@ class _Importer(Growing):
             )  # fmt: skip
         channels = self.types[found.source].shape[0]
         low, high = found.chain.limits
-        if not (-128 <= low <= high <= 127):
-            raise _error(found.last, f"clips the input to {low:g} .. {high:g}; -128 .. 127 are known")
+        if not (-128 <= low <= high <= 127 and low == math.floor(low) and high == math.floor(high)):
+            raise _error(found.last, f"clips the input to {low:g} .. {high:g}; whole numbers of -128 .. 127 are known")
         arrays = {key: np.broadcast_to(value, (channels,)).copy() for key, value in constants.items()}
         limits: dict[str, Attribute] = {"low": int(low), "high": int(high)}
         return self.add(name, "quantize", [found.source], TensorType("int8", ()), limits, constants=arrays)
@@ -209,6 +213,8 @@ class _Importer(Growing):
         found = self._chain_of(proto.input[0] if parts is None else parts[0], proto)
         if found is None:
             raise _error(proto, f"reads '{proto.input[0]}', which is no value of the network")
+        if len(found.steps) >= MOST_STEPS:
+            raise _error(proto, f"is one of more than {MOST_STEPS} elementwise operations in a row")
         swapped = parts is not None and parts[0] != proto.input[0]
         constant = None if parts is None else self._a_channel(proto, parts[1], found)
         chain = self._stepped(proto, found.chain, constant, swapped=swapped)
@@ -230,10 +236,10 @@ class _Importer(Growing):
             return chain.rounded("floor" if op == "Floor" else "even")
         if op == "Cast":
             to = int(attributes_of(proto).get("to", 0))
-            if to in INDICES:
+            if to in INDICES and self.model.reader(proto.output[0], "Gather") is not None:
                 return chain.then(np.trunc)
             if to not in CASTS:
-                raise _error(proto, "casts to what is neither a float nor an index")
+                raise _error(proto, "casts to what is neither a float nor the index of a Gather behind it")
             wide = np.float64 if to == DOUBLE else np.float32
             first = not any(chain.offset) and not chain.rounding  # the sum itself
             return chain.then(lambda value: value.astype(wide), dtype=wide if first else chain.dtype)
@@ -395,6 +401,10 @@ class _Importer(Growing):
         if found is None or entries.ndim != 1 or not entries.size or attributes_of(proto).get("axis", 0) != 0:
             raise _error(proto, "looks up in no row of constants")
 
+        if self.types[found.source].dtype not in BYTES:  # a proof takes for granted that a sum's function never falls
+            source = self._bytes(proto.input[1], proto)
+            found = _Pending(source, Chain.start(self.types[source].shape[0]), proto, ())
+
         def step(value: Array) -> Array:
             return entries[np.clip(value, -len(entries), len(entries) - 1).astype(np.int64)].astype(value.dtype)
 
@@ -414,8 +424,8 @@ class _Importer(Growing):
     def _concat(self, proto: Proto) -> None:
         values = [self._bytes(name, proto) for name in proto.input]
         rank = len(self.types[values[0]].shape) + 1
-        if attributes_of(proto).get("axis") not in (1, 1 - rank) or len(values) < 2:
-            raise _error(proto, "joins along another axis than the channels")
+        if attributes_of(proto).get("axis") not in (1, 1 - rank) or not 2 <= len(values) <= MOST_JOINED:
+            raise _error(proto, f"joins along another axis than the channels, or more than {MOST_JOINED} values")
         kinds = {self.types[value].dtype for value in values}
         if len(kinds) > 1:
             raise _error(proto, "joins signed and unsigned bytes; clip all of them to one range")
@@ -457,7 +467,8 @@ def _input_step(model: OnnxModel, found: _Pending) -> dict[str, Array] | None:
             numbers[proto.op_type] = parts[1].astype(np.float64).ravel()
     fraction, exponent = np.frexp(numbers["Div"])
     whole = (numbers["Mul"] == np.floor(numbers["Mul"])).all() and np.abs(numbers["Mul"]).max() <= 2**24
-    if "Floor" not in seen or not whole or (fraction != 0.5).any() or exponent.min() < 1 or exponent.max() > 32:
+    shifts = (fraction == 0.5).all() and exponent.min() >= 1 and exponent.max() <= 32
+    if seen[-2:] != ["Floor", "Clip"] or not whole or not shifts:
         return None
     return {
         "bias": numbers["Add"].astype(np.float32),

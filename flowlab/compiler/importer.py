@@ -31,7 +31,9 @@ def import_onnx(data: bytes) -> Graph:
     """
     try:
         return _import(data)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+    except (
+        ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError
+    ) as problem:  # fmt: skip
         # a file from outside may be wrong in more ways than there are checks: none may end in a traceback
         raise GraphError(f"ONNX file: malformed ({type(problem).__name__}: {problem})") from problem
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
+MOST_PADDED = 1 << 24  # places of one channel with its padding: a graph from outside must not fill the memory
 
 
 def infer_shape(node: Node, inputs: tuple[TensorType, ...]) -> Shape:
@@ -80,6 +81,8 @@ def _slide(node: Node, extent: tuple[int, int], kernel: tuple[int, int]) -> tupl
     padding = integers(node, "padding", 4)
     if min(stride) < 1 or min(padding) < 0 or min(kernel) < 1:
         raise GraphError(f"node '{node.name}': stride {stride} and kernel {kernel} are at least 1, padding at least 0")
+    if (extent[0] + padding[0] + padding[2]) * (extent[1] + padding[1] + padding[3]) > MOST_PADDED:
+        raise GraphError(f"node '{node.name}': {extent} with padding {padding} is more than {MOST_PADDED} places")
     out = []
     for axis in (0, 1):
         room = extent[axis] + padding[axis] + padding[axis + 2] - kernel[axis]

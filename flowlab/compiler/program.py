@@ -72,6 +72,7 @@ RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 WEIGHT_BITS = (8, 4, 2)
 MAX_AXIS = 65535  # outputs or inputs of one layer: 16-bit fields
 MAX_ELEMENTS = 1 << 24  # of one tensor: far above any microcontroller, and a bound for a hostile file
+MAX_READS = 1 << 26  # numbers that one layer's windows hold together
 OUTSIDE = 0xFFFFFFFF  # the offset of a tensor that lies in the caller's memory, not in the arena
 
 _HEADER = struct.Struct("<4sHHII32sIHxx8x")  # magic major minor size crc source arena sections
@@ -689,7 +690,9 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
 
 
 def _check_rows(layer: Layer) -> None:
-    assert layer.shift is not None and layer.multiplier is not None
+    assert layer.shift is not None and layer.multiplier is not None and layer.bias is not None
+    if not np.isfinite(layer.bias.astype(np.float64)).all():
+        raise ProgramError(f"layer '{layer.name}': a bias that is no number")
     shift, most = np.asarray(layer.shift), MOST_SHIFT[layer.rounding]
     if shift.min() < -31 or shift.max() > most:
         raise ProgramError(f"layer '{layer.name}': a shift beyond {most} bits")
@@ -732,9 +735,11 @@ def _windowed_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...] | N
     if layer.op == "sum_pool":
         return (channels, 1, 1)
     top, left, bottom, right = layer.padding
+    if (height + top + bottom) * (width + left + right) > MAX_ELEMENTS:
+        return None
     rows = window_count(height, layer.reach[0], layer.stride[0], top, bottom)
     columns = window_count(width, layer.reach[1], layer.stride[1], left, right)
-    fits = rows >= 1 and columns >= 1
+    fits = rows >= 1 and columns >= 1 and rows * columns * math.prod(layer.kernel) * channels <= MAX_READS
     if layer.op == "max_pool":  # a window of padding alone has no largest value
         fits = fits and max(top, bottom) < layer.kernel[0] and max(left, right) < layer.kernel[1]
         return (channels, rows, columns) if fits else None

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Windows = NDArray[np.float32]
 
 CALIBRATION, VECTORS, GOLDEN = 512, 256, 8  # windows that scales are chosen by, that are run, and that ship
+MOST_BATCH = 4096  # that a file may be fixed to
 FEWEST, SEED = 48, 0  # windows below which none are kept apart; of the choice
 WIDTHS = (8, 4, 2)
 ACTIVATION_BITS = 8
@@ -215,7 +216,7 @@ class _Work:
         own = _finite(self.asked.model, network.outputs(windows))
         runtime, against, shipped = values, "", list(range(min(GOLDEN, len(windows))))
         if given:
-            stand = integer_file.compared(integers, values, own)
+            stand = integer_file.compared(integers, values, own, exact=integer_file.is_exact(network.model))
             against, shipped = stand.sentence(), stand.first(GOLDEN)
         else:
             found = validate.run_onnx(exported, windows, list(integers.outputs))
@@ -299,10 +300,11 @@ def _file_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> M
     Raises:
         GraphError: with ONNX Runtime's words, where it does not run the file.
     """
+    from flowlab.compiler.ir import is_float
     from flowlab.stages import validate
 
     try:
-        return _in_batches(validate.session_of(model), windows, list(graph.outputs))
+        return _in_batches(validate.session_of(model, optimized=is_float(graph)), windows, list(graph.outputs))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
@@ -324,6 +326,8 @@ def _in_batches(session: Any, windows: Windows, names: list[str]) -> dict[str, A
     (given,) = session.get_inputs()
     values = windows[..., 0] if len(given.shape) == windows.ndim - 1 else windows
     batch = given.shape[0] if isinstance(given.shape[0], int) else VECTORS
+    if not 1 <= batch <= MOST_BATCH:
+        raise ValueError(f"its batch is fixed to {batch}; 1 to {MOST_BATCH} are known")
     parts: dict[str, list[Any]] = {name: [] for name in names}
     for start in range(0, len(values), batch):
         part = values[start : start + batch]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ENTRY = "entry"  # the input step of a file that takes integers
 WIDTHS = (2, 4, 8)
+MOST_APART = 0.12  # relative error of outputs above which they are another network's
 
 
 def check_asked(path: Path, bits: int, *, output_int: bool) -> None:
@@ -169,24 +170,45 @@ class Compared:
         )
 
 
-def compared(graph: Graph, found: Mapping[str, Any], runtime: Mapping[str, Any]) -> Compared:
+def is_exact(model: bytes) -> bool:
+    """Whether ONNX Runtime, without its optimizers, computes the very integers: whole numbers in float tensors."""
+    from flowlab.compiler.import_quantized import is_quantized
+    from flowlab.compiler.onnx_model import read_model
+
+    return not is_quantized(read_model(model))
+
+
+def compared(graph: Graph, found: Mapping[str, Any], runtime: Mapping[str, Any], *, exact: bool) -> Compared:
     """Hold outputs against ONNX Runtime's.
 
+    Args:
+        graph: whose outputs they are.
+        found: by name.
+        runtime: by name, of the file itself.
+        exact: whether a single difference is one too many.
+
     Raises:
-        GraphError: where an output has another shape.
+        GraphError: where an output has another shape, or they are those of another network.
     """
     import numpy as np
 
-    alike, steps = None, 0.0
+    alike, steps, far = np.ones(len(next(iter(runtime.values()))), bool), 0.0, 0.0
     for name, right in runtime.items():
-        left, right = (np.asarray(each, np.float64).reshape(len(each), -1) for each in (found[name], right))  # noqa: PLW2901
+        type_ = graph.type_of(graph.outputs[name])
+        step = graph.type_of(graph.node(graph.outputs[name]).inputs[0]).scale if type_.dtype == "float32" else 1.0
+        left, right = (  # noqa: PLW2901
+            np.asarray(each, np.float64).reshape(len(each), -1) - type_.zero_point for each in (found[name], right)
+        )
         if left.shape != right.shape:
             counts = right.shape[1], left.shape[1]
             raise GraphError(f"output '{name}' has {counts[0]} numbers a window in ONNX Runtime, not {counts[1]}")
-        same = (left == right).all(axis=1)
-        alike = same if alike is None else alike & same
-        type_ = graph.type_of(graph.outputs[name])
-        step = graph.type_of(graph.node(graph.outputs[name]).inputs[0]).scale if type_.dtype == "float32" else 1.0
+        alike &= (left == right).all(axis=1)
         steps = max(steps, float(np.abs(left - right).max(initial=0)) / step)
-    assert alike is not None
-    return Compared(tuple(alike.tolist()), steps)
+        far = max(far, float(np.linalg.norm(left - right) / max(float(np.linalg.norm(right)), 1e-30)))
+    made = Compared(tuple(alike.tolist()), steps)
+    if far > MOST_APART or (exact and not alike.all()):
+        raise GraphError(
+            f"the integers that were read are not those of the file: {made.sentence()} (relative error {far:.3f}). "
+            "This is an error of flowlab's: please report it, with the file"
+        )
+    return made

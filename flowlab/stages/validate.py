@@ -207,11 +207,13 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype("float32" if array.dtype.kind == "f" else "int32")
 
 
-def session_of(model: bytes) -> Any:
-    """An ONNX Runtime session on one thread of the CPU."""
+def session_of(model: bytes, *, optimized: bool = True) -> Any:
+    """An ONNX Runtime session on one thread of the CPU; not ``optimized``: every operation as the file has it."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
+    if not optimized:
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     settings.intra_op_num_threads = settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     return onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])

@@ -173,9 +173,11 @@ def _input_step(layer: Layer, features: NDArray[np.float32], channels: int) -> I
     """Floats to int8, channels last; channels beyond the features' are zeros."""
     assert layer.bias is not None and layer.multiplier is not None and layer.shift is not None
     channels_last = np.moveaxis(features.astype(np.float32), 1, -1)
-    with np.errstate(over="ignore"):  # what overflows is clipped
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is clipped; NaN is found below
         summed = channels_last + layer.bias.astype(np.float32)
         product = summed * layer.multiplier.astype(np.float32)
+    if np.isnan(product).any():
+        raise ProgramError(f"layer '{layer.name}': the features contain what is no number")
     levels = np.floor(np.floor(product).astype(np.float64) / np.exp2(layer.shift.astype(np.float64)))
     found = np.asarray(np.clip(levels, layer.low, layer.high), np.int32)
     return np.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, channels - found.shape[-1])])

@@ -310,7 +310,7 @@ def bracketed(proto: Any) -> None:
         (grown, "numbers a window; a microcontroller holds at most"),
         (hidden, r"holds what cannot be printed: rename the tensor"),
         (infinite, "of the float network is NaN or infinite on its own inputs|accumulator|outlier|scale"),
-        (crossed, r"\(Clip\): clips to 3\.0 \.\. -1\.0"),
+        (crossed, r"\(Clip\): clips to 3 \.\. -1"),
         (bracketed, "metadata 'flowlab.values' is no JSON object"),
     ],
 )

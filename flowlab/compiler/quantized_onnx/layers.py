@@ -213,6 +213,8 @@ class Importer(Windows, Moves):
 
     def _unary(self, proto: Proto, function: Callable[[Floats], Array]) -> None:
         name, out = proto.input[0], proto.output[0]
+        if name in self.values and self.types[self.values[name]].dtype not in BYTES:
+            raise error(proto, f"reads '{name}', a sum that nothing quantizes")
         if name in self.values and proto.op_type == "Relu":  # of integers, whatever they mean
             value = self.values[name]
             type_ = self.types[value]
@@ -237,7 +239,7 @@ class Importer(Windows, Moves):
             constant = self.model.constants[name]
             self.model.constants[out] = np.clip(constant, limits[0], limits[1]).astype(constant.dtype)
             return
-        if name in self.values:
+        if name in self.values and self.types[self.values[name]].dtype in BYTES:
             self.values[out] = self._clipped(name, out, limits)
             return
         pending = self.reals.get(name)
@@ -252,7 +254,9 @@ class Importer(Windows, Moves):
         type_, made = self.types[value], self.nodes[-1] if self.nodes else None
         least, most = LIMITS[type_.dtype]
         low, high = (int(min(max(limit, least), most)) for limit in limits)
-        alone = len(self.model.readers.get(name, [])) == 1 and name not in self._output_names()
+        names = sum(known == value for known in self.values.values())  # others may read it unclipped
+        names += sum(isinstance(real, Real) and real.value == value for real in self.reals.values())
+        alone = len(self.model.readers.get(name, [])) == 1 and name not in self._output_names() and names == 1
         if made is not None and made.name == value and "low" in made.attributes and alone:
             kept = [min(max(int(str(made.attributes[key])), low), high) for key in ("low", "high")]
             self.nodes[-1] = made.with_attributes(low=kept[0], high=kept[1])
@@ -286,11 +290,17 @@ class Importer(Windows, Moves):
                 raise error(proto, "adds to a sum that has a bias already")
             bias = self.constants.get(constant, None)
             added = np.asarray(self.model.constants[constant], np.float32) if bias is None else bias
-            if isinstance(added, np.ndarray) and added.size != pending.step.size:
-                raise error(proto, f"adds {added.size} numbers to {pending.step.size} sums")
+            self._check_a_channel(proto, pending, added.shape if bias is None else bias.integers.shape)  # type: ignore[union-attr]
             self.reals[proto.output[0]] = replace(pending, bias=self._integer_bias(proto, added, pending.step))
             return
         self.reals[proto.output[0]] = self._sum_of_two(proto, self._real(proto, 0), self._real(proto, 1))
+
+    def _check_a_channel(self, proto: Proto, sums: Sum, shape: tuple[int, ...]) -> None:
+        """A constant that is added to a sum: one number a channel, or a feature."""
+        channels, rank = self.types[sums.value].shape[0], len(self.types[sums.value].shape)
+        ones = (1,) * (0 if rank == 1 else rank - 2 if self.series else rank - 1)
+        if shape not in ((channels, *ones), (1, channels, *ones)):
+            raise error(proto, f"adds a constant of shape {shape} to {channels} sums; {(1, channels, *ones)} is known")
 
     def _sum_of_two(self, proto: Proto, left: str, right: str) -> Pending:
         if self.types[left].shape != self.types[right].shape:

@@ -12,6 +12,8 @@ from flowlab.compiler.onnx_model import attributes_of
 from flowlab.compiler.quantized_onnx.meaning import Constant, Function, Joined, Proto, Real, error
 from flowlab.compiler.quantized_onnx.values import FILTER, Values
 
+MOST_PADDED = 1 << 12  # places on one side
+
 
 class Moves(Values):
     """What moves bytes, wherever they are quantized."""
@@ -39,6 +41,8 @@ class Moves(Values):
             raise error(proto, f"gives {size} numbers the shape {wanted}")
         if len(shape) == 1:
             return value if type_.shape == (size,) else self.add(name, "flatten", [value], type_)
+        if len(shape) != (FILTER if self.series else FILTER + 1):
+            raise error(proto, f"gives the shape {wanted}, where {FILTER + 1 + (not self.series)} axes are known, or 2")
         if len(shape) == FILTER:
             shape = [*shape, 1]
         return self.add(name, "reshape", [value], replace(type_, shape=tuple(shape)))
@@ -147,6 +151,8 @@ class Moves(Values):
         rank = len(type_.shape) + (0 if self.series and len(type_.shape) == 3 else 1)
         if len(pads) != 2 * rank or min(pads) < 0 or pads[0] or pads[rank]:
             raise error(proto, f"pads by {pads}; {2 * rank} numbers, none for the batch, are known")
+        if max(pads) > MOST_PADDED:
+            raise error(proto, f"pads by {max(pads):,}; at most {MOST_PADDED:,} are known")
         fill = type_.zero_point if proto.input[0] in self.values else 0
         if len(proto.input) > 2 and proto.input[2] and float(self.model.constant(proto, 2).reshape(())) != fill:
             raise error(proto, "adds what means no zero")

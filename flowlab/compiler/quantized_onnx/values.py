@@ -37,6 +37,7 @@ QUANTIZED = (
 )  # fmt: skip
 BYTES = {"int8": -128, "uint8": 0}
 CONSTANTS = ("int8", "uint8", "int4", "uint4", "int32")
+MOST_NUMBERS = 1 << 22  # of an input: far above any microcontroller
 FILTER = 2  # axes of a window of pictures, behind which the kernel's stand
 
 
@@ -54,6 +55,8 @@ class Values(Growing):
     def _input(self, name: str, shape: tuple[int, ...]) -> Input:
         """An input with the scale and zero point by which it is read first."""
         dtype = self.model.input_dtypes()[name]
+        if math.prod(shape) > MOST_NUMBERS:
+            raise GraphError(f"ONNX input '{name}': {math.prod(shape):,} numbers a window; at most {MOST_NUMBERS:,}")
         self.series = self.series or len(shape) == FILTER
         shape = (*shape, 1) if len(shape) == FILTER else shape
         if dtype == "float32":
@@ -72,8 +75,10 @@ class Values(Growing):
         if name in self.values:
             return self.values[name]
         real = self.reals.get(name)
-        if isinstance(real, Real) and name in self.types:
-            return name
+        if isinstance(real, Real):
+            type_ = self.types[real.value]
+            made = TensorType("float32", type_.shape)
+            return self.add(self._free(name), "dequantize", [real.value], made, {"scale": type_.scale})
         what = "is a sum that nothing quantizes" if isinstance(real, Sum) else "is no value of the integer network"
         raise GraphError(f"ONNX output '{name}' {what}: put a QuantizeLinear (and a DequantizeLinear) behind it")
 
@@ -153,6 +158,7 @@ class Values(Growing):
         return Constant(less.astype(np.int32), scale, axis)
 
     def _quantize_linear(self, proto: Proto) -> None:
+        self._refuse_blocks(proto)
         name, out = proto.input[0], proto.output[0]
         if name in self.model.constants:
             self._quantize_constant(proto)
@@ -203,7 +209,11 @@ class Values(Growing):
 
     def _requantized(self, proto: Proto, sums: Sum, type_: TensorType, out: str) -> str:
         low, high = self._limits(type_, sums.clip)
-        multiplier, shift = as_ratio((sums.step / np.float32(type_.scale)).astype(np.float32))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            ratio = (sums.step / np.float32(type_.scale)).astype(np.float32)
+        if not (np.isfinite(ratio).all() and (ratio > 0).all()):
+            raise error(proto, f"its scales give the factors {ratio.min():g} .. {ratio.max():g}, beyond float32")
+        multiplier, shift = as_ratio(ratio)
         channels = self.types[sums.value].shape[0]
         bias = np.zeros(channels, np.int32) if sums.bias is None else sums.bias
         constants = {
@@ -211,7 +221,7 @@ class Values(Growing):
             "multiplier": np.broadcast_to(multiplier, (channels,)).copy(),
             "shift": np.broadcast_to(shift, (channels,)).copy(),
         }
-        if int(shift.max(initial=0)) > 149 or int(shift.min(initial=0)) < -31:
+        if int(shift.max(initial=0)) > 127 or int(shift.min(initial=0)) < -31:
             raise error(proto, "its scales differ by more than a requantization can hold")
         attributes: dict[str, Attribute] = {
             "low": low, "high": high, "rounding": "nearest_even", "bias_before_multiply": True
@@ -252,17 +262,18 @@ class Values(Growing):
         entries = np.clip(levels.astype(np.float64) + type_.zero_point, low, high).astype(type_.dtype)
         return self.add(out, "table", [value], type_, constants={"entries": entries})
 
+    def _refuse_blocks(self, proto: Proto) -> None:
+        if attributes_of(proto).get("block_size", 0):
+            raise error(proto, "has a scale for each block; one for all, or one for each output, is known")
+
     def _dequantize_linear(self, proto: Proto) -> None:
+        self._refuse_blocks(proto)
         name, out = proto.input[0], proto.output[0]
         if name in self.model.constants:
             axis = int(attributes_of(proto).get("axis", 1))
             self.constants[out] = self._weight(proto, 0, 1, axis)
             return
-        value = self._read(proto, 0, 1)
-        self.reals[out] = Real(value)
-        if out in {one.name for one in self.model.outputs()}:
-            type_ = self.types[value]
-            self.add(out, "dequantize", [value], TensorType("float32", type_.shape), {"scale": type_.scale})
+        self.reals[out] = Real(self._read(proto, 0, 1))
 
     def _real(self, proto: Proto, index: int) -> str:
         """The byte behind a float tensor."""
@@ -280,9 +291,6 @@ class Values(Growing):
         found = self.reals.get(name)
         if isinstance(found, Real):
             self.reals[out] = Real(move(f"{out}/bytes" if out in self._output_names() else out, found.value))
-            if out in self._output_names():
-                type_ = self.types[f"{out}/bytes"]
-                self.add(out, "dequantize", [f"{out}/bytes"], TensorType("float32", ()), {"scale": type_.scale})
             return
         if isinstance(found, Sum) and not found.flat and self._flattens(proto, found):
             self.reals[out] = replace(found, flat=True)
@@ -294,6 +302,12 @@ class Values(Growing):
         if proto.op_type == "Flatten":
             return int(attributes_of(proto).get("axis", 1)) == 1
         return proto.op_type in ("Squeeze", "Reshape") and self.types[sums.value].shape[1:] == (1, 1)
+
+    def _free(self, name: str) -> str:
+        """The name, or one like it that no value has."""
+        while name in self.types:
+            name += "_"
+        return name
 
     def _output_names(self) -> set[str]:
         return {one.name for one in self.model.outputs()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from flowlab.compiler.ir import Attribute, TensorType
 from flowlab.compiler.onnx_model import attributes_of
 from flowlab.compiler.quantized_onnx.meaning import Pair, Proto, Sum, error
-from flowlab.compiler.quantized_onnx.values import Values
+from flowlab.compiler.quantized_onnx.values import MOST_NUMBERS, Values
 
 
 class Windows(Values):
@@ -79,6 +80,8 @@ class Windows(Values):
         attributes = self._window(proto, kernel, type_.shape, dilates=False)
         if found.get("ceil_mode", 0) or (any(attributes["padding"]) and not found.get("count_include_pad", 0)):  # type: ignore[arg-type]
             raise error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
+        if math.prod(kernel) > MOST_NUMBERS:
+            raise error(proto, f"averages {math.prod(kernel):,} places")
         channels = type_.shape[0]
         attributes["groups"] = channels
         ones = {"weight": np.ones((channels, 1, *kernel), np.int8)}
