@@ -121,6 +121,8 @@ def test_a_table_of_bytes_and_a_mean_and_a_residual_addition() -> None:
         (f"Div d, Floor, {SIGNED}", {"d": 0}, "divides by 0"),
         (f"Add p, Floor, {SIGNED}", {"p": np.ones((1, 1, 16, 1))}, r"its constant has shape \(1, 1, 16, 1\)"),
         (f"Sigmoid, Floor, {SIGNED}", {}, "is no operation of a network of integers"),
+        (f"Div d, Floor, {UNSIGNED}, Mul half, Mul half", {"d": 64}, "are no whole numbers"),
+        (f"Floor, {', '.join(['Mul one'] * 70)}, {SIGNED}", {"one": 1.01}, "more than 64 elementwise operations"),
     ],
 )
 def test_what_no_integers_equal_is_refused_with_its_node(tail: str, constants: dict[str, Any], said: str) -> None:
@@ -156,3 +158,50 @@ def test_a_proof_looks_at_every_step_and_finds_the_one_that_differs() -> None:
         .scaled(np.float32([64]), divides=True)
     )
     assert as_requantization(late.rounded("floor").clipped(-8, 7), least, most) is not None  # 7 is 7, clipped
+
+
+def test_integers_that_are_computed_with_as_integers_are_refused() -> None:
+    """Division of integers goes towards zero, and what leaves 32 bits comes back on the other side."""
+    constants = {"low": np.float32(-128), "high": np.float32(127), "w": WEIGHT, "d": np.int32(64)}
+    nodes = [
+        node("Floor", "x", "a"), node("Clip", "a low high", "b"), node("Conv", "b w", "c"),
+        node("Cast", "c", "i", to=onnx.TensorProto.INT32), node("Div", "i d", "j"),
+        node("Cast", "j", "f", to=onnx.TensorProto.FLOAT), node("Floor", "f", "g"), node("Clip", "g low high", "y"),
+    ]  # fmt: skip
+    with pytest.raises(GraphError, match=r"'i' .*casts to what is neither a float nor the index of a Gather"):
+        import_onnx(model(nodes, constants, (3, 16, 1)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("Floor, Clip low high", "whole numbers of -128 .. 127 are known"),
+        ("Floor, Div four, Clip zero top", "is no quantization of the input that is known"),
+    ],
+)
+def test_an_input_that_is_quantized_otherwise_is_refused(entry: str, said: str) -> None:
+    constants = {
+        "low": np.float32(-3.5), "high": np.float32(100.25), "four": np.float32(4), "zero": np.float32(0),
+        "top": np.float32(100), "w": WEIGHT,
+    }  # fmt: skip
+    steps = [step.split() for step in entry.split(",")]
+    nodes = [
+        node(op, " ".join([f"x{at}" if at else "x", *names]), f"x{at + 1}") for at, (op, *names) in enumerate(steps)
+    ]
+    nodes += [node("Conv", f"x{len(steps)} w", "c"), node("Floor", "c", "f"), node("Clip", "f zero top", "y")]
+    with pytest.raises(GraphError, match=said):
+        import_onnx(model(nodes, constants, (3, 16, 1)))
+
+
+def test_a_table_behind_a_sum_is_one_of_its_bytes() -> None:
+    """What falls in between is no requantization, however steep."""
+    entries = np.minimum(np.arange(2000), 255).astype(np.float32)
+    entries[290:1000] = 7
+    constants = {"low": np.float32(-128), "high": np.float32(127), "zero": np.float32(0), "top": np.float32(255),
+                 "w": WEIGHT, "t": entries}  # fmt: skip
+    nodes = [
+        node("Floor", "x", "a"), node("Clip", "a low high", "b"), node("Conv", "b w", "c"), node("Relu", "c", "r"),
+        node("Cast", "r", "i", to=onnx.TensorProto.INT64), node("Gather", "t i", "g"), node("Clip", "g zero top", "y"),
+    ]  # fmt: skip
+    with pytest.raises(GraphError, match=r"'i' .* are no whole numbers of 8 bits"):
+        import_onnx(model(nodes, constants, (3, 16, 1)))

@@ -151,10 +151,18 @@ ENTER = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z",
          "counts fewer places at the border"),
         ([*ENTER, node("Transpose", "d", "m", perm=[1, 0, 2, 3]), node("QuantizeLinear", "m s z")], "batch stays"),
         ([*ENTER, node("Sigmoid", "x", "m"), node("QuantizeLinear", "m s z")], "which nothing quantizes before it"),
+        ([*ENTER, node("DequantizeLinear", "w ws", "f"), node("Conv", "d f", "c"), node("Add", "c wide2", "m"),
+          node("QuantizeLinear", "m s z")], "adds a constant of shape"),
+        ([*ENTER, node("Reshape", "d three", "m"), node("QuantizeLinear", "m s z")], "where 4 axes are known, or 2"),
+        ([*ENTER, node("Conv", "d hw", "c"), node("QuantizeLinear", "c small z")], "are no quantized constants"),
+        ([*ENTER, node("DequantizeLinear", "w huge", "f"), node("Conv", "d f", "c"),
+          node("QuantizeLinear", "c small z")], "beyond float32"),
     ],
 )  # fmt: skip
 def test_what_has_no_integer_meaning_is_refused_with_its_node(nodes: list[Any], said: str) -> None:
-    constants = {**QDQ, "fw": np.ones((2, 4, 1, 1), np.float32), "zero": np.float32(0), "wide": np.int16(0)}
+    constants = {**QDQ, "fw": np.ones((2, 4, 1, 1), np.float32), "zero": np.float32(0), "wide": np.int16(0),
+                 "wide2": np.ones((1, 1, 1, 3), np.float32), "three": np.array([0, 4, 15]), "huge": np.float32(1e38),
+                 "small": np.float32(1e-5), "hw": np.ones((2, 4, 1, 1), np.float32)}  # fmt: skip
     with pytest.raises(GraphError, match=said):
         import_onnx(model(nodes, constants, (4, 5, 3)))
 
@@ -219,3 +227,22 @@ def test_numbers_that_only_move(given: str) -> None:
         nodes = [node("QuantizeLinear", "x s z", "q"), node("DequantizeLinear", "q s z", "m0"), *moves,
                  node("QuantizeLinear", "m7 s z", "r"), node("DequantizeLinear", "r s z", "y")]  # fmt: skip
         same(model(nodes, constants, (5, 4, 2), 2), random.normal(2, 4, (30, 5, 4, 2)).astype(np.float32))
+
+
+def test_a_clip_behind_another_name_clips_what_reads_it_alone() -> None:
+    constants = {**SCALES, "w": np.ones((4, 4, 1, 1), np.int8), "ws": np.float32(0.01), "wz": np.int8(0),
+                 "low": np.uint8(121), "high": np.uint8(124)}  # fmt: skip
+    nodes = [
+        node("QLinearConv", "x s z w ws wz t v", "c"), node("Identity", "c", "c2"), node("Clip", "c2 low high", "d"),
+        node("QLinearAdd", "c t v d t v s v", "y", domain=MICROSOFT),
+    ]  # fmt: skip
+    same(model(nodes, constants, (4, 5, 3), given="uint8", made="uint8"),
+         any_integer(np.random.default_rng(0), "uint8", (6, 4, 5, 3)))  # fmt: skip
+
+
+def test_bytes_that_leave_under_other_names_and_shapes_are_dequantized() -> None:
+    for tail in ([node("Identity", "d", "y")], [node("Reshape", "d same", "y")], [node("Flatten", "d", "y")]):
+        constants = {**SCALES, "same": np.array([0, 4, 5, 3])}
+        rank = 2 if tail[0].op_type == "Flatten" else 4
+        same(model([*ENTER, *tail], constants, (4, 5, 3), rank),
+             np.random.default_rng(1).normal(2, 4, (6, 4, 5, 3)).astype(np.float32))  # fmt: skip
