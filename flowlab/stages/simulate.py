@@ -231,7 +231,7 @@ def costs(
         "cycles": cycles,
         "measured": {name: dict(values) for name, values in measured.items()},
         "note": "multiply-accumulates of convolutions and fully connected layers, padding included"
-        + ("" if cycles is not None else "; no execution here counts cycles"),
+        + ("" if cycles is not None else "; no execution here counts cycles of the device"),
     }
 
 

@@ -228,7 +228,7 @@ def make_facts() -> ReportFacts:
             "macs_cpu": 0,
             "npu_share": 1.0,
             "cycles": None,
-            "note": "no execution here counts cycles",
+            "note": "no execution here counts cycles of the device",
             "model": MODEL,
             "estimate": ESTIMATE,
         },

@@ -37,6 +37,7 @@ QUANTIZED = (
 )  # fmt: skip
 BYTES = {"int8": -128, "uint8": 0}
 CONSTANTS = ("int8", "uint8", "int4", "uint4", "int32")
+MOST_JOINED = 64  # in one Concat
 MOST_NUMBERS = 1 << 22  # of an input: far above any microcontroller
 FILTER = 2  # axes of a window of pictures, behind which the kernel's stand
 
@@ -313,6 +314,8 @@ class Values(Growing):
         return {one.name for one in self.model.outputs()}
 
     def _joined(self, values: Sequence[str], out: str) -> str:
+        if len(values) > MOST_JOINED:  # one after the other, each of which is kept
+            raise GraphError(f"ONNX node '{out}' (Concat): joins {len(values)} values; at most {MOST_JOINED} are known")
         types = [self.types[value] for value in values]
         if any(not same_meaning(types[0], other) for other in types):
             raise GraphError(f"ONNX node '{out}' (Concat): joins integers of different scales; quantize them alike")
