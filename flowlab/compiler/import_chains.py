@@ -304,7 +304,7 @@ class _Importer(Growing):
         if bound >= exact_float.LIMIT:
             raise _error(proto, f"its sums of up to {bound:,} are not exact in float32, so that their order counts")
         biased = len(proto.input) > 2 and bool(proto.input[2])
-        name = f"{out}/sum" if biased else out
+        name = self.model.free(f"{out}/sum") if biased else out
         self.add(name, op, [source], TensorType("int32", ()), attributes, constants={"weight": integers})
         if biased:
             bias = self.model.constant(proto, 2).ravel()
@@ -335,7 +335,7 @@ class _Importer(Growing):
             if sorted(axis % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
                 raise _error(proto, f"averages axes {axes}; height and width with keepdims=1 are known")
         source = self._bytes(proto.input[0], proto)
-        name = self.add(f"{proto.output[0]}/sum", "sum_pool", [source], TensorType("int32", ()))
+        name = self.add(self.model.free(f"{proto.output[0]}/sum"), "sum_pool", [source], TensorType("int32", ()))
         _, height, width = self.types[source].shape
         chain = Chain.start(self.types[name].shape[0], height * width)
         self.pending[proto.output[0]] = _Pending(name, chain, proto, (proto,))
@@ -353,7 +353,9 @@ class _Importer(Growing):
             raise _error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
         constants = {"weight": ones}
         sums = TensorType("int32", ())
-        name = self.add(f"{proto.output[0]}/sum", "conv", [source], sums, attributes, constants=constants)
+        name = self.add(
+            self.model.free(f"{proto.output[0]}/sum"), "conv", [source], sums, attributes, constants=constants
+        )
         self.pending[proto.output[0]] = _Pending(name, Chain.start(channels, math.prod(kernel)), proto, (proto,))
 
     # --- moves ---------------------------------------------------------------------------------------
@@ -431,7 +433,7 @@ class _Importer(Growing):
             raise _error(proto, "joins signed and unsigned bytes; clip all of them to one range")
         before = values[0]
         for place, other in enumerate(values[1:], 2):
-            name = proto.output[0] if place == len(values) else f"{proto.output[0]}/first{place}"
+            name = proto.output[0] if place == len(values) else self.model.free(f"{proto.output[0]}/first{place}")
             before = self.add(name, "concat", [before, other], self.types[before])
 
     def _squeeze(self, proto: Proto) -> None:

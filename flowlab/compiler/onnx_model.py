@@ -139,6 +139,13 @@ class OnnxModel:
         """The value's name in the graph: the tensor's, or for an output that of the node that makes it."""
         return self.renamed.get(tensor, tensor)
 
+    def free(self, name: str) -> str:
+        """A name for what an importer makes beside a tensor: this one, or one like it that no tensor has."""
+        taken = {*self.makers, *self.constants, *(value.name for value in self.proto.graph.input)}
+        while name in taken:
+            name += "_"
+        return name
+
     def inputs(self) -> dict[str, tuple[int, ...]]:
         """Shapes without the batch, of the inputs that are no initializers."""
         return {value.name: _shape(value) for value in self._entries()}

@@ -246,3 +246,14 @@ def test_bytes_that_leave_under_other_names_and_shapes_are_dequantized() -> None
         rank = 2 if tail[0].op_type == "Flatten" else 4
         same(model([*ENTER, *tail], constants, (4, 5, 3), rank),
              np.random.default_rng(1).normal(2, 4, (6, 4, 5, 3)).astype(np.float32))  # fmt: skip
+
+
+def test_names_that_an_importer_makes_are_none_of_the_file() -> None:
+    constants = {**SCALES, "w": (50 * np.eye(4) + 9)[..., None, None].astype(np.int8),
+                 "ws": np.float32(0.02), "wz": np.int8(0)}  # fmt: skip
+    nodes = [
+        node("QLinearConv", "x s z w ws wz t v", "c"), node("Identity", "c", "c/sum"),
+        node("QLinearConv", "c/sum t v w ws wz t v", "y/sum"), node("QLinearConv", "y/sum t v w ws wz t v", "y"),
+    ]  # fmt: skip
+    data = model(nodes, constants, (4, 5, 3), given="uint8", made="uint8")
+    same(data, any_integer(np.random.default_rng(0), "uint8", (6, 4, 5, 3)))

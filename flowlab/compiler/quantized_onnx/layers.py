@@ -167,7 +167,7 @@ class Importer(Windows, Moves):
             raise error(proto, "its weights have a scale for each input; one for each output is known")
         step = (np.float32(self.types[value].scale) * weight.scale).astype(np.float32)
         value, integers = self._in_bytes(proto, op, value, weight.integers, int(str(attributes.get("groups", 1))))
-        name = name or f"{proto.output[0]}/sum"
+        name = name or self.model.free(f"{proto.output[0]}/sum")
         scale = float(step[0]) if step.size == 1 else 0.0
         self.add(name, op, [value], TensorType("int32", (), scale), attributes, constants={"weight": integers})
         steps = np.broadcast_to(step, (outputs,)).astype(np.float32)
@@ -192,7 +192,7 @@ class Importer(Windows, Moves):
             places = np.arange(math.prod(type_.shape), dtype=np.int32).reshape(groups, -1)
             index = np.concatenate([places, places], axis=1).ravel()
             shape = (2 * type_.shape[0], *type_.shape[1:])
-            name = f"{value}/twice" if groups == 1 else f"{value}/twice{groups}"
+            name = self.model.free(f"{value}/twice") if groups == 1 else self.model.free(f"{value}/twice{groups}")
             self.wide[key] = self.add(name, "take", [value], replace(type_, shape=shape), constants={"index": index})
         return self.wide[key]
 
@@ -333,7 +333,10 @@ class Importer(Windows, Moves):
             left, right = right, left
         one, other = self.types[left], self.types[right]
         name = self.add(
-            f"{proto.output[0]}/product", "multiply", [left, right], TensorType("int32", (), one.scale * other.scale)
+            self.model.free(f"{proto.output[0]}/product"),
+            "multiply",
+            [left, right],
+            TensorType("int32", (), one.scale * other.scale),
         )
         step = np.float32(one.scale) * np.float32(other.scale)
         return Sum(name, np.full(self.types[name].shape[0], step, np.float32))

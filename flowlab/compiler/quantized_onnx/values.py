@@ -201,7 +201,10 @@ class Values(Growing):
             }  # fmt: skip
             return self.add(out, "add_float", [pending.left, pending.right], type_, scales)
         if isinstance(pending, Joined):
-            values = [self._quantized(proto, part, type_, f"{out}/part{at}") for at, part in enumerate(pending.parts)]
+            values = [
+                self._quantized(proto, part, type_, self.model.free(f"{out}/part{at}"))
+                for at, part in enumerate(pending.parts)
+            ]
             return self._joined(values, out)
         if isinstance(pending, Real) and same_meaning(self.types[pending.value], type_):
             return pending.value
@@ -229,7 +232,9 @@ class Values(Growing):
         }  # fmt: skip
         if not sums.flat:
             return self.add(out, "requantize", [sums.value], type_, attributes, constants=constants)
-        made = self.add(f"{out}/pictures", "requantize", [sums.value], type_, attributes, constants=constants)
+        made = self.add(
+            self.model.free(f"{out}/pictures"), "requantize", [sums.value], type_, attributes, constants=constants
+        )
         return self.add(out, "flatten", [made], self.types[made])
 
     def _finish(self, proto: Proto, sums: Sum, scale_at: int) -> None:
@@ -291,7 +296,9 @@ class Values(Growing):
             return
         found = self.reals.get(name)
         if isinstance(found, Real):
-            self.reals[out] = Real(move(f"{out}/bytes" if out in self._output_names() else out, found.value))
+            self.reals[out] = Real(
+                move(self.model.free(f"{out}/bytes") if out in self._output_names() else out, found.value)
+            )
             return
         if isinstance(found, Sum) and not found.flat and self._flattens(proto, found):
             self.reals[out] = replace(found, flat=True)
@@ -321,6 +328,6 @@ class Values(Growing):
             raise GraphError(f"ONNX node '{out}' (Concat): joins integers of different scales; quantize them alike")
         before = values[0]
         for place, other in enumerate(values[1:], 2):
-            name = out if place == len(values) else f"{out}/first{place}"
+            name = out if place == len(values) else self.model.free(f"{out}/first{place}")
             before = self.add(name, "concat", [before, other], types[0])
         return before

@@ -49,7 +49,9 @@ class Windows(Values):
         type_ = self.types[value]
         if len(type_.shape) != 3:
             raise error(proto, f"averages a value of shape {type_.shape}")
-        name = self.add(f"{proto.output[0]}/sum", "sum_pool", [value], TensorType("int32", (), type_.scale))
+        name = self.add(
+            self.model.free(f"{proto.output[0]}/sum"), "sum_pool", [value], TensorType("int32", (), type_.scale)
+        )
         area = np.float32(type_.shape[1] * type_.shape[2])
         return Sum(name, np.full(type_.shape[0], np.float32(type_.scale) / area, np.float32))
 
@@ -86,7 +88,7 @@ class Windows(Values):
         attributes["groups"] = channels
         ones = {"weight": np.ones((channels, 1, *kernel), np.int8)}
         sums = TensorType("int32", (), type_.scale)
-        name = self.add(f"{proto.output[0]}/sum", "conv", [value], sums, attributes, constants=ones)
+        name = self.add(self.model.free(f"{proto.output[0]}/sum"), "conv", [value], sums, attributes, constants=ones)
         area = np.float32(kernel[0] * kernel[1])
         return Sum(name, np.full(channels, np.float32(type_.scale) / area, np.float32))
 
