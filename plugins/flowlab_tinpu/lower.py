@@ -47,9 +47,10 @@ def lower_to_files(device: Device, job: LowerJob) -> tuple[Program, str]:
     container = lower.with_golden(container, job.golden)
     data = program.encode(container if getattr(job.options, "golden", True) else replace(container, golden=None))
     texts, memory = _c(job, program.parse(data), device)  # C is emitted from the bytes that ship
-    if any(layer.unit == "npu" for layer in container.layers):  # else the C is all that runs
+    accelerated = any(layer.unit == "npu" for layer in container.layers)  # else the C is all that runs
+    if accelerated:
         memory = lower.memory(container)
-    char_bytes = 1 if device.row.npu else job.core.char_bits // 8  # as `memory` counts them
+    char_bytes = 1 if accelerated else job.core.char_bits // 8  # as `memory` counts them
     allocate.require_fit(memory, device.memory, device.name, lambda: _at_peak(container, job, char_bytes))
     outputs = sum(container.tensors[at].size for at in container.outputs.values())
     more = {
