@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from flowlab.compiler.infer import dilation_of, integer, integers
-from flowlab.compiler.intervals import LIMITS
 from flowlab.compiler.ir import Graph, Node, TensorType
+from flowlab.compiler.ops import LIMITS
 from flowlab.errors import GraphError
 
 OPSET = 18  # the first with bitwise operations

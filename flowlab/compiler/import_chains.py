@@ -21,9 +21,10 @@ from flowlab.compiler.float_chain import Chain, as_requantization, whole_range
 from flowlab.compiler.growing import Growing
 from flowlab.compiler.import_float import conv_attributes, max_pool_attributes
 from flowlab.compiler.import_moves import is_part_of_take, is_take, read_take, wanted_shape
-from flowlab.compiler.intervals import LIMITS, intervals_of
+from flowlab.compiler.intervals import BYTES, intervals_of
 from flowlab.compiler.ir import Attribute, Graph, Input, TensorType
-from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, clip_limits, node_name
+from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, clip_limits, node_error, node_name
+from flowlab.compiler.ops import LIMITS
 from flowlab.errors import GraphError
 
 Proto: TypeAlias = onnx.NodeProto
@@ -33,7 +34,6 @@ ENDS = ("Clip", "Relu", "Min", "Max", "Cast")  # may stand behind the clip of a 
 DOUBLE = onnx.TensorProto.DOUBLE
 CASTS = (onnx.TensorProto.FLOAT, DOUBLE)
 INDICES = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-BYTES = {"int8": -128, "uint8": 0}
 MOST_STEPS, MOST_CHANNELS, MOST_JOINED = 64, 4096, 64  # in a row, that a proof looks at, and in one Concat
 
 
@@ -49,10 +49,6 @@ def import_chains(model: OnnxModel) -> Graph:
         GraphError: naming the ONNX node whose numbers are no integers, or that no integer operation equals.
     """
     return _Importer(model).graph()
-
-
-def _error(proto: Proto, message: str) -> GraphError:
-    return GraphError(f"ONNX node '{node_name(proto)}' ({proto.op_type}): {message}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +77,7 @@ class _Importer(Growing):
             handler = _HANDLERS.get(proto.op_type)
             if handler is None:
                 known = ", ".join(sorted(_HANDLERS))
-                raise _error(proto, f"is no operation of a network of integers. Known: {known}")
+                raise node_error(proto, f"is no operation of a network of integers. Known: {known}")
             handler(self, proto)
         outputs = {one.name: self._output(one.name) for one in self.model.outputs()}
         return Graph(self.inputs, tuple(self.nodes), outputs)
@@ -124,12 +120,12 @@ class _Importer(Growing):
 
     def _requantized(self, name: str, found: _Pending) -> str:
         if found.chain.channels > MOST_CHANNELS:
-            raise _error(found.last, f"has {found.chain.channels:,} channels; at most {MOST_CHANNELS:,} are proven")
+            raise node_error(found.last, f"has {found.chain.channels:,} channels; at most {MOST_CHANNELS:,} are proven")
         values = {found.source: found.source}
         least, most = intervals_of(Graph(self.inputs, tuple(self.nodes), values))[found.source]
         made = as_requantization(found.chain, least, most)
         if made is None:
-            raise _error(found.last, self._why_not(found, least, most))
+            raise node_error(found.last, self._why_not(found, least, most))
         attributes: dict[str, Attribute] = {
             "low": made.low, "high": made.high, "rounding": made.rounding,
             "bias_before_multiply": made.bias_before_multiply,
@@ -160,14 +156,14 @@ class _Importer(Growing):
         numbers = np.arange(256, dtype=np.int64) + BYTES[source.dtype]
         results = found.chain.at(np.broadcast_to(numbers, (found.chain.channels, 256)))
         if (results != results[:1]).any():
-            raise _error(found.last, "has another constant for each channel of bytes; one for all is known")
+            raise node_error(found.last, "has another constant for each channel of bytes; one for all is known")
         levels = results[0]
         if not np.isfinite(levels).all() or (levels != np.floor(levels)).any():
-            raise _error(found.last, "makes of bytes what are no whole numbers")
+            raise node_error(found.last, "makes of bytes what are no whole numbers")
         low, high = int(levels.min()), int(levels.max())
         dtype = "uint8" if (low >= 0 and high > 127) or (low >= 0 and source.dtype == "uint8") else "int8"
         if low < LIMITS[dtype][0] or high > LIMITS[dtype][1]:
-            raise _error(found.last, f"makes of bytes {low} .. {high}, which are none")
+            raise node_error(found.last, f"makes of bytes {low} .. {high}, which are none")
         return self.add(
             name, "table", [found.source], TensorType(dtype, ()), constants={"entries": levels.astype(dtype)}
         )
@@ -176,14 +172,16 @@ class _Importer(Growing):
         """The network's float input, by the one form that there is: add, multiply, floor, shift, floor, clip."""
         constants = _input_step(self.model, found)
         if constants is None:
-            raise _error(
+            raise node_error(
                 found.last, "is no quantization of the input that is known: Add, Mul by whole numbers, Floor, Div by "
                 "a power of two, Floor, Clip to -128 .. 127"
             )  # fmt: skip
         channels = self.types[found.source].shape[0]
         low, high = found.chain.limits
         if not (-128 <= low <= high <= 127 and low == math.floor(low) and high == math.floor(high)):
-            raise _error(found.last, f"clips the input to {low:g} .. {high:g}; whole numbers of -128 .. 127 are known")
+            raise node_error(
+                found.last, f"clips the input to {low:g} .. {high:g}; whole numbers of -128 .. 127 are known"
+            )
         arrays = {key: np.broadcast_to(value, (channels,)).copy() for key, value in constants.items()}
         limits: dict[str, Attribute] = {"low": int(low), "high": int(high)}
         return self.add(name, "quantize", [found.source], TensorType("int8", ()), limits, constants=arrays)
@@ -212,9 +210,9 @@ class _Importer(Growing):
             return
         found = self._chain_of(proto.input[0] if parts is None else parts[0], proto)
         if found is None:
-            raise _error(proto, f"reads '{proto.input[0]}', which is no value of the network")
+            raise node_error(proto, f"reads '{proto.input[0]}', which is no value of the network")
         if len(found.steps) >= MOST_STEPS:
-            raise _error(proto, f"is one of more than {MOST_STEPS} elementwise operations in a row")
+            raise node_error(proto, f"is one of more than {MOST_STEPS} elementwise operations in a row")
         swapped = parts is not None and parts[0] != proto.input[0]
         constant = None if parts is None else self._a_channel(proto, parts[1], found)
         chain = self._stepped(proto, found.chain, constant, swapped=swapped)
@@ -223,14 +221,14 @@ class _Importer(Growing):
     def _stepped(self, proto: Proto, chain: Chain, constant: Array | None, *, swapped: bool) -> Chain:
         op = proto.op_type
         if op in ("Sub", "Div") and swapped:
-            raise _error(proto, "has the network's value second; it is known first")
+            raise node_error(proto, "has the network's value second; it is known first")
         if op in ("Add", "Sub", "Mul", "Div"):
             if constant is None or not np.isfinite(constant).all():
-                raise _error(proto, "has no constant of finite numbers")
+                raise node_error(proto, "has no constant of finite numbers")
             if op in ("Add", "Sub"):
                 return chain.added(constant if op == "Add" else -constant)
             if op == "Div" and (constant == 0).any():
-                raise _error(proto, "divides by 0")
+                raise node_error(proto, "divides by 0")
             return chain.scaled(constant, divides=op == "Div")
         if op in ROUNDS:
             return chain.rounded("floor" if op == "Floor" else "even")
@@ -239,7 +237,7 @@ class _Importer(Growing):
             if to in INDICES and self.model.reader(proto.output[0], "Gather") is not None:
                 return chain.then(np.trunc)
             if to not in CASTS:
-                raise _error(proto, "casts to what is neither a float nor the index of a Gather behind it")
+                raise node_error(proto, "casts to what is neither a float nor the index of a Gather behind it")
             wide = np.float64 if to == DOUBLE else np.float32
             first = not any(chain.offset) and not chain.rounding  # the sum itself
             return chain.then(lambda value: value.astype(wide), dtype=wide if first else chain.dtype)
@@ -250,7 +248,7 @@ class _Importer(Growing):
             return 0.0, math.inf
         if proto.op_type in ("Min", "Max"):
             if constant is None or constant.size != 1:
-                raise _error(proto, "compares with no single constant")
+                raise node_error(proto, "compares with no single constant")
             limit = float(constant.reshape(()))
             return (-math.inf, limit) if proto.op_type == "Min" else (limit, math.inf)
         return clip_limits(self.model, proto)
@@ -263,7 +261,7 @@ class _Importer(Growing):
         wanted = (shape[0], *(1,) * (len(shape) - 1))
         if constant.shape in (wanted, (1, *wanted)):
             return constant.ravel()
-        raise _error(proto, f"its constant has shape {constant.shape}; one number, or {(1, *wanted)}, is known")
+        raise node_error(proto, f"its constant has shape {constant.shape}; one number, or {(1, *wanted)}, is known")
 
     def _of_two(self, proto: Proto) -> None:
         """A sum or product of two values of bytes."""
@@ -284,7 +282,7 @@ class _Importer(Growing):
     def _gemm(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if (found.get("alpha", 1.0), found.get("beta", 1.0), found.get("transA", 0)) != (1.0, 1.0, 0):
-            raise _error(proto, "transposes its input, or scales; use a plain linear layer")
+            raise node_error(proto, "transposes its input, or scales; use a plain linear layer")
         weight = self.model.constant(proto, 1)
         self._linear(proto, weight if found.get("transB", 0) else weight.T)
 
@@ -302,38 +300,38 @@ class _Importer(Growing):
         largest = exact_float.largest_magnitude(self.types[source])
         bound = int(exact_float.magnitude_sums(integers, largest).max(initial=0))
         if bound >= exact_float.LIMIT:
-            raise _error(proto, f"its sums of up to {bound:,} are not exact in float32, so that their order counts")
+            raise node_error(proto, f"its sums of up to {bound:,} are not exact in float32, so that their order counts")
         biased = len(proto.input) > 2 and bool(proto.input[2])
         name = self.model.free(f"{out}/sum") if biased else out
         self.add(name, op, [source], TensorType("int32", ()), attributes, constants={"weight": integers})
         if biased:
             bias = self.model.constant(proto, 2).ravel()
             if bias.size != integers.shape[0] or not np.isfinite(bias).all():
-                raise _error(proto, f"has {bias.size} biases for {integers.shape[0]} outputs")
+                raise node_error(proto, f"has {bias.size} biases for {integers.shape[0]} outputs")
             self.pending[out] = _Pending(name, Chain.start(len(bias)).added(bias), proto, (proto,))
 
     def _weights(self, proto: Proto, weight: Array) -> NDArray[np.int8]:
         wide = np.asarray(weight, np.float64)
         if not np.isfinite(wide).all() or (wide != np.floor(wide)).any():
-            raise _error(proto, "its weights are no integers, in a network that rounds: quantize all of its layers")
+            raise node_error(proto, "its weights are no integers, in a network that rounds: quantize all of its layers")
         if wide.size and (wide.min() < -128 or wide.max() > 127):
-            raise _error(proto, f"its weights {wide.min():g} .. {wide.max():g} do not fit 8 bits")
+            raise node_error(proto, f"its weights {wide.min():g} .. {wide.max():g} do not fit 8 bits")
         return wide.astype(np.int8)
 
     def _reduce_sum(self, proto: Proto) -> None:
         found = attributes_of(proto)
         axes = self.model.constant(proto, 1) if len(proto.input) > 1 else np.asarray(found.get("axes", ()))
         if sorted(int(axis) % 4 for axis in axes.ravel()) != [2, 3] or not found.get("keepdims", 1):
-            raise _error(proto, f"sums axes {axes.tolist()}; height and width with keepdims=1 are known")
+            raise node_error(proto, f"sums axes {axes.tolist()}; height and width with keepdims=1 are known")
         self.add(proto.output[0], "sum_pool", [self._bytes(proto.input[0], proto)], TensorType("int32", ()))
 
     def _mean(self, proto: Proto) -> None:
         """A mean over height and width: the sum, divided by their product."""
         if proto.op_type == "ReduceMean":
             found = attributes_of(proto)
-            axes = [int(axis) for axis in (found["axes"] if "axes" in found else self.model.constant(proto, 1))]
+            axes = self.model.axes(proto)
             if sorted(axis % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
-                raise _error(proto, f"averages axes {axes}; height and width with keepdims=1 are known")
+                raise node_error(proto, f"averages axes {axes}; height and width with keepdims=1 are known")
         source = self._bytes(proto.input[0], proto)
         name = self.add(self.model.free(f"{proto.output[0]}/sum"), "sum_pool", [source], TensorType("int32", ()))
         _, height, width = self.types[source].shape
@@ -345,12 +343,12 @@ class _Importer(Growing):
         channels = self.types[source].shape[0]
         kernel = tuple(int(one) for one in found.get("kernel_shape", ()))
         if len(kernel) != 2 or min(kernel) < 1:
-            raise _error(proto, f"attribute 'kernel_shape' is {kernel}; two integers above 0 are needed")
+            raise node_error(proto, f"attribute 'kernel_shape' is {kernel}; two integers above 0 are needed")
         ones = np.ones((channels, 1, *kernel), np.int8)
         attributes = {**conv_attributes(proto, ones, self.types[source].shape), "groups": channels}
         padded = any(attributes["padding"])  # type: ignore[arg-type]
         if found.get("ceil_mode", 0) or (padded and not found.get("count_include_pad", 0)):
-            raise _error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
+            raise node_error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
         constants = {"weight": ones}
         sums = TensorType("int32", ())
         name = self.add(
@@ -372,7 +370,7 @@ class _Importer(Growing):
         if is_part_of_take(self.model, proto):
             return
         if attributes_of(proto).get("axis", 1) != 1:
-            raise _error(proto, "keeps more than the batch. Use axis 1")
+            raise node_error(proto, "keeps more than the batch. Use axis 1")
         self._kept(proto, "flatten")
 
     def _reshape(self, proto: Proto) -> None:
@@ -393,7 +391,7 @@ class _Importer(Growing):
             self._looked_up(proto)
             return
         if not is_take(self.model, proto):
-            raise _error(proto, "takes along an axis; slices and permutations of flat values are known")
+            raise node_error(proto, "takes along an axis; slices and permutations of flat values are known")
         if self.model.reader(proto.output[0], "Reshape") is None:
             self._taken(proto, proto, None)
 
@@ -401,7 +399,7 @@ class _Importer(Growing):
         """Bytes, or what was made of them, as places in a row of constants."""
         entries, found = self.model.constant(proto, 0), self._chain_of(proto.input[1], proto)
         if found is None or entries.ndim != 1 or not entries.size or attributes_of(proto).get("axis", 0) != 0:
-            raise _error(proto, "looks up in no row of constants")
+            raise node_error(proto, "looks up in no row of constants")
 
         if self.types[found.source].dtype not in BYTES:  # a proof takes for granted that a sum's function never falls
             source = self._bytes(proto.input[1], proto)
@@ -421,16 +419,16 @@ class _Importer(Growing):
     def _pad(self, proto: Proto) -> None:
         """Part of a take."""
         if self.model.reader(proto.output[0], "Gather") is None:
-            raise _error(proto, "pads; give the convolution or the pool behind it the padding")
+            raise node_error(proto, "pads; give the convolution or the pool behind it the padding")
 
     def _concat(self, proto: Proto) -> None:
         values = [self._bytes(name, proto) for name in proto.input]
         rank = len(self.types[values[0]].shape) + 1
         if attributes_of(proto).get("axis") not in (1, 1 - rank) or not 2 <= len(values) <= MOST_JOINED:
-            raise _error(proto, f"joins along another axis than the channels, or more than {MOST_JOINED} values")
+            raise node_error(proto, f"joins along another axis than the channels, or more than {MOST_JOINED} values")
         kinds = {self.types[value].dtype for value in values}
         if len(kinds) > 1:
-            raise _error(proto, "joins signed and unsigned bytes; clip all of them to one range")
+            raise node_error(proto, "joins signed and unsigned bytes; clip all of them to one range")
         before = values[0]
         for place, other in enumerate(values[1:], 2):
             name = proto.output[0] if place == len(values) else self.model.free(f"{proto.output[0]}/first{place}")
@@ -439,7 +437,7 @@ class _Importer(Growing):
     def _squeeze(self, proto: Proto) -> None:
         source = self._bytes(proto.input[0], proto)
         if self.types[source].shape[1:] != (1, 1):
-            raise _error(proto, "leaves more than (batch, features)")
+            raise node_error(proto, "leaves more than (batch, features)")
         self._kept(proto, "flatten")
 
     def _alias(self, proto: Proto) -> None:

@@ -8,7 +8,7 @@ Gather from a flat value, Identity, Dropout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -18,8 +18,7 @@ import onnx
 from flowlab.compiler.import_moves import Taken, is_part_of_take, is_take, read_take, wanted_shape
 from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
-from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, clip_limits, node_name
-from flowlab.errors import GraphError
+from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, clip_limits, node_error, node_name
 
 Proto: TypeAlias = onnx.NodeProto
 Pair = tuple[int, int]
@@ -34,20 +33,16 @@ def import_float(model: OnnxModel) -> Graph:
     return _Importer(model).graph()
 
 
-def _error(proto: Proto, message: str) -> GraphError:
-    return GraphError(f"ONNX node '{node_name(proto)}' ({proto.op_type}): {message}")
-
-
 # --- windows: what Conv and MaxPool share -------------------------------------------------------
 
 
 def conv_attributes(proto: Proto, weight: Array, shape: tuple[int, ...]) -> dict[str, Attribute]:
     """Stride, padding, groups and, where there is one, the dilation of a Conv that reads ``shape``."""
     if weight.ndim != 4:
-        raise _error(proto, f"is no 2-D convolution: its weight has shape {weight.shape}")
+        raise node_error(proto, f"is no 2-D convolution: its weight has shape {weight.shape}")
     dilation = _pair(proto, "dilations", (1, 1))
     if min(dilation) < 1:
-        raise _error(proto, f"has the dilation {dilation}; 1 and more are known")
+        raise node_error(proto, f"has the dilation {dilation}; 1 and more are known")
     high, wide = ((int(size) - 1) * gap + 1 for size, gap in zip(weight.shape[2:], dilation, strict=True))
     stride, padding = _slide(proto, (high, wide), shape)
     found: dict[str, Attribute] = {
@@ -61,7 +56,7 @@ def conv_attributes(proto: Proto, weight: Array, shape: tuple[int, ...]) -> dict
 def max_pool_attributes(proto: Proto, shape: tuple[int, ...]) -> dict[str, Attribute]:
     """Kernel, stride and padding of a MaxPool that reads ``shape``."""
     if attributes_of(proto).get("ceil_mode", 0) or len(proto.output) > 1:
-        raise _error(proto, "rounds up, or asks for indices; neither is known. Use ceil_mode=False")
+        raise node_error(proto, "rounds up, or asks for indices; neither is known. Use ceil_mode=False")
     _refuse_dilation(proto)
     kernel = _pair(proto, "kernel_shape", None)
     stride, padding = _slide(proto, kernel, shape)
@@ -70,29 +65,37 @@ def max_pool_attributes(proto: Proto, shape: tuple[int, ...]) -> dict[str, Attri
 
 def _refuse_dilation(proto: Proto) -> None:
     if _pair(proto, "dilations", (1, 1)) != (1, 1):
-        raise _error(proto, "is dilated; use dilation 1")
+        raise node_error(proto, "is dilated; use dilation 1")
 
 
 def _pair(proto: Proto, key: str, default: Pair | None) -> Pair:
     found = attributes_of(proto).get(key, default)
     if found is None or len(found) != 2:
-        raise _error(proto, f"attribute '{key}' is {found!r}; two integers are needed")
+        raise node_error(proto, f"attribute '{key}' is {found!r}; two integers are needed")
     return int(found[0]), int(found[1])
 
 
 def _slide(proto: Proto, kernel: Pair, shape: tuple[int, ...]) -> tuple[Pair, tuple[int, int, int, int]]:
-    found = attributes_of(proto)
     stride = _pair(proto, "strides", (1, 1))
-    auto = found.get("auto_pad", "NOTSET")
+    return stride, padding_of(proto, attributes_of(proto).get("pads", (0, 0, 0, 0)), kernel, stride, shape)
+
+
+def padding_of(
+    proto: Proto, pads: Sequence[int], kernel: Sequence[int], stride: Pair, shape: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """Padding (top, left, bottom, right) of what slides over ``shape``: its ``pads``, or what its auto_pad makes.
+
+    ``kernel`` is what it spans, gaps included.
+    """
+    auto = attributes_of(proto).get("auto_pad", "NOTSET")
     if auto == "NOTSET":
-        pads = found.get("pads", (0, 0, 0, 0))
-        if len(pads) != 4:
-            raise _error(proto, f"attribute 'pads' is {pads!r}; four integers are needed")
-        return stride, (int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3]))
+        if len(pads) != 4 or min(pads) < 0:
+            raise node_error(proto, f"attribute 'pads' is {pads!r}; four integers of at least 0 are needed")
+        return int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3])
     if auto == "VALID":
-        return stride, (0, 0, 0, 0)
+        return 0, 0, 0, 0
     if auto not in ("SAME_UPPER", "SAME_LOWER") or len(shape) != 3:
-        raise _error(proto, f"auto_pad {auto!r} is not known")
+        raise node_error(proto, f"auto_pad {auto!r} is not known")
     before, after = [], []
     for axis in (0, 1):
         extent = shape[axis + 1]
@@ -100,7 +103,7 @@ def _slide(proto: Proto, kernel: Pair, shape: tuple[int, ...]) -> tuple[Pair, tu
         small = total // 2
         before.append(small if auto == "SAME_UPPER" else total - small)
         after.append(total - before[-1])
-    return stride, (before[0], before[1], after[0], after[1])
+    return before[0], before[1], after[0], after[1]
 
 
 # --- the importer -------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ class _Importer:
             handler = _HANDLERS.get(proto.op_type)
             if handler is None:
                 known = ", ".join(sorted({*_HANDLERS, *_ACTIVATIONS, *_ALPHA}))
-                raise _error(proto, f"this operation cannot be imported. Known: {known}")
+                raise node_error(proto, f"this operation cannot be imported. Known: {known}")
             handler(self, proto)
         self.model.check_all_claimed()
         outputs = {value.name: self.value(value.name) for value in self.model.proto.graph.output}
@@ -145,7 +148,7 @@ class _Importer:
     def shape(self, proto: Proto, index: int = 0) -> tuple[int, ...]:
         name = self.value(proto.input[index])
         if name not in self.types:
-            raise _error(proto, f"input {index} is '{name}', which is no value of the network")
+            raise node_error(proto, f"input {index} is '{name}', which is no value of the network")
         return self.types[name].shape
 
     def add(
@@ -163,7 +166,7 @@ class _Importer:
         inputs = tuple(self.value(each) for each in inputs)
         for index in range(len(inputs)):
             if inputs[index] not in self.types:
-                raise _error(proto, f"reads '{inputs[index]}', which is no value of the network")
+                raise node_error(proto, f"reads '{inputs[index]}', which is no value of the network")
         floats = {
             key: array if key == "index" else np.asarray(array, np.float32) for key, array in (constants or {}).items()
         }
@@ -196,7 +199,7 @@ class _Importer:
     def _gemm(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if found.get("transA", 0) or found.get("alpha", 1.0) != 1.0 or found.get("beta", 1.0) != 1.0:
-            raise _error(proto, "transposes its input, or scales; use a plain linear layer")
+            raise node_error(proto, "transposes its input, or scales; use a plain linear layer")
         weight = self.model.constant(proto, 1)
         constants = {"weight": weight if found.get("transB", 0) else weight.T}
         if len(proto.input) > 2 and proto.input[2]:
@@ -218,7 +221,7 @@ class _Importer:
     def _batch_norm(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if found.get("training_mode", 0):
-            raise _error(proto, "is in training mode. Export the model in eval mode")
+            raise node_error(proto, "is in training mode. Export the model in eval mode")
         constants = {
             key: self.model.constant(proto, at) for at, key in enumerate(("weight", "bias", "mean", "variance"), 1)
         }
@@ -229,7 +232,7 @@ class _Importer:
         if node_name(proto) in self.model.claimed or self.model.maker(proto.input[0], "Erf"):
             return  # the bias of a product, or part of a gelu
         if self.model.split(proto) is not None:
-            raise _error(proto, "adds a constant to what is no product")
+            raise node_error(proto, "adds a constant to what is no product")
         self.add(proto, "add", (proto.input[0], proto.input[1]))
 
     # --- elementwise ------------------------------------------------------------------------------
@@ -265,12 +268,12 @@ class _Importer:
     def _hard_sigmoid(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if not math.isclose(found.get("alpha", 0.2), 1 / 6, rel_tol=1e-6) or found.get("beta", 0.5) != 0.5:
-            raise _error(proto, "is no x / 6 + 1 / 2")
+            raise node_error(proto, "is no x / 6 + 1 / 2")
         self.add(proto, "activation", (proto.input[0],), {"function": "hardsigmoid"})
 
     def _gelu(self, proto: Proto) -> None:
         if attributes_of(proto).get("approximate", "none") != "none":
-            raise _error(proto, "is the approximation by tanh; use the exact gelu")
+            raise node_error(proto, "is the approximation by tanh; use the exact gelu")
         self.add(proto, "activation", (proto.input[0],), {"function": "gelu"})
 
     def _erf(self, proto: Proto) -> None:
@@ -297,7 +300,7 @@ class _Importer:
             swapped = left != right and left[1:] == (1,) * (len(left) - 1)
             self.add(proto, "multiply", tuple(proto.input)[:: -1 if swapped else 1])
         elif self.model.reader(proto.output[0], "Mul") is None:
-            raise _error(proto, "multiplies by a constant, which is known in silu and gelu alone")
+            raise node_error(proto, "multiplies by a constant, which is known in silu and gelu alone")
 
     def _gelu_chain(self, half: Proto) -> tuple[Proto, ...] | None:
         outer = self.model.split(half)
@@ -335,16 +338,16 @@ class _Importer:
             return
         found = attributes_of(proto)
         if found.get("ceil_mode", 0) or (any(padding) and not found.get("count_include_pad", 0)):
-            raise _error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
+            raise node_error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
         weight = np.full((shape[0], 1, *kernel), 1.0 / math.prod(kernel), np.float32)  # of each channel by itself
         attributes: dict[str, Attribute] = {"stride": stride, "padding": padding, "groups": shape[0]}
         self.add(proto, "conv", (proto.input[0],), attributes, {"weight": weight})
 
     def _reduce_mean(self, proto: Proto) -> None:
         found = attributes_of(proto)
-        axes = [int(axis) for axis in (found["axes"] if "axes" in found else self.model.constant(proto, 1))]
+        axes = self.model.axes(proto)
         if sorted(axis % 4 for axis in axes) != [2, 3] or len(self.shape(proto)) != 3:
-            raise _error(proto, f"averages axes {axes}; only height and width together are known")
+            raise node_error(proto, f"averages axes {axes}; only height and width together are known")
         if found.get("keepdims", 1):
             self.add(proto, "average_pool", (proto.input[0],))
             return
@@ -354,7 +357,7 @@ class _Importer:
 
     def _flatten(self, proto: Proto) -> None:
         if attributes_of(proto).get("axis", 1) != 1:
-            raise _error(proto, "keeps more than the batch. Use axis 1")
+            raise node_error(proto, "keeps more than the batch. Use axis 1")
         if is_part_of_take(self.model, proto):
             return
         self.add(proto, "flatten", (proto.input[0],))
@@ -376,18 +379,18 @@ class _Importer:
 
     def _gather(self, proto: Proto) -> None:
         if not is_take(self.model, proto):
-            raise _error(proto, "takes along an axis; slices and permutations of flat values are known")
+            raise node_error(proto, "takes along an axis; slices and permutations of flat values are known")
         if self.model.reader(proto.output[0], "Reshape") is None:
             self._take(read_take(self.model, proto, None, self.shape))
 
     def _pad(self, proto: Proto) -> None:
         """Part of a take, which claims it."""
         if self.model.reader(proto.output[0], "Gather") is None:
-            raise _error(proto, "pads; give the convolution or the pool behind it the padding")
+            raise node_error(proto, "pads; give the convolution or the pool behind it the padding")
 
     def _concat(self, proto: Proto) -> None:
         if attributes_of(proto).get("axis") not in (1, 1 - 1 - len(self.shape(proto))) or len(proto.input) < 2:
-            raise _error(proto, "joins along another axis than the channels")
+            raise node_error(proto, "joins along another axis than the channels")
         before = proto.input[0]
         for place, other in enumerate(proto.input[1:], 2):
             name = proto.output[0] if place == len(proto.input) else f"{proto.output[0]}/first{place}"
@@ -397,7 +400,7 @@ class _Importer:
     def _squeeze(self, proto: Proto) -> None:
         shape = self.shape(proto)
         if len(shape) != 3 or shape[1:] != (1, 1):
-            raise _error(proto, "leaves more than (batch, features)")
+            raise node_error(proto, "leaves more than (batch, features)")
         self.add(proto, "flatten", (proto.input[0],))
 
 

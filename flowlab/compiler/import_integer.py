@@ -19,7 +19,7 @@ from flowlab.compiler.import_float import conv_attributes, max_pool_attributes
 from flowlab.compiler.import_moves import Taken, is_part_of_take, is_take, read_take, wanted_shape
 from flowlab.compiler.infer import infer_shape
 from flowlab.compiler.ir import Attribute, Graph, Input, Node, TensorType
-from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_name
+from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_error
 from flowlab.errors import GraphError
 
 Proto: TypeAlias = onnx.NodeProto
@@ -40,31 +40,27 @@ def import_integer(model: OnnxModel, values: Mapping[str, Any], weight_bits: Map
     return _Importer(model, values, weight_bits).graph()
 
 
-def _error(proto: Proto, message: str) -> GraphError:
-    return GraphError(f"ONNX node '{node_name(proto)}' ({proto.op_type}): {message}")
-
-
 def _whole(proto: Proto, array: Array, dtype: str) -> NDArray[Any]:
     """Integers that lie in a float tensor."""
     wide = np.asarray(array, np.float64)
     limits = np.iinfo(dtype)
     if not (np.isfinite(wide).all() and (wide == np.floor(wide)).all()):
-        raise _error(proto, "its numbers are not integers")
+        raise node_error(proto, "its numbers are not integers")
     if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
-        raise _error(proto, f"its numbers {wide.min():g} .. {wide.max():g} do not fit {dtype}")
+        raise node_error(proto, f"its numbers {wide.min():g} .. {wide.max():g} do not fit {dtype}")
     return wide.astype(dtype)
 
 
 def _bits(proto: Proto, found: object) -> int:
     if type(found) is not int:
-        raise _error(proto, f"the metadata give it {found!r} weight bits")
+        raise node_error(proto, f"the metadata give it {found!r} weight bits")
     return found
 
 
 def _shift(proto: Proto, divisor: Array) -> NDArray[np.int32]:
     fraction, exponent = np.frexp(np.asarray(divisor, np.float64).ravel())
     if not (fraction == 0.5).all():
-        raise _error(proto, "divides by a number that is no power of two")
+        raise node_error(proto, "divides by a number that is no power of two")
     return (exponent - 1).astype(np.int32)
 
 
@@ -111,7 +107,7 @@ class _Importer:
             raise GraphError(f"ONNX value '{name}': scale or zero point in the metadata is no number") from None
         for read in inputs:
             if read not in self.types:
-                raise _error(protos[-1], f"reads '{read}', which is no value of the integer network")
+                raise node_error(protos[-1], f"reads '{read}', which is no value of the integer network")
         node = Node(name, op, inputs, TensorType(str(found.get("dtype")), shape), attributes or {}, constants or {})
         shape = infer_shape(node, tuple(self.types[read] for read in inputs))
         made = Node(
@@ -122,7 +118,7 @@ class _Importer:
         self.model.claim(protos)
 
     def _unknown(self, proto: Proto) -> None:
-        raise _error(proto, "is no operation of the exact integer form")
+        raise node_error(proto, "is no operation of the exact integer form")
 
     def _part(self, proto: Proto) -> None:
         """Read as part of a later node, which claims it."""
@@ -163,27 +159,27 @@ class _Importer:
 
     def _conv(self, proto: Proto) -> None:
         if len(proto.input) > 2:
-            raise _error(proto, "has a bias; in the exact form it stands in the Add behind it")
+            raise node_error(proto, "has a bias; in the exact form it stands in the Add behind it")
         weight = self.model.constant(proto, 1)
         self._sum(proto, "conv", weight, conv_attributes(proto, weight, self._shape_of(proto)))
 
     def _shape_of(self, proto: Proto) -> tuple[int, ...]:
         read = self.model.named(proto.input[0])
         if read not in self.types:
-            raise _error(proto, f"reads '{read}', which is no value of the integer network")
+            raise node_error(proto, f"reads '{read}', which is no value of the integer network")
         return self.types[read].shape
 
     def _gemm(self, proto: Proto) -> None:
         found = attributes_of(proto)
         plain = (found.get("alpha", 1.0), found.get("beta", 1.0), found.get("transA", 0)) == (1.0, 1.0, 0)
         if len(proto.input) > 2 or not plain:
-            raise _error(proto, "is no plain product of the exact form")
+            raise node_error(proto, "is no plain product of the exact form")
         weight = self.model.constant(proto, 1)
         self._sum(proto, "linear", weight if found.get("transB", 0) else weight.T, {})
 
     def _reducesum(self, proto: Proto) -> None:
         if self.model.constant(proto, 1).tolist() != [2, 3] or not attributes_of(proto).get("keepdims", 1):
-            raise _error(proto, "is no sum over height and width")
+            raise node_error(proto, "is no sum over height and width")
         self._plain_sum(proto, "sum_pool", (proto.input[0],))
 
     def _plain_sum(self, proto: Proto, op: str, inputs: tuple[str, ...]) -> None:
@@ -213,12 +209,12 @@ class _Importer:
                 continue
             makers = [self.model.maker(name, "Add", "Cast", "Conv", "Gemm") for name in proto.input]
             if None in makers:
-                raise _error(proto, "adds what is no part of a split sum")
+                raise node_error(proto, "adds what is no part of a split sum")
             waiting += [maker for maker in makers if maker is not None]
         first = sums[-1]
         alike = {(proto.op_type, proto.input[0], proto.attribute.__str__()) for proto in sums}
         if len(alike) != 1:
-            raise _error(last, "adds sums of different kinds")
+            raise node_error(last, "adds sums of different kinds")
         weight = np.sum([self.model.constant(proto, 1).astype(np.float64) for proto in sums], axis=0)
         attributes: dict[str, Attribute] = {}
         if first.op_type == "Conv":
@@ -243,19 +239,19 @@ class _Importer:
             return
         divided = self._back(floor.input[0], "Div")
         if divided is None or divided[0].input[0] != divided[1]:
-            raise _error(proto, "follows no division by a constant")
+            raise node_error(proto, "follows no division by a constant")
         cast = self.model.reader(proto.output[0], "Cast")
         ends = (proto,) if cast is None else (proto, cast)
         whole = self.model.maker(divided[1], "Floor")
         multiplied = self._back(divided[1] if whole is None else whole.input[0], "Mul")
         if multiplied is None:
-            raise _error(proto, "follows no multiplication by a constant")
+            raise node_error(proto, "follows no multiplication by a constant")
         stop = self.model.maker(multiplied[1], "Clip")
         if stop is not None:
             self._check_stop(stop)
         added = self._back(multiplied[1] if stop is None else stop.input[0], "Add")
         if added is None:
-            raise _error(proto, "follows no addition of a constant")
+            raise node_error(proto, "follows no addition of a constant")
         name = ends[-1].output[0]
         low, high = (int(_whole(proto, self.model.constant(proto, index), "int32").reshape(())) for index in (1, 2))
         protos = tuple(
@@ -278,13 +274,17 @@ class _Importer:
     def _channels(self, proto: Proto, array: Array) -> Array:
         """One number a channel: shape (1, channel, 1, ...)."""
         if array.ndim < 2 or array.size != array.shape[1]:
-            raise _error(proto, f"its constant has shape {array.shape}; (1, channel, 1, 1) or (1, feature) is known")
+            raise node_error(
+                proto, f"its constant has shape {array.shape}; (1, channel, 1, 1) or (1, feature) is known"
+            )
         return array.ravel()
 
     def _check_stop(self, stop: Proto) -> None:
         low, high = (float(self.model.constant(stop, index).reshape(())) for index in (1, 2))
         if (low, high) != (-math.ldexp(1, 24), math.ldexp(1, 24)):
-            raise _error(stop, f"clips to {low:g} .. {high:g} before the multiplication; only 24 bits change nothing")
+            raise node_error(
+                stop, f"clips to {low:g} .. {high:g} before the multiplication; only 24 bits change nothing"
+            )
 
     # --- the others -------------------------------------------------------------------------------
 
@@ -296,9 +296,9 @@ class _Importer:
             return  # of a requantization or quantization, which claims it
         parts = self.model.split(proto)
         if self.model.reader(proto.output[0], "Add") is not None:
-            raise _error(proto, "is of a layer with a float bias, which no program has; quantize without float_ops")
+            raise node_error(proto, "is of a layer with a float bias, which no program has; quantize without float_ops")
         if parts is None or parts[1].size != 1:
-            raise _error(proto, "multiplies by no single constant")
+            raise node_error(proto, "multiplies by no single constant")
         self.add(proto.output[0], "dequantize", (parts[0],), (proto,), {"scale": float(parts[1].reshape(()))})
 
     def _maxpool(self, proto: Proto) -> None:
@@ -309,12 +309,12 @@ class _Importer:
         if is_part_of_take(self.model, proto):
             return
         if attributes_of(proto).get("axis", 1) != 1:
-            raise _error(proto, "keeps more than the batch")
+            raise node_error(proto, "keeps more than the batch")
         self.add(proto.output[0], "flatten", (proto.input[0],), (proto,))
 
     def _concat(self, proto: Proto) -> None:
         if attributes_of(proto).get("axis") != 1 or len(proto.input) != 2:
-            raise _error(proto, "joins no two values along their first axis")
+            raise node_error(proto, "joins no two values along their first axis")
         self.add(proto.output[0], "concat", tuple(proto.input), (proto,))
 
     def _reshape(self, proto: Proto) -> None:
@@ -337,18 +337,18 @@ class _Importer:
         cast = self.model.maker(proto.input[1], "Cast")
         shifted = None if cast is None else self._back(cast.input[0], "Add")
         if cast is None or shifted is None or shifted[2].size != 1 or attributes_of(proto).get("axis", 0) != 0:
-            raise _error(proto, "is no table of 256 entries behind an addition and a cast")
+            raise node_error(proto, "is no table of 256 entries behind an addition and a cast")
         least = -float(shifted[2].reshape(()))
         read = self.types.get(self.model.named(shifted[1]))
         if read is None or LEAST.get(int(least)) != read.dtype or entries.shape != (256,):
-            raise _error(proto, f"looks up from {least:g} on, which does not fit its input")
+            raise node_error(proto, f"looks up from {least:g} on, which does not fit its input")
         dtype = str(self.values.get(self.model.named(proto.output[0]), {}).get("dtype"))
         if dtype not in LEAST.values():
-            raise _error(proto, f"the metadata give its result the type {dtype}; int8 or uint8 are known")
+            raise node_error(proto, f"the metadata give its result the type {dtype}; int8 or uint8 are known")
         constants = {"entries": _whole(proto, entries, dtype)}
         self.add(proto.output[0], "table", (shifted[1],), (shifted[0], cast, proto), constants=constants)
 
     def _identity(self, proto: Proto) -> None:
         if proto.output[0] not in {value.name for value in self.model.proto.graph.output}:
-            raise _error(proto, "stands within the network; in the exact form it only names an output")
+            raise node_error(proto, "stands within the network; in the exact form it only names an output")
         self.model.claim((proto,))

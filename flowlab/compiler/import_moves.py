@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from flowlab.compiler.onnx_model import OnnxModel, attributes_of, node_name
-from flowlab.errors import GraphError
+from flowlab.compiler.onnx_model import OnnxModel, attributes_of, node_error
 
 Proto: TypeAlias = onnx.NodeProto
 ShapeOf = Callable[[Proto], tuple[int, ...]]
@@ -55,13 +54,13 @@ def read_take(model: OnnxModel, gather: Proto, reshape: Proto | None, shape_of: 
     flat = model.maker(gather.input[0] if pad is None else pad.input[0], "Flatten")
     places = model.constant(gather, 1)
     if flat is None or attributes_of(flat).get("axis", 1) != 1 or attributes_of(gather).get("axis", 0) != 1:
-        raise _error(gather, "takes from no flat value")
+        raise node_error(gather, "takes from no flat value")
     count = math.prod(shape_of(flat))
     if pad is not None:
         _check_pad(model, pad)
     least, most = int(places.min(initial=0)), int(places.max(initial=0))
     if places.ndim != 1 or places.dtype.kind != "i" or least < 0 or most >= count + (pad is not None):
-        raise _error(gather, f"takes the places {least} .. {most} of {count} numbers")
+        raise node_error(gather, f"takes the places {least} .. {most} of {count} numbers")
     index = np.where(places == count, -1, places).astype(np.int32)
     protos = tuple(one for one in (flat, pad, gather, reshape) if one is not None)
     shape = (len(index),) if reshape is None else wanted_shape(model, reshape)
@@ -72,17 +71,13 @@ def wanted_shape(model: OnnxModel, reshape: Proto) -> tuple[int, ...]:
     """The shape behind the batch that a Reshape gives; GraphError for one that does not keep the batch."""
     shape = model.constant(reshape, 1)
     if shape.ndim != 1 or len(shape) < 2 or int(shape[0]) not in (0, -1) or int(shape[1:].min()) < 1:
-        raise _error(reshape, f"gives the shape {shape.tolist()}; [0, ...], which keeps the batch, is known")
+        raise node_error(reshape, f"gives the shape {shape.tolist()}; [0, ...], which keeps the batch, is known")
     return tuple(int(extent) for extent in shape[1:])
 
 
 def _check_pad(model: OnnxModel, pad: Proto) -> None:
     mode = attributes_of(pad).get("mode", "constant")
     if mode not in ("constant", b"constant") or model.constant(pad, 1).tolist() != [0, 0, 0, 1]:
-        raise _error(pad, "adds more than one number behind the last")
+        raise node_error(pad, "adds more than one number behind the last")
     if len(pad.input) > 2 and float(model.constant(pad, 2).reshape(())) != 0:
-        raise _error(pad, "adds what is no zero")
-
-
-def _error(proto: Proto, message: str) -> GraphError:
-    return GraphError(f"ONNX node '{node_name(proto)}' ({proto.op_type}): {message}")
+        raise node_error(pad, "adds what is no zero")

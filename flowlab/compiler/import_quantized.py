@@ -7,7 +7,7 @@ Both mean the same integers: a sum of products of bytes less their zero points, 
 A chain of functions of one byte becomes a table, computed in float32 as ONNX says it; a sum of two bytes of different
 scales is ``add_float``. A float bias is rounded to the sum's own steps, as ONNX Runtime does.
 
-Weights of 9 bits (unsigned ones with any zero point) are split in two, over an input that is read twice.
+Weights of 9 bits (unsigned ones with any zero point) are split, over an input that is read as often.
 What has no such meaning is refused with the ONNX node's name.
 """
 

@@ -18,9 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from flowlab.compiler.infer import dilation_of, integer, integers, reach
-from flowlab.compiler.intervals import LIMITS
 from flowlab.compiler.ir import Graph, Node, TensorType
 from flowlab.compiler.number_format import scale_down
+from flowlab.compiler.ops import INPUT_STEPS, LIMITS
 from flowlab.errors import GraphError, unknown_name
 
 Array = NDArray[Any]
@@ -49,8 +49,7 @@ def run(
         raise GraphError(f"the interpreter runs graphs with one input; this one has {len(graph.inputs)}")
     (source,) = graph.inputs
     values = {source.name: _entry(features, source.type.shape, source.name)}
-    entered = ("quantize", "quantize_linear")
-    if source.type.dtype == "float32" and not any(node.op in entered for node in graph.users(source.name)):
+    if source.type.dtype == "float32" and not any(node.op in INPUT_STEPS for node in graph.users(source.name)):
         values[source.name] = values[source.name].astype(precision)
     for node in graph.nodes:
         inputs = (_wide(values[name], _offset(node, graph.type_of(name))) for name in node.inputs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from flowlab.compiler.infer import integer
 from flowlab.compiler.ir import Graph, Node, TensorType
+from flowlab.compiler.ops import LIMITS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     Interval = tuple[NDArray[np.int64], NDArray[np.int64]]  # least and most, (channel,)
 
-LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
 INT32 = LIMITS["int32"]
+BYTES: dict[str, int] = {name: LIMITS[name][0] for name in ("int8", "uint8")}  # the least one
 
 
 def intervals_of(graph: Graph) -> Mapping[str, Interval]:

@@ -29,6 +29,7 @@ from flowlab.compiler.program import (
     is_wide,
     packed_size,
 )
+from flowlab.compiler.steps import Work, steps_of
 from flowlab.contracts import LayerRow
 from flowlab.errors import ProgramError
 
@@ -47,7 +48,8 @@ def lower(graph: Graph, source_sha256: str) -> Container:
     if len(graph.inputs) != 1:
         raise ProgramError(f"a program has one input; the graph has {len(graph.inputs)}")
     graph = apply_passes(graph, program_passes())
-    nodes = [_fused(graph, node) for node in graph.nodes if not _is_accumulator(node)]
+    works = [work for work in steps_of(graph).works if work.nodes[-1].type.dtype != "int32"]
+    nodes = [_layer_nodes(work) for work in works]
     values = [graph.inputs[0].name, *(node.name for node, _ in nodes)]
     index = {name: at for at, name in enumerate(values)}
     tensors = [_tensor(graph, name) for name in values]
@@ -62,19 +64,13 @@ def lower(graph: Graph, source_sha256: str) -> Container:
     return Container(tuple(tensors), layers, outputs, size, source_sha256)
 
 
-def _is_accumulator(node: Node) -> bool:
-    return node.type.dtype == "int32"
-
-
-def _fused(graph: Graph, node: Node) -> tuple[Node, Node | None]:
+def _layer_nodes(work: Work) -> tuple[Node, Node | None]:
     """A node that makes a tensor, and the accumulating node that it requantizes."""
+    node = work.nodes[-1]
     if node.op != "requantize":
         return node, None
-    try:
-        accumulator = graph.node(node.inputs[0])
-    except KeyError:
-        accumulator = None
-    if accumulator is None or accumulator.op not in REQUANTIZED or len(graph.users(accumulator.name)) != 1:
+    accumulator = work.nodes[0]
+    if accumulator.op not in REQUANTIZED:
         raise ProgramError(
             f"node '{node.name}': '{node.inputs[0]}' is no accumulator that it alone requantizes; "
             "a program holds an accumulator and its requantization as one layer"

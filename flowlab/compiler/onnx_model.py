@@ -77,6 +77,11 @@ def _check_limits(model: onnx.ModelProto) -> None:
                 raise GraphError(f"ONNX node '{node_name(node)}': its numbers lie in another file")
 
 
+def node_error(node: onnx.NodeProto, message: str) -> GraphError:
+    """What is wrong with a node, which is named."""
+    return GraphError(f"ONNX node '{node_name(node)}' ({node.op_type}): {message}")
+
+
 def node_name(node: onnx.NodeProto) -> str:
     """What a node is called in errors: its first output, which is unique, unlike its name."""
     return str(node.output[0] if node.output else node.name)
@@ -193,6 +198,11 @@ class OnnxModel:
         """Say that these nodes are part of an imported operation."""
         self.claimed |= {node_name(node) for node in nodes}
 
+    def axes(self, node: onnx.NodeProto) -> list[int]:
+        """The axes that a node names, as an attribute or an input. GraphError where it names none."""
+        found = attributes_of(node).get("axes")
+        return [int(axis) for axis in np.ravel(self.constant(node, 1) if found is None else found)]
+
     def check_all_claimed(self) -> None:
         """GraphError naming the first node that belongs to no imported operation."""
         for node in self.nodes:
@@ -229,7 +239,7 @@ def clip_limits(model: OnnxModel, node: onnx.NodeProto) -> tuple[float, float]:
         for at, default in ((1, found.get("min", -math.inf)), (2, found.get("max", math.inf)))
     )
     if not low <= high:
-        raise GraphError(f"ONNX node '{node_name(node)}' ({node.op_type}): clips to {low:g} .. {high:g}")
+        raise node_error(node, f"clips to {low:g} .. {high:g}")
     return low, high
 
 

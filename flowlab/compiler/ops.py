@@ -71,4 +71,6 @@ _ROWS = (
     Op("dequantize", 1, (), ("scale",), "integers -> float32: one float32 multiply by scale."),
 )
 
+LIMITS: dict[str, tuple[int, int]] = {"int8": (-128, 127), "uint8": (0, 255), "int32": (-(2**31), 2**31 - 1)}
+INPUT_STEPS = ("quantize", "quantize_linear")  # float32 -> bytes
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}

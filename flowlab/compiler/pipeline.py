@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.passes import Pass
 from flowlab.compiler.verify import verify
 from flowlab.errors import GraphError
+
+if TYPE_CHECKING:
+    from flowlab.compiler.place import Placement
+    from flowlab.contracts import Target
 
 Watch = Callable[[str, Graph], None]  # gets a pass's name and the graph that it left
 
@@ -54,3 +59,25 @@ def program_passes() -> tuple[Pass, ...]:
     from flowlab.compiler.passes.schedule import Schedule
 
     return Legalise(), Schedule(), Allocate()
+
+
+def place_for(target: Target, graph: Graph, off: str = "", watch: Watch = unwatched) -> Placement:
+    """Placement decided for a device: its passes, the graph verified after each, then its rules.
+
+    Args:
+        target: the device.
+        graph: float or integer.
+        off: why its accelerator is not used, if it is not; a CPU needs no zeros, so no pass runs.
+        watch: called with every pass's name and the graph that it left.
+
+    Raises:
+        GraphError: naming the pass, if it fails or leaves a graph that breaks a law.
+    """
+    from flowlab.compiler.passes.place import Place
+
+    rules = target.rules()
+    prepared = graph if off else apply_passes(graph, target.passes(), watch)
+    last = Place(rules, target.unit_name, off if rules else "")
+    placement = last.placement(prepared)
+    watch(last.name, placement.graph)
+    return placement

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from flowlab.compiler.channels import is_depthwise
 from flowlab.compiler.infer import dilation_of, integer, integers, place_bytes
 from flowlab.compiler.ir import Graph, Node
-from flowlab.compiler.pipeline import Watch, apply_passes, unwatched
 from flowlab.compiler.rules import Layer, Rule
 from flowlab.contracts import LayerRow
 
 if TYPE_CHECKING:
-    from flowlab.contracts import Target
+    pass
 
 FLOAT_BITS = 32  # of a weight that nobody quantizes
 NO_LAYER = (  # part of another, or of the entry
@@ -108,23 +107,6 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str 
         nodes.append(node.with_attributes(unit=row.unit, layer=row.layer))
     placed = Graph(graph.inputs, tuple(nodes), graph.outputs, graph.metadata)
     return Placement(placed, tuple(rows), macs, bool(rules))
-
-
-def place_for(target: Target, graph: Graph, off: str = "", watch: Watch = unwatched) -> Placement:
-    """Placement decided for a device: its passes, the graph verified after each, then its rules.
-
-    Args:
-        target: the device.
-        graph: float or integer.
-        off: why its accelerator is not used, if it is not; a CPU needs no zeros, so no pass runs.
-        watch: called with every pass's name and the graph that it left.
-
-    Raises:
-        GraphError: naming the pass, if it fails or leaves a graph that breaks a law.
-    """
-    rules = target.rules()
-    prepared = graph if off else apply_passes(graph, target.passes(), watch)
-    return place(prepared, rules, target.unit_name, off if rules else "")
 
 
 def share(macs: Mapping[str, int], *, accelerator: bool) -> float | None:

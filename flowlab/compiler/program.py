@@ -48,6 +48,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowlab.compiler.ops import INPUT_STEPS, LIMITS
 from flowlab.errors import ProgramError
 
 MAGIC = b"FLNP"
@@ -58,7 +59,6 @@ OPS = (
     "quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize",
     "multiply", "concat", "take", "reshape", "quantize_linear", "add_float",
 )  # fmt: skip
-INPUT_STEPS = ("quantize", "quantize_linear")
 REQUANTIZED = ("conv", "linear", "sum_pool", "add", "multiply")  # an accumulator and its requantization are one layer
 RENAMES = ("flatten", "reshape")  # the same bytes under another shape
 PAIRS = ("add", "multiply", "concat", "add_float")  # of two inputs
@@ -68,7 +68,6 @@ ROUNDINGS = ("floor", "half_up", "nearest_even")  # as in `flowlab.compiler.numb
 _ROUNDING_AT, _BIAS_LAST = 4, 1 << 7  # bits of a layer's unit
 MOST_SHIFT = {"floor": 31, "half_up": 31, "nearest_even": 127}
 DTYPES = ("float32", "int8", "uint8")
-RANGES = {"int8": (-128, 127), "uint8": (0, 255)}
 WEIGHT_BITS = (8, 4, 2)
 MAX_AXIS = 65535  # outputs or inputs of one layer: 16-bit fields
 MAX_ELEMENTS = 1 << 24  # of one tensor: far above any microcontroller, and a bound for a hostile file
@@ -547,7 +546,7 @@ def _tensor(reader: _Reader, record: tuple[object, ...], arena: int, zero_point:
     assert isinstance(scale, float)
     if not np.isfinite(scale):
         raise ProgramError("tensor with a scale that is no number")
-    least, most = RANGES.get(kind, (0, 0))
+    least, most = LIMITS.get(kind, (0, 0))
     if not least <= zero_point <= most:
         raise ProgramError(f"tensor of {kind} with the zero point {zero_point}")
     return Tensor(reader.name(name_at), kind, tuple(dims[:rank]), channels, offset, scale, zero_point)
@@ -678,7 +677,7 @@ def check_layer(layer: Layer, sources: Sequence[Tensor], result: Tensor) -> None
             f"its tensor is {result.dtype} {result.shape}"
         )
     if layer.op in CLIPPED:
-        least, most = RANGES[result.dtype]
+        least, most = LIMITS[result.dtype]
         if not least <= layer.low <= layer.high <= most:
             raise ProgramError(f"layer '{layer.name}': clip {layer.low} .. {layer.high} leaves {result.dtype}")
     if layer.op == "quantize" or layer.op in REQUANTIZED:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.infer import integer
-from flowlab.compiler.intervals import LIMITS
 from flowlab.compiler.ir import Graph, Node
+from flowlab.compiler.ops import LIMITS
 from flowlab.errors import GraphError
 
 Array = NDArray[Any]

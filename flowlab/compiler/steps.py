@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from flowlab.compiler.allocate import Arena, Step, allocate, check, live_buffers
 from flowlab.compiler.ir import Graph, Node, is_float
+from flowlab.compiler.ops import INPUT_STEPS
+from flowlab.compiler.program import RENAMES
 
 REQUANTIZES = ("requantize", "requantize_float")
-RENAMES = ("flatten", "reshape")  # the same numbers under another shape
 ELEMENTWISE = ("relu", "activation", "batch_norm")  # of floats: they may write over their input
 
 
@@ -86,7 +87,7 @@ def _byte_roots(graph: Graph) -> dict[str, str]:
                 outside.add(node.name)
             elif node.inputs[0] in roots:
                 roots[node.name] = roots[node.inputs[0]]
-        elif node.op in ("quantize", "quantize_linear"):
+        elif node.op in INPUT_STEPS:
             outside.add(node.name)
         elif node.type.dtype in ("int8", "uint8"):
             roots[node.name] = node.name

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from flowlab.compiler.infer import dilation_of, infer_shape, integer
-from flowlab.compiler.intervals import INT32, LIMITS, intervals_of
+from flowlab.compiler.intervals import INT32, intervals_of
 from flowlab.compiler.ir import DTYPES, Graph, Node, TensorType
 from flowlab.compiler.number_format import MANTISSA_BITS, ROUNDINGS
-from flowlab.compiler.ops import OPS
+from flowlab.compiler.ops import LIMITS, OPS
 from flowlab.errors import GraphError, unknown_name
 
 if TYPE_CHECKING:

@@ -204,7 +204,7 @@ def _arena(header: Path) -> int:
 
 def _job(graph: Graph, features: Any, kernels: str, device: tuple[Target, Core], out: Path) -> LowerJob:
     """The graph placed for the device, with the interpreter's integers as golden vectors."""
-    from flowlab.compiler.place import place_for
+    from flowlab.compiler.pipeline import place_for
     from flowlab.engine.compile_model import golden_of
     from flowlab.stages.validate import interpret
 

@@ -201,7 +201,7 @@ class _Work:
     def run(self, network: OwnNetwork, integers: Graph, windows: Windows, said: Sequence[str]) -> Compiled:
         """Place, lower, run in every way, compare, and write the files."""
         from flowlab.compiler.export_onnx import export_onnx
-        from flowlab.compiler.place import place_for
+        from flowlab.compiler.pipeline import place_for
         from flowlab.stages import compile as compile_stage
         from flowlab.stages import simulate, validate
 
@@ -282,8 +282,9 @@ def golden_of(
     import numpy as np
 
     from flowlab.compiler import interpreter
+    from flowlab.compiler.ops import INPUT_STEPS
 
-    first = next(node.name for node in placed.nodes if node.op in ("quantize", "quantize_linear"))
+    first = next(node.name for node in placed.nodes if node.op in INPUT_STEPS)
     kept, features = list(rows), np.ascontiguousarray(windows[list(rows)])
     return Golden(
         features,
@@ -305,6 +306,8 @@ def _file_outputs(path: Path, model: bytes, windows: Windows, graph: Graph) -> M
 
     try:
         return _in_batches(validate.session_of(model, optimized=is_float(graph)), windows, list(graph.outputs))
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has kinds of its own
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise GraphError(f"{path}: ONNX Runtime does not run it: {first}") from None
@@ -327,7 +330,7 @@ def _in_batches(session: Any, windows: Windows, names: list[str]) -> dict[str, A
     values = windows[..., 0] if len(given.shape) == windows.ndim - 1 else windows
     batch = given.shape[0] if isinstance(given.shape[0], int) else VECTORS
     if not 1 <= batch <= MOST_BATCH:
-        raise ValueError(f"its batch is fixed to {batch}; 1 to {MOST_BATCH} are known")
+        raise GraphError(f"its batch is fixed to {batch}; 1 to {MOST_BATCH} are known")
     parts: dict[str, list[Any]] = {name: [] for name in names}
     for start in range(0, len(values), batch):
         part = values[start : start + batch]

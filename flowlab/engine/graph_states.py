@@ -96,8 +96,7 @@ def _states(
 ) -> Iterator[State]:
     from flowlab.compiler.importer import import_onnx
     from flowlab.compiler.ir import is_float
-    from flowlab.compiler.pipeline import apply_passes, program_passes, tidy_passes
-    from flowlab.compiler.place import place_for
+    from flowlab.compiler.pipeline import apply_passes, place_for, program_passes, tidy_passes
     from flowlab.compiler.text import parse_graph, print_graph
     from flowlab.stages.choice import accelerator_off
 
@@ -107,7 +106,10 @@ def _states(
         return State(name, made_by, print_graph(graph, constants))
 
     def watch(name: str, graph: Any) -> None:
-        found.append(state(f"pass {name}", _first_line(passes[name]), graph))
+        if name in passes:
+            found.append(state(f"pass {name}", _first_line(passes[name]), graph))
+        else:
+            found.append(state("placed", f"the rules of {target.name}{f'; {off}' if off else ''}", graph))
 
     def watched() -> Iterator[State]:
         yield from found
@@ -116,6 +118,7 @@ def _states(
     target = catalogue.get("target", config.common.target_device)
     assert isinstance(target, Target)
     passes = {one.name: one for one in (*tidy_passes(), *target.passes(), *program_passes())}
+    off = accelerator_off(config, catalogue)
     graph = import_onnx(_file(prepared, records["train"], "float_onnx"))
     yield state("float", "the trained network, as its ONNX says it", graph)
     apply_passes(graph, tidy_passes(), watch)
@@ -123,10 +126,8 @@ def _states(
     quantizer = config.quantizer_name(catalogue)
     graph = parse_graph(_file(prepared, records["quantize"], "graph").decode("utf-8"))
     yield state("quantized", f"quantizer {quantizer}", graph)
-    off = accelerator_off(config, catalogue)
     placed = place_for(target, graph, off, watch).graph
     yield from watched()
-    yield state("placed", f"the rules of {target.name}{f'; {off}' if off else ''}", placed)
     apply_passes(placed, program_passes(), watch)
     yield from watched()
     if not is_float(placed):

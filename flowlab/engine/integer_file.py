@@ -39,8 +39,8 @@ def check_asked(path: Path, bits: int, *, output_int: bool) -> None:
 
 def with_float_entry(graph: Graph) -> Graph:
     """A graph that takes integers, behind a step that makes them of the numbers that they mean."""
-    from flowlab.compiler.intervals import LIMITS
     from flowlab.compiler.ir import Graph, Input, Node, TensorType
+    from flowlab.compiler.ops import LIMITS
 
     (source,) = graph.inputs
     if source.type.dtype == "float32":
@@ -61,7 +61,7 @@ def meanings(path: Path, graph: Graph, windows: NDArray[np.float32]) -> NDArray[
     """
     import numpy as np
 
-    from flowlab.compiler.intervals import LIMITS
+    from flowlab.compiler.ops import LIMITS
 
     type_ = graph.inputs[0].type
     if type_.dtype == "float32":
@@ -209,6 +209,7 @@ def compared(graph: Graph, found: Mapping[str, Any], runtime: Mapping[str, Any],
     if far > MOST_APART or (exact and not alike.all()):
         raise GraphError(
             f"the integers that were read are not those of the file: {made.sentence()} (relative error {far:.3f}). "
-            "This is an error of flowlab's: please report it, with the file"
+            "On a processor without VNNI instructions ONNX Runtime saturates sums of weights of 8 signed bits; on "
+            "another one this is an error of flowlab's: please report it, with the file"
         )
     return made

@@ -87,8 +87,7 @@ def run(job: StageJob) -> StageResult:
         GraphError: naming what of the network the graph cannot express.
         QuantizationError: with every problem that the quantizer finds.
     """
-    from flowlab.compiler.pipeline import apply_passes, tidy_passes
-    from flowlab.compiler.place import place_for
+    from flowlab.compiler.pipeline import apply_passes, place_for, tidy_passes
     from flowlab.compiler.unbuilt import unbuilt
 
     asked: InspectOptions = job.options

@@ -72,7 +72,8 @@ def run(job: StageJob) -> StageResult:
     import numpy as np
 
     from flowlab.compiler.ir import is_float
-    from flowlab.compiler.place import place, place_for
+    from flowlab.compiler.pipeline import place_for
+    from flowlab.compiler.place import place
     from flowlab.compiler.text import parse_graph, print_graph
     from flowlab.compiler.verify import verify
     from flowlab.signal import features_file

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowlab.compiler.bounds import given_range, largest_sums, value_ranges
-from flowlab.compiler.program import BLOCK, INPUT_STEPS, RENAMES, Container, Layer, Tensor, parse
+from flowlab.compiler.ops import INPUT_STEPS
+from flowlab.compiler.program import BLOCK, RENAMES, Container, Layer, Tensor, parse
 from flowlab.errors import FlowlabError, ProgramError
 
 BATCH = 256  # vectors at a time, so that memory stays small

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks.foreign_integers import MICROSOFT, any_integer, model, qlinear_conv, quantized, runtime
+from networks.foreign_integers import MICROSOFT, any_integer, any_weights, model, qlinear_conv, quantized, runtime
 from onnx import helper
 
 from flowlab.compiler import interpreter
@@ -85,7 +85,7 @@ def test_operations_of_onnx_runtimes_own_domain() -> None:
 
 def test_an_addition_of_two_scales_and_a_fully_connected_layer() -> None:
     random = np.random.default_rng(1)
-    constants = {**SCALES, "w": any_integer(random, "int8", (3, 60)), "u": np.float32(0.02), "o": np.int8(0),
+    constants = {**SCALES, "w": any_weights(random, (3, 60)), "u": np.float32(0.02), "o": np.int8(0),
                  "b": random.integers(-500, 500, 3).astype(np.int32), "r": np.float32(2.5)}  # fmt: skip
     nodes = [
         node("QLinearLeakyRelu", "x s z t v", "a", domain=MICROSOFT),
@@ -106,7 +106,7 @@ def test_products_of_integers_that_nothing_requantizes(dtype: str) -> None:
     conv = model([node("ConvInteger", "x w z v", pads=[1] * 4)], constants, (2, 6, 6), given=dtype, made="int32")
     if dtype == "uint8":  # ONNX Runtime has no other
         same(conv, any_integer(random, dtype, (4, 2, 6, 6)))
-    constants = {"w": any_integer(random, "int8", (7, 3)), "z": any_integer(random, dtype)}
+    constants = {"w": any_weights(random, (7, 3)), "z": any_integer(random, dtype)}
     product = model([node("MatMulInteger", "x w z")], constants, (7,), rank=2, given=dtype, made="int32")
     same(product, any_integer(random, dtype, (4, 7)))
 
@@ -122,6 +122,16 @@ def test_a_matrix_product_as_onnx_shows_it() -> None:
     data = model([node("QLinearMatMul", "x as az b bs bz ys yz")], constants, (4,), 2, given="uint8", made="uint8")
     (found,) = interpreter.outputs(import_onnx(data), a).values()
     assert found.tolist() == [[168, 115, 255], [1, 66, 151]]
+
+
+@pytest.mark.parametrize("zero", [0, 100, 255])
+def test_unsigned_weights_have_any_zero_point(zero: int) -> None:
+    random = np.random.default_rng(zero)
+    weight = random.integers(0, 256, (3, 2, 2, 1)).astype(np.uint8)
+    weight[0, 0, 0, 0], weight[1, 0, 0, 0] = 0, 255
+    constants = {**SCALES, "w": weight, "ws": np.float32(0.002), "wz": np.uint8(zero)}
+    data = model([node("QLinearConv", "x s z w ws wz t v")], constants, (2, 6, 3), given="uint8", made="uint8")
+    same(data, any_integer(random, "uint8", (9, 2, 6, 3)))
 
 
 def test_weights_of_nine_bits_are_two_over_an_input_that_is_read_twice() -> None:

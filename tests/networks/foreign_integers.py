@@ -52,6 +52,11 @@ def any_integer(random: np.random.Generator, dtype: str, shape: Sequence[int] = 
     return np.asarray(random.integers(limits.min, limits.max + 1, tuple(shape))).astype(dtype)
 
 
+def any_weights(random: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """Signed weights of 7 bits: without VNNI instructions ONNX Runtime saturates sums of two larger products."""
+    return random.integers(-64, 64, tuple(shape)).astype(np.int8)
+
+
 def qlinear_conv(seed: int) -> tuple[bytes, np.ndarray]:
     """One QLinearConv with any types, zero points, groups, strides, and inputs for it."""
     random = np.random.default_rng(seed)
@@ -62,7 +67,8 @@ def qlinear_conv(seed: int) -> tuple[bytes, np.ndarray]:
     zero = any_integer(random, weights) if weights == "uint8" else np.zeros(8 if by_channel else (), weights)
     constants = {
         "xs": np.float32(0.02), "xz": any_integer(random, given),
-        "w": any_integer(random, weights, (8, 4 // groups, kernel, kernel)),
+        "w": any_weights(random, (8, 4 // groups, kernel, kernel)) if weights == "int8" else
+             any_integer(random, weights, (8, 4 // groups, kernel, kernel)),
         "ws": np.exp(random.normal(-5, 0.5, 8 if by_channel else ())).astype(np.float32), "wz": zero,
         "ys": np.float32(0.05 * kernel), "yz": any_integer(random, given),
         "b": random.integers(-2000, 2000, 8).astype(np.int32),
@@ -118,6 +124,7 @@ def quantized(seed: int, form: str, activation: str = "Relu", **changes: Any) ->
             return next(self.left, None)
 
     how = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True, **changes}
+    how["reduce_range"] = how["weight_type"] == QuantType.QInt8  # as `any_weights`
     logging.disable(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as folder:

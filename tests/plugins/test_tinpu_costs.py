@@ -17,8 +17,8 @@ from integer_graphs import Builder, example_graph
 import flowlab
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.number_format import GENERIC
-from flowlab.compiler.pipeline import apply_passes
-from flowlab.compiler.place import place, place_for
+from flowlab.compiler.pipeline import apply_passes, place_for
+from flowlab.compiler.place import place
 from flowlab.engine.facts import DiskFacts
 from flowlab.learn.layers import Dense, Row, build_network, count_parameters
 from flowlab.learn.trace import float_graph

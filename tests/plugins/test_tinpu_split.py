@@ -12,7 +12,8 @@ from integer_graphs import Builder, features_of
 from flowlab.compiler import interpreter
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
-from flowlab.compiler.place import place, place_for
+from flowlab.compiler.pipeline import place_for
+from flowlab.compiler.place import place
 from flowlab.compiler.program import encode
 from flowlab.compiler.trace import layer_crcs
 from flowlab_tinpu.devices import TARGETS

@@ -11,7 +11,7 @@ from torch import nn
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.export_onnx import export_onnx
-from flowlab.compiler.place import place_for
+from flowlab.compiler.pipeline import place_for
 from flowlab.contracts import NoOptions
 from flowlab.learn.loop import fit
 from flowlab.stages.validate import run_onnx

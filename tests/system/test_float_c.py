@@ -30,14 +30,6 @@ SEEDS = range(24)
 VECTORS = 50
 
 
-@pytest.fixture
-def compiler() -> host_compiler.HostCompiler:
-    found = host_compiler.find()
-    if found is None:
-        pytest.skip("no C compiler on PATH")
-    return found
-
-
 def program(graph: Graph, features: np.ndarray, folder: Path) -> dict[str, Path]:
     outputs = run_onnx(export_onnx(graph), features[:3], list(graph.outputs))
     golden = Golden(features[:3], features[:3], outputs, {}, np.ones((3, 1, 5), np.float32))

@@ -30,14 +30,6 @@ STRICT = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def compiler() -> host_compiler.HostCompiler:
-    found = host_compiler.find()
-    if found is None:
-        pytest.skip("no C compiler on PATH")
-    return found
-
-
 def in_every_way(data: bytes, raw: np.ndarray, folder: Path, compiler: host_compiler.HostCompiler) -> np.ndarray:
     """The interpreter's output, which simulator and strictly compiled C must give too; layers as well."""
     given = import_onnx(data)

@@ -47,14 +47,6 @@ GRAPHS = {
 }
 
 
-@pytest.fixture
-def compiler() -> host_compiler.HostCompiler:
-    found = host_compiler.find()
-    if found is None:
-        pytest.skip("no C compiler on PATH")
-    return found
-
-
 def write(graph, folder: Path, skip_normalize: bool = True, vectors: int = 3) -> dict[str, Path]:
     features = features_of(graph, vectors)
     values = interpreter.run(graph, features)

@@ -14,7 +14,8 @@ from torch import nn
 
 from flowlab.compiler import interpreter
 from flowlab.compiler.export_onnx import export_onnx
-from flowlab.compiler.place import Placement, place_for
+from flowlab.compiler.pipeline import place_for
+from flowlab.compiler.place import Placement
 from flowlab.compiler.rewrite import replace_nodes
 from flowlab.contracts import Golden, LowerJob, NoOptions
 from flowlab.cpu import host_compiler

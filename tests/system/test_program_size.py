@@ -10,7 +10,7 @@ import torch
 from quant.ugly_measure import job_of
 
 from flowlab.compiler.lower import lower, weight_bytes
-from flowlab.compiler.place import place_for
+from flowlab.compiler.pipeline import place_for
 from flowlab.compiler.program import encode, parse
 from flowlab.learn.trace import trace_module
 from flowlab.plugins import load

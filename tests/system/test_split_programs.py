@@ -14,7 +14,7 @@ from flowlab.compiler.export_onnx import export_onnx
 from flowlab.compiler.fast_c.emit import emit
 from flowlab.compiler.fast_c.source import STYLES
 from flowlab.compiler.lower import lower
-from flowlab.compiler.place import place_for
+from flowlab.compiler.pipeline import place_for
 from flowlab.compiler.program import encode
 from flowlab.compiler.trace import layer_crcs
 from flowlab.cpu import cross_compiler, emulated_core, host_compiler

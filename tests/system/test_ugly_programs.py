@@ -16,7 +16,7 @@ from flowlab.compiler.fast_c.source import STYLES
 from flowlab.compiler.importer import import_onnx
 from flowlab.compiler.ir import Graph
 from flowlab.compiler.lower import lower
-from flowlab.compiler.place import place_for
+from flowlab.compiler.pipeline import place_for
 from flowlab.compiler.program import encode
 from flowlab.compiler.text import same
 from flowlab.compiler.trace import layer_crcs

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph
+    from flowlab.compiler.place import Placement
     from flowlab.compiler.rules import Rule
 
 
@@ -42,6 +43,10 @@ class Place:
 
     def apply(self, graph: Graph) -> Graph:
         """The same nodes with ``unit`` and ``layer``."""
+        return self.placement(graph).graph
+
+    def placement(self, graph: Graph) -> Placement:
+        """The same, with the layer table."""
         from flowlab.compiler.place import place
 
-        return place(graph, self.rules, self.unit_name, self.off).graph
+        return place(graph, self.rules, self.unit_name, self.off)

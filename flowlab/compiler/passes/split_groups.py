@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph, Node, TensorType
     from flowlab.compiler.rules import Rule
 
-PLACE = 2  # bytes of a place of a take in a program
 PER_CHANNEL = ("bias", "multiplier", "shift", "ratio")  # constants of a requantization, and of a float layer
 
 
@@ -100,11 +99,13 @@ def _counts(conv: Node) -> Iterator[int]:
 
 def _bytes(graph: Graph, conv: Node, held: int) -> int:
     """What parts of so many groups take more than the layer: weights of zero, and places of takes."""
-    from flowlab.compiler.infer import integer
+    import numpy as np
+
+    from flowlab.compiler.infer import integer, place_bytes
 
     bits = int(conv.constants["weight"].size) * (held - 1) * integer(conv, "weight_bits", 8)
     numbers = math.prod(graph.type_of(conv.inputs[0]).shape) if held < integer(conv, "groups") else 0
-    return -(-bits // 8) + numbers * PLACE
+    return -(-bits // 8) + place_bytes(np.arange(numbers))
 
 
 def _parts(graph: Graph, conv: Node, last: Node, held: int) -> tuple[Graph, list[str]]:

@@ -10,9 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from flowlab.compiler.intervals import LIMITS
+from flowlab.compiler.intervals import BYTES
 from flowlab.compiler.ir import Attribute, Graph, TensorType
-from flowlab.compiler.onnx_model import Array, attributes_of, clip_limits
+from flowlab.compiler.onnx_model import Array, attributes_of, clip_limits, node_error
+from flowlab.compiler.ops import LIMITS
 from flowlab.compiler.quantized_onnx.meaning import (
     UNARY,
     UNBOUNDED,
@@ -24,12 +25,10 @@ from flowlab.compiler.quantized_onnx.meaning import (
     Proto,
     Real,
     Sum,
-    error,
     narrowed,
     turned,
 )  # fmt: skip
 from flowlab.compiler.quantized_onnx.moves import Moves
-from flowlab.compiler.quantized_onnx.values import BYTES
 from flowlab.compiler.quantized_onnx.windows import Windows
 
 
@@ -49,7 +48,7 @@ class Importer(Windows, Moves):
                 self._unary(proto, lambda x, proto=proto: UNARY[proto.op_type](x, attributes_of(proto)))  # type: ignore[misc]
             elif handler is None:
                 known = ", ".join(sorted({*HANDLERS, *UNARY}))
-                raise error(proto, f"has no integer meaning here. Known: {known}")
+                raise node_error(proto, f"has no integer meaning here. Known: {known}")
             else:
                 handler(self, proto)
         outputs = {one.name: self._output(one.name) for one in self.model.outputs()}
@@ -68,9 +67,9 @@ class Importer(Windows, Moves):
     def _qgemm(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if found.get("transA", 0) or found.get("alpha", 1.0) != 1.0:
-            raise error(proto, "transposes its input, or scales")
+            raise node_error(proto, "transposes its input, or scales")
         if len(proto.input) < 9:
-            raise error(proto, "gives floats; a network's sums are quantized")
+            raise node_error(proto, "gives floats; a network's sums are quantized")
         weight = self._weight(proto, 3, 4, 0 if found.get("transB", 0) else 1)
         if not found.get("transB", 0):
             weight = Constant(weight.integers.T, weight.scale, 0)
@@ -94,7 +93,7 @@ class Importer(Windows, Moves):
     def _integer_read(self, proto: Proto) -> str:
         value, zero = self._read(proto, 0), self._zero_point(proto, 2)
         if self.types[value].zero_point != zero:
-            raise error(proto, f"reads with zero point {zero} what was made with {self.types[value].zero_point}")
+            raise node_error(proto, f"reads with zero point {zero} what was made with {self.types[value].zero_point}")
         return value
 
     def _conv(self, proto: Proto) -> None:
@@ -104,7 +103,7 @@ class Importer(Windows, Moves):
     def _gemm(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if found.get("transA", 0) or found.get("alpha", 1.0) != 1.0 or found.get("beta", 1.0) != 1.0:
-            raise error(proto, "transposes its input, or scales; use a plain linear layer")
+            raise node_error(proto, "transposes its input, or scales; use a plain linear layer")
         weight = self._dequantized(proto, 1)
         if not found.get("transB", 0):
             weight = turned(weight)
@@ -117,7 +116,7 @@ class Importer(Windows, Moves):
     def _dequantized(self, proto: Proto, index: int) -> Constant:
         name = proto.input[index]
         if name not in self.constants:
-            raise error(proto, f"its weights ('{name}') are no quantized constants: a DequantizeLinear makes them")
+            raise node_error(proto, f"its weights ('{name}') are no quantized constants: a DequantizeLinear makes them")
         return self.constants[name]
 
     def _bias(self, proto: Proto) -> Array | Constant | None:
@@ -134,7 +133,7 @@ class Importer(Windows, Moves):
         integers = weight.integers
         integers = integers[..., None] if self.series and integers.ndim == 3 else integers
         if integers.ndim != 4:
-            raise error(proto, f"is no 2-D convolution: its weight has shape {integers.shape}")
+            raise node_error(proto, f"is no 2-D convolution: its weight has shape {integers.shape}")
         attributes = self._window(proto, integers.shape[2:], self.types[value].shape, dilates=True)
         attributes["groups"] = int(attributes_of(proto).get("group", 1))
         return self._sum_of(
@@ -145,7 +144,7 @@ class Importer(Windows, Moves):
         self, proto: Proto, value: str, weight: Constant, bias: Array | Constant | None, name: str = ""
     ) -> Sum:
         if weight.integers.ndim != 2 or len(self.types[value].shape) != 1:
-            raise error(
+            raise node_error(
                 proto, f"multiplies {self.types[value].shape} by weights of shape {weight.integers.T.shape}; a vector "
                 "of features by a matrix is known"
             )  # fmt: skip
@@ -164,7 +163,7 @@ class Importer(Windows, Moves):
     ) -> Sum:
         outputs = weight.integers.shape[0]
         if weight.scale.size not in (1, outputs) or (weight.scale.size > 1 and weight.axis != 0):
-            raise error(proto, "its weights have a scale for each input; one for each output is known")
+            raise node_error(proto, "its weights have a scale for each input; one for each output is known")
         step = (np.float32(self.types[value].scale) * weight.scale).astype(np.float32)
         value, integers = self._in_bytes(proto, op, value, weight.integers, int(str(attributes.get("groups", 1))))
         name = name or self.model.free(f"{proto.output[0]}/sum")
@@ -176,25 +175,26 @@ class Importer(Windows, Moves):
     def _in_bytes(
         self, proto: Proto, op: str, value: str, weight: NDArray[np.int32], groups: int
     ) -> tuple[str, NDArray[np.int8]]:
-        """Weights as int8; those of 9 bits as two that are added, over an input that is there twice."""
-        if weight.size and (weight.min() < -256 or weight.max() > 254):
-            raise error(proto, f"its weights, {weight.min()} .. {weight.max()} less their zero point, need 10 bits")
-        if not weight.size or (weight.min() >= -128 and weight.max() <= 127):
-            return value, weight.astype(np.int8)
-        first = np.clip(weight, -128, 127)
-        return self._twice(value, groups), np.concatenate([first, weight - first], axis=1).astype(np.int8)
+        """Weights as int8; those of 9 bits as several that are added, over an input that is there as often."""
+        if weight.size and (weight.min() < -256 or weight.max() > 255):
+            said = f"its weights, {weight.min()} .. {weight.max()} less their zero point, need 10 bits"
+            raise node_error(proto, said)
+        parts = [np.clip(weight, -128, 127)]
+        while (rest := weight - sum(parts)).any():
+            parts.append(np.clip(rest, -128, 127))
+        return self._repeated(value, groups, len(parts)), np.concatenate(parts, axis=1).astype(np.int8)
 
-    def _twice(self, value: str, groups: int) -> str:
+    def _repeated(self, value: str, groups: int, times: int) -> str:
         """A value with each group of its channels (or its features) repeated behind itself."""
-        key = f"{value}/{groups}"
-        if key not in self.wide:
+        key = (value, groups, times)
+        if times > 1 and key not in self.wide:
             type_ = self.types[value]
             places = np.arange(math.prod(type_.shape), dtype=np.int32).reshape(groups, -1)
-            index = np.concatenate([places, places], axis=1).ravel()
-            shape = (2 * type_.shape[0], *type_.shape[1:])
-            name = self.model.free(f"{value}/twice") if groups == 1 else self.model.free(f"{value}/twice{groups}")
-            self.wide[key] = self.add(name, "take", [value], replace(type_, shape=shape), constants={"index": index})
-        return self.wide[key]
+            index = np.concatenate([places] * times, axis=1).ravel()
+            made = replace(type_, shape=(times * type_.shape[0], *type_.shape[1:]))
+            name = self.model.free(f"{value}/times{times}" + (f".{groups}" if groups > 1 else ""))
+            self.wide[key] = self.add(name, "take", [value], made, constants={"index": index})
+        return self.wide.get(key, value)
 
     def _integer_bias(self, proto: Proto, bias: Array | Constant | None, step: Floats) -> Array | None:
         """The bias in the sum's own steps; a float one, or one of other steps, rounded to them."""
@@ -208,13 +208,13 @@ class Importer(Windows, Moves):
         else:
             whole = np.rint(bias.astype(np.float64).ravel() / step)
         if whole.size not in (1, step.size) or not np.isfinite(whole).all() or np.abs(whole).max(initial=0) >= 2**31:
-            raise error(proto, f"its bias of {whole.size} numbers does not fit {step.size} sums of 32 bits")
+            raise node_error(proto, f"its bias of {whole.size} numbers does not fit {step.size} sums of 32 bits")
         return np.broadcast_to(whole, step.shape).astype(np.int32)
 
     def _unary(self, proto: Proto, function: Callable[[Floats], Array]) -> None:
         name, out = proto.input[0], proto.output[0]
         if name in self.values and self.types[self.values[name]].dtype not in BYTES:
-            raise error(proto, f"reads '{name}', a sum that nothing quantizes")
+            raise node_error(proto, f"reads '{name}', a sum that nothing quantizes")
         if name in self.values and proto.op_type == "Relu":  # of integers, whatever they mean
             value = self.values[name]
             type_ = self.types[value]
@@ -230,7 +230,7 @@ class Importer(Windows, Moves):
                 made = np.asarray(function(results), np.float32)
             self.reals[out] = Function(pending.value, made, proto)
         else:
-            raise error(proto, f"reads '{name}', which nothing quantizes before it")
+            raise node_error(proto, f"reads '{name}', which nothing quantizes before it")
 
     def _clip(self, proto: Proto) -> None:
         name, out = proto.input[0], proto.output[0]
@@ -287,7 +287,7 @@ class Importer(Windows, Moves):
         pending = self.reals.get(left)
         if isinstance(pending, Sum) and (constant in self.constants or constant in self.model.constants):
             if pending.bias is not None or pending.clip != UNBOUNDED:
-                raise error(proto, "adds to a sum that has a bias already")
+                raise node_error(proto, "adds to a sum that has a bias already")
             bias = self.constants.get(constant, None)
             added = np.asarray(self.model.constants[constant], np.float32) if bias is None else bias
             self._check_a_channel(proto, pending, added.shape if bias is None else bias.integers.shape)  # type: ignore[union-attr]
@@ -300,11 +300,15 @@ class Importer(Windows, Moves):
         channels, rank = self.types[sums.value].shape[0], len(self.types[sums.value].shape)
         ones = (1,) * (0 if rank == 1 else rank - 2 if self.series else rank - 1)
         if shape not in ((channels, *ones), (1, channels, *ones)):
-            raise error(proto, f"adds a constant of shape {shape} to {channels} sums; {(1, channels, *ones)} is known")
+            raise node_error(
+                proto, f"adds a constant of shape {shape} to {channels} sums; {(1, channels, *ones)} is known"
+            )
 
     def _sum_of_two(self, proto: Proto, left: str, right: str) -> Pending:
         if self.types[left].shape != self.types[right].shape:
-            raise error(proto, f"adds {self.types[left].shape} and {self.types[right].shape}; equal shapes are known")
+            raise node_error(
+                proto, f"adds {self.types[left].shape} and {self.types[right].shape}; equal shapes are known"
+            )
         return Added(left, right)
 
     def _qlinear_mul(self, proto: Proto) -> None:
@@ -342,7 +346,7 @@ class Importer(Windows, Moves):
         return Sum(name, np.full(self.types[name].shape[0], step, np.float32))
 
     def _dynamic(self, proto: Proto) -> None:
-        raise error(proto, "finds its scale in each input; a microcontroller needs one that is fixed: quantize "
+        raise node_error(proto, "finds its scale in each input; a microcontroller needs one that is fixed: quantize "
                      "statically, with calibration data")  # fmt: skip
 
 

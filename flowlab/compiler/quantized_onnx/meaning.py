@@ -12,18 +12,12 @@ import onnx
 from numpy.typing import NDArray
 
 from flowlab.compiler.ir import TensorType
-from flowlab.compiler.onnx_model import Array, node_name
-from flowlab.errors import GraphError
+from flowlab.compiler.onnx_model import Array
 
 Proto: TypeAlias = onnx.NodeProto
 Floats = NDArray[np.float32]
 Pair = tuple[int, int]
 UNBOUNDED = (-math.inf, math.inf)
-
-
-def error(proto: Proto, message: str) -> GraphError:
-    """What is wrong with an ONNX node, which is named."""
-    return GraphError(f"ONNX node '{node_name(proto)}' ({proto.op_type}): {message}")
 
 
 @dataclass(frozen=True, eq=False)

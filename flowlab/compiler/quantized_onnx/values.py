@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 
 from flowlab.compiler.growing import Growing
-from flowlab.compiler.intervals import LIMITS
+from flowlab.compiler.intervals import BYTES
 from flowlab.compiler.ir import Attribute, Input, TensorType
 from flowlab.compiler.number_format import as_ratio
-from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of
+from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_error
+from flowlab.compiler.ops import LIMITS
 from flowlab.compiler.quantized_onnx.meaning import (
     Added,
     Constant,
@@ -25,7 +26,6 @@ from flowlab.compiler.quantized_onnx.meaning import (
     Proto,
     Real,
     Sum,
-    error,
     same_meaning,
 )  # fmt: skip
 from flowlab.errors import GraphError
@@ -35,7 +35,6 @@ QUANTIZED = (
     "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool", "QLinearAveragePool",
     "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QGemm",
 )  # fmt: skip
-BYTES = {"int8": -128, "uint8": 0}
 CONSTANTS = ("int8", "uint8", "int4", "uint4", "int32")
 MOST_JOINED = 64  # in one Concat
 MOST_NUMBERS = 1 << 22  # of an input: far above any microcontroller
@@ -50,7 +49,7 @@ class Values(Growing):
     values: dict[str, str] = field(default_factory=dict)  # integer tensor -> value of the graph
     reals: dict[str, Pending] = field(default_factory=dict)  # float tensor -> what it stands for
     constants: dict[str, Constant] = field(default_factory=dict)
-    wide: dict[str, str] = field(default_factory=dict)  # values that are there twice, for weights of 9 bits
+    wide: dict[tuple[str, int, int], str] = field(default_factory=dict)  # values that are there more than once
     series: bool = False
 
     def _input(self, name: str, shape: tuple[int, ...]) -> Input:
@@ -87,13 +86,13 @@ class Values(Growing):
         """A scale for all of a tensor: a positive float32 number."""
         found = np.asarray(self.model.constant(proto, index), np.float32)
         if found.size != 1:
-            raise error(proto, f"has {found.size} scales for activations; one is known")
+            raise node_error(proto, f"has {found.size} scales for activations; one is known")
         return self._positive(proto, found).item()
 
     def _positive(self, proto: Proto, scale: Array) -> Floats:
         made = np.asarray(scale, np.float32).ravel()
         if not (np.isfinite(made).all() and (made > 0).all()):
-            raise error(proto, f"has a scale of {made.min():g}; scales are finite and above 0")
+            raise node_error(proto, f"has a scale of {made.min():g}; scales are finite and above 0")
         return made
 
     def _zero_point(self, proto: Proto, index: int) -> int:
@@ -101,7 +100,9 @@ class Values(Growing):
             return 0
         found = self.model.constant(proto, index)
         if found.size != 1 or found.dtype.kind not in "iu":
-            raise error(proto, f"has {found.size} zero points of {found.dtype} for activations; one integer is known")
+            raise node_error(
+                proto, f"has {found.size} zero points of {found.dtype} for activations; one integer is known"
+            )
         return int(found.reshape(()))
 
     def _dtype(self, proto: Proto, index: int) -> str:
@@ -112,7 +113,7 @@ class Values(Growing):
         else:
             name = self.model.constant(proto, index).dtype.name
         if name not in BYTES:
-            raise error(proto, f"makes integers of type {name or 'that is not known'}; int8 and uint8 are known")
+            raise node_error(proto, f"makes integers of type {name or 'that is not known'}; int8 and uint8 are known")
         return name
 
     def _type(self, proto: Proto, scale_at: int) -> TensorType:
@@ -124,13 +125,13 @@ class Values(Growing):
         """The graph's value behind an integer tensor; where it is read with a scale, with the one it was made with."""
         name = proto.input[index]
         if name not in self.values:
-            raise error(proto, f"input {index} ('{name}') is no integer value of the network")
+            raise node_error(proto, f"input {index} ('{name}') is no integer value of the network")
         value = self.values[name]
         if scale_at is not None:
             type_ = self.types[value]
             found = self._scale(proto, scale_at), self._zero_point(proto, scale_at + 1)
             if found != (type_.scale, type_.zero_point):
-                raise error(
+                raise node_error(
                     proto,
                     f"reads '{value}' with scale {found[0]:g} and zero point {found[1]}, and it was made with "
                     f"{type_.scale:g} and {type_.zero_point}",
@@ -144,14 +145,14 @@ class Values(Growing):
 
     def _less_zero_point(self, proto: Proto, integers: Array, scale: Floats, zero_at: int, axis: int) -> Constant:
         if integers.dtype.name not in CONSTANTS:
-            raise error(proto, f"reads constants of type {integers.dtype.name}; known: {', '.join(CONSTANTS)}")
+            raise node_error(proto, f"reads constants of type {integers.dtype.name}; known: {', '.join(CONSTANTS)}")
         zero = np.zeros(1, np.int64)
         if zero_at < len(proto.input) and proto.input[zero_at]:
             zero = self.model.constant(proto, zero_at).astype(np.int64).ravel()
         axis = axis % max(1, integers.ndim)
         for what, values in (("scales", scale), ("zero points", zero)):
             if values.size not in (1, integers.shape[axis] if integers.ndim else 1):
-                raise error(proto, f"has {values.size} {what} for weights of shape {integers.shape}")
+                raise node_error(proto, f"has {values.size} {what} for weights of shape {integers.shape}")
         shape = [1] * integers.ndim
         if integers.ndim and zero.size > 1:
             shape[axis] = -1
@@ -168,7 +169,7 @@ class Values(Growing):
         pending = self.reals.get(name)
         if pending is None:
             if self.types.get(name, TensorType("", ())).dtype != "float32":
-                raise error(proto, f"quantizes '{name}', which is no value of the network")
+                raise node_error(proto, f"quantizes '{name}', which is no value of the network")
             low, high = LIMITS[type_.dtype]
             self.values[out] = self.add(out, "quantize_linear", [name], type_, {"low": low, "high": high})
             return
@@ -216,7 +217,7 @@ class Values(Growing):
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             ratio = (sums.step / np.float32(type_.scale)).astype(np.float32)
         if not (np.isfinite(ratio).all() and (ratio > 0).all()):
-            raise error(proto, f"its scales give the factors {ratio.min():g} .. {ratio.max():g}, beyond float32")
+            raise node_error(proto, f"its scales give the factors {ratio.min():g} .. {ratio.max():g}, beyond float32")
         multiplier, shift = as_ratio(ratio)
         channels = self.types[sums.value].shape[0]
         bias = np.zeros(channels, np.int32) if sums.bias is None else sums.bias
@@ -226,7 +227,7 @@ class Values(Growing):
             "shift": np.broadcast_to(shift, (channels,)).copy(),
         }
         if int(shift.max(initial=0)) > 127 or int(shift.min(initial=0)) < -31:
-            raise error(proto, "its scales differ by more than a requantization can hold")
+            raise node_error(proto, "its scales differ by more than a requantization can hold")
         attributes: dict[str, Attribute] = {
             "low": low, "high": high, "rounding": "nearest_even", "bias_before_multiply": True
         }  # fmt: skip
@@ -263,14 +264,14 @@ class Values(Growing):
         with np.errstate(over="ignore", invalid="ignore"):
             levels = np.rint(results / np.float32(type_.scale))
         if np.isnan(levels).any():
-            raise error(proto, "quantizes what is no number")
+            raise node_error(proto, "quantizes what is no number")
         low, high = LIMITS[type_.dtype]
         entries = np.clip(levels.astype(np.float64) + type_.zero_point, low, high).astype(type_.dtype)
         return self.add(out, "table", [value], type_, constants={"entries": entries})
 
     def _refuse_blocks(self, proto: Proto) -> None:
         if attributes_of(proto).get("block_size", 0):
-            raise error(proto, "has a scale for each block; one for all, or one for each output, is known")
+            raise node_error(proto, "has a scale for each block; one for all, or one for each output, is known")
 
     def _dequantize_linear(self, proto: Proto) -> None:
         self._refuse_blocks(proto)
@@ -286,7 +287,7 @@ class Values(Growing):
         found = self.reals.get(proto.input[index])
         if isinstance(found, Real):
             return found.value
-        raise error(proto, f"reads '{proto.input[index]}', which nothing quantizes before it")
+        raise node_error(proto, f"reads '{proto.input[index]}', which nothing quantizes before it")
 
     def _moved(self, proto: Proto, move: Callable[[str, str], str]) -> None:
         """What keeps the bytes' meaning, on an integer tensor or on one that was dequantized."""
@@ -303,7 +304,7 @@ class Values(Growing):
         if isinstance(found, Sum) and not found.flat and self._flattens(proto, found):
             self.reals[out] = replace(found, flat=True)
             return
-        raise error(proto, f"reads '{name}', which nothing quantizes before it")
+        raise node_error(proto, f"reads '{name}', which nothing quantizes before it")
 
     def _flattens(self, proto: Proto, sums: Sum) -> bool:
         """Whether a move leaves one row of features of a sum, which may be quantized before it as well as behind."""

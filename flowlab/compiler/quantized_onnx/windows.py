@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from flowlab.compiler.import_float import padding_of
 from flowlab.compiler.ir import Attribute, TensorType
-from flowlab.compiler.onnx_model import attributes_of
-from flowlab.compiler.quantized_onnx.meaning import Pair, Proto, Sum, error
+from flowlab.compiler.onnx_model import attributes_of, node_error
+from flowlab.compiler.quantized_onnx.meaning import Pair, Proto, Sum
 from flowlab.compiler.quantized_onnx.values import MOST_NUMBERS, Values
 
 
@@ -21,7 +21,7 @@ class Windows(Values):
     def _max_pool(self, proto: Proto) -> None:
         found = attributes_of(proto)
         if found.get("ceil_mode", 0) or len(proto.output) > 1:
-            raise error(proto, "rounds up, or asks for indices; neither is known. Use ceil_mode=False")
+            raise node_error(proto, "rounds up, or asks for indices; neither is known. Use ceil_mode=False")
         self._moved(proto, lambda name, value: self._pooled(proto, name, value))
 
     def _pooled(self, proto: Proto, name: str, value: str) -> str:
@@ -35,7 +35,7 @@ class Windows(Values):
     def _whole_max(self, proto: Proto, name: str, value: str) -> str:
         type_ = self.types[value]
         if len(type_.shape) != 3:
-            raise error(proto, f"reads a value of shape {type_.shape}; (channel, height, width) is needed")
+            raise node_error(proto, f"reads a value of shape {type_.shape}; (channel, height, width) is needed")
         attributes: dict[str, Attribute] = {"kernel": type_.shape[1:], "stride": (1, 1), "padding": (0, 0, 0, 0)}
         return self.add(name, "max_pool", [value], type_, attributes)
 
@@ -48,7 +48,7 @@ class Windows(Values):
     def _mean(self, proto: Proto, value: str) -> Sum:
         type_ = self.types[value]
         if len(type_.shape) != 3:
-            raise error(proto, f"averages a value of shape {type_.shape}")
+            raise node_error(proto, f"averages a value of shape {type_.shape}")
         name = self.add(
             self.model.free(f"{proto.output[0]}/sum"), "sum_pool", [value], TensorType("int32", (), type_.scale)
         )
@@ -57,10 +57,10 @@ class Windows(Values):
 
     def _reduce_mean(self, proto: Proto) -> None:
         found = attributes_of(proto)
-        axes = [int(axis) for axis in (found["axes"] if "axes" in found else self.model.constant(proto, 1))]
+        axes = self.model.axes(proto)
         rank = 3 if self.series else 4
         if sorted(axis % rank for axis in axes) != list(range(2, rank)):
-            raise error(proto, f"averages axes {axes}; only height and width together are known")
+            raise node_error(proto, f"averages axes {axes}; only height and width together are known")
         sums = self._mean(proto, self._real(proto, 0))
         self.reals[proto.output[0]] = replace(sums, flat=not found.get("keepdims", 1))
 
@@ -72,7 +72,7 @@ class Windows(Values):
 
     def _channels_first(self, proto: Proto) -> str:
         if attributes_of(proto).get("channels_last", 0):
-            raise error(proto, "has its channels last; channels first is known")
+            raise node_error(proto, "has its channels last; channels first is known")
         return self._read(proto, 0, 1)
 
     def _average(self, proto: Proto, value: str) -> Sum:
@@ -81,9 +81,9 @@ class Windows(Values):
         kernel = self._extent(proto, "kernel_shape", None)
         attributes = self._window(proto, kernel, type_.shape, dilates=False)
         if found.get("ceil_mode", 0) or (any(attributes["padding"]) and not found.get("count_include_pad", 0)):  # type: ignore[arg-type]
-            raise error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
+            raise node_error(proto, "counts fewer places at the border; use no padding, or count_include_pad=1")
         if math.prod(kernel) > MOST_NUMBERS:
-            raise error(proto, f"averages {math.prod(kernel):,} places")
+            raise node_error(proto, f"averages {math.prod(kernel):,} places")
         channels = type_.shape[0]
         attributes["groups"] = channels
         ones = {"weight": np.ones((channels, 1, *kernel), np.int8)}
@@ -97,7 +97,7 @@ class Windows(Values):
         if found is not None and self.series and len(found) == 1:
             found = (*found, 1)
         if found is None or len(found) != 2 or min(found) < 1:
-            raise error(proto, f"attribute '{key}' is {found!r}; two integers above 0 are needed")
+            raise node_error(proto, f"attribute '{key}' is {found!r}; two integers above 0 are needed")
         return int(found[0]), int(found[1])
 
     def _window(
@@ -105,35 +105,15 @@ class Windows(Values):
     ) -> dict[str, Attribute]:
         """Stride, padding and dilation of what slides over pictures."""
         if len(shape) != 3:
-            raise error(proto, f"slides over a value of shape {shape}; (channel, height, width) is needed")
+            raise node_error(proto, f"slides over a value of shape {shape}; (channel, height, width) is needed")
         found = attributes_of(proto)
         stride, dilation = self._extent(proto, "strides", 1), self._extent(proto, "dilations", 1)
         if dilation != (1, 1) and not dilates:
-            raise error(proto, "is dilated; use dilation 1")
+            raise node_error(proto, "is dilated; use dilation 1")
         reach = [(size - 1) * gap + 1 for size, gap in zip(kernel, dilation, strict=True)]
-        attributes: dict[str, Attribute] = {
-            "stride": stride, "padding": self._padding(proto, found, reach, stride, shape)
-        }  # fmt: skip
-        return attributes if dilation == (1, 1) else {**attributes, "dilation": dilation}
-
-    def _padding(
-        self, proto: Proto, found: Mapping[str, Any], reach: Sequence[int], stride: Pair, shape: tuple[int, ...]
-    ) -> tuple[int, int, int, int]:
-        auto = found.get("auto_pad", "NOTSET")
-        pads = list(found.get("pads", (0, 0, 0, 0)))
+        pads = found.get("pads", (0, 0, 0, 0))
         if self.series and len(pads) == 2:
-            pads = [pads[0], 0, pads[1], 0]
-        if auto in ("NOTSET", "VALID"):
-            pads = [0, 0, 0, 0] if auto == "VALID" else pads
-            if len(pads) != 4 or min(pads) < 0:
-                raise error(proto, f"attribute 'pads' is {pads!r}; four integers are needed")
-            return int(pads[0]), int(pads[1]), int(pads[2]), int(pads[3])
-        if auto not in ("SAME_UPPER", "SAME_LOWER"):
-            raise error(proto, f"auto_pad {auto!r} is not known")
-        ends: list[Pair] = []
-        for axis in (0, 1):
-            extent = shape[axis + 1]
-            total = max((-(-extent // stride[axis]) - 1) * stride[axis] + reach[axis] - extent, 0)
-            small = total // 2
-            ends.append((small, total - small) if auto == "SAME_UPPER" else (total - small, small))
-        return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+            pads = (pads[0], 0, pads[1], 0)
+        padding = padding_of(proto, pads, reach, stride, shape)
+        attributes: dict[str, Attribute] = {"stride": stride, "padding": padding}
+        return attributes if dilation == (1, 1) else {**attributes, "dilation": dilation}
