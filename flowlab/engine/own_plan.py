@@ -64,6 +64,8 @@ def notes(config: OwnConfig) -> bytes:
 
 def _input(path: Path, store: Store, most: int, large: str, what: str) -> InputFile:
     """A file of the user's, hashed; DataError naming it, and ``what`` to give."""
+    if not path.name.isprintable():  # records and pages keep it
+        raise DataError(f"the name {path.name!r} holds what cannot be printed; rename the file")
     try:
         if not path.is_file():
             path.open("rb").close()  # says what is the matter, where something is
