@@ -492,6 +492,10 @@ Progress = Callable[[str, float], None]  # (what is being done, fraction done 0.
 GOES_ON = "goes on"  # so begins what is worth a line also where no bar moves: a training that goes on
 
 
+DECIDES_NOTHING: Mapping[str, Any] = {"decides": False}
+"""``metadata`` of a field of a stage's options on which no result depends: it is in no fingerprint."""
+
+
 @dataclass(frozen=True)
 class StageJob:
     """All that a stage sees: its options, its input files, and the plugins that it declared.
@@ -533,7 +537,7 @@ class Stage:
         needs: roles that it reads. A role in ``optional`` is read only where the plan makes it.
         makes: roles that it writes.
         options: ``(config, catalogue) -> frozen dataclass of JSON values``; it sees all of the config and copies
-            what the stage may see. The result is in the fingerprint by value.
+            what the stage may see. The result is in the fingerprint by value, but for `DECIDES_NOTHING`.
         plugins: ``(config, catalogue) -> {kind: (plugin, options)}``: hashed by name, options and code.
         code: modules or packages of the core whose source decides the result.
         libraries: distributions whose version decides the result.
