@@ -120,7 +120,12 @@ class FeatureExtractor(Plugin):
         return ()
 
     def emit_c(self, shape: tuple[int, int], options: Any) -> str | None:
-        """C99 source of the chain for the device, or None where there is none."""
+        """C99 source of the chain for the device, or None where there is none; ``shape`` is a window's.
+
+        It defines ``void flowlab_features(const float *window, float *features)``, from (channel, length) to (channel,
+        height, width), both float32 in C order. Everything else in it is static, and nothing comes from the heap.
+        A program ships it as ``feature_extraction.c``; `flowlab.testing.check_feature_c` compares it with `extract`.
+        """
         return None
 
 
