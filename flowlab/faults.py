@@ -5,7 +5,9 @@ Points: ``batch`` (in the middle of an epoch), ``epoch`` (after an epoch, and it
 ``checkpoint-write`` (a checkpoint is half written), ``checkpoint-rename`` (the last one has its second name, the new
 one not yet its own), ``object-record`` (objects are stored, their record is not), ``record-write`` (a record's
 temporary file is half written), ``record-scratch`` (a record is written, its checkpoints are still there), ``latest``
-(all is done, and ``latest`` leads to the run before).
+(all is done, and ``latest`` leads to the run before), ``gc-runs``, ``gc-records`` and ``gc-objects`` (a clean-up has
+taken one of them away), ``import-objects`` (those of an imported run are stored, its records are not),
+``import-records`` (one more of its records is, its run is not).
 """
 
 from __future__ import annotations
