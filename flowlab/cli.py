@@ -254,22 +254,28 @@ def _compile(arguments: argparse.Namespace) -> int:
         Path(arguments.model),
         arguments.target,
         Path(arguments.calibration),
-        Path(arguments.out),
+        None if arguments.out is None else Path(arguments.out),
         arguments.bits,
         {key: json.loads(value) if value in ("true", "false") else value for key, value in options.items()},
         not arguments.real_outputs,
         arguments.module,
+        arguments.store,
+        ARTIFACTS,
+        tuple(arguments.require),
     )
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half made goes
         signal.signal(number, signal.default_int_handler)
-    try:
-        found = compile_model(asked, load(), lambda text: None if arguments.json else _say(text, flush=True))
-    except KeyboardInterrupt:
-        _say("flowlab: stopped; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            print(json.dumps(compile_model(asked, load()).to_json(), indent=2, default=str), file=out)
+        return 0
+    with _watch() as watch:
+        found = compile_model(asked, load(), watch)
     for warning in found.warnings:
         _say(f"warning: {warning}", file=sys.stderr)
-    return _shown_as(arguments, found.to_json(), found.lines())
+    _say()
+    _say_all(found.lines())
+    return 0
 
 
 def _check_device(arguments: argparse.Namespace) -> int:
@@ -651,10 +657,13 @@ def _from_elsewhere(commands: Commands) -> None:
     compiled.add_argument("--module", metavar="PACKAGE:NAME", help="what makes a state dict's module; it is imported")
     compiled.add_argument("--target", required=True, metavar="DEVICE", help="as in `flowlab targets`")
     compiled.add_argument("--calibration", required=True, metavar="WINDOWS.npy", help="some hundred of its own inputs")
-    compiled.add_argument("--out", required=True, metavar="FOLDER", help="where everything is written; must not exist")
+    text = "a folder that gets copies, besides artifacts/<name of the file>/<run>/; must not exist"
+    compiled.add_argument("--out", metavar="FOLDER", help=text)
     compiled.add_argument("--bits", type=int, default=8, metavar="N", help="of the weights: 8, 4 or 2 (default: 8)")
     compiled.add_argument("--real-outputs", action="store_true", help="end in float32 outputs instead of integers")
     compiled.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the device")
+    compiled.add_argument("--require", action="append", default=[], metavar="EXECUTION", help=REQUIRE)
+    _with_store(compiled)
 
 
 def _installed(commands: Commands) -> None:

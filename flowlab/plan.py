@@ -18,7 +18,7 @@ from flowlab.roles import ROLES
 
 SCHEMA = 1  # of fingerprints and records: raise it when the engine itself changes what a result is
 _FOR_PEOPLE = frozenset({"name", "version", "summary"})  # a plugin's name has its own place in the document
-SOURCES = ("source", "notes")  # roles that no stage makes
+SOURCES = ("source", "notes", "own_model", "own_inputs", "own_code")  # roles that no stage makes
 
 
 class Facts(Protocol):
