@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from flowlab.engine.result import RunResult
     from flowlab.engine.session import Asked
+    from flowlab.engine.store_replay import Replayed
     from flowlab.plugins import Catalogue
     from flowlab.store.store import Store
 
@@ -215,6 +216,43 @@ def _store_gc(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--keep-last {arguments.keep_last}: 1 or more runs of each dataset are kept")
     found = collect(_store(arguments), ARTIFACTS, arguments.keep_last, dry=arguments.dry_run)
     return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_export(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.store_export import export
+    from flowlab.engine.which_run import which_run
+    from flowlab.plugins import load
+
+    run = which_run(arguments.run, arguments.store, ARTIFACTS)
+    found = export(run, Path(arguments.out), load(), with_data=arguments.with_data)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_import(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.store_import import import_run
+
+    found = import_run(Path(arguments.archive), _store(arguments))
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_replay(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.session import Silent
+    from flowlab.engine.store_replay import replay
+    from flowlab.plugins import load
+
+    def again(watch: Any) -> Replayed:
+        data = Path(arguments.data) if arguments.data else None
+        return replay(arguments.run, arguments.store, ARTIFACTS, data=data, catalogue=load(), watch=watch)
+
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            found = again(Silent())
+            print(json.dumps(found.to_json(), indent=2), file=out)
+    else:
+        with _watch() as watch:
+            found = again(watch)
+        _say_all(found.lines())
+    return 0 if found.first is None else FAILED
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -648,6 +686,20 @@ def _storing(commands: Commands) -> None:
     collected.add_argument("--keep-last", type=int, required=True, metavar="N", help=say)
     collected.add_argument("--dry-run", action="store_true", help="only say what would go")
     _with_store(collected)
+    say = "write a run with config, model, program, golden vectors, records and hashes of its data as one zip"
+    exported = _command(store, "export", _store_export, say, json=True)
+    exported.add_argument("run", metavar="RUN", help=A_RUN)
+    exported.add_argument("out", metavar="OUT.zip", help="the file; there must be none of this name")
+    exported.add_argument("--with-data", action="store_true", help="put the data's files in too")
+    _with_store(exported)
+    imported = _command(store, "import", _store_import, "take an exported run in, every hash checked", json=True)
+    imported.add_argument("archive", metavar="OUT.zip", help="what `flowlab store export` wrote")
+    _with_store(imported)
+    say = "run a run's config here from nothing and compare every hash (exit code 1: it names the first that differs)"
+    replayed = _command(store, "replay", _store_replay, say, json=True)
+    replayed.add_argument("run", metavar="RUN|OUT.zip", help="an exported archive, or a run in the store")
+    replayed.add_argument("--data", metavar="PATH", help="the data, where the config's path does not lead to them here")
+    _with_store(replayed)
 
 
 def _from_elsewhere(commands: Commands) -> None:

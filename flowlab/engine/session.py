@@ -206,7 +206,7 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
 
     store = Store(store_root(asked.store, asked.artifacts))
     while True:
-        prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+        prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
         with store.keeping():
             if (session := _written(prepared, catalogue, asked, watch, name)) is not None:
                 return session
@@ -226,6 +226,7 @@ def _written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, nam
         "model": config.training.model_name,
         "device": config.common.target_device,
         "config": redacted(config.given),
+        "warnings": list(config.warnings),
         "objects": inside,
         "artifacts": str(asked.artifacts.absolute()),
     }
@@ -238,7 +239,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _fetch(store: Store, watch: Watch) -> Fetch:
+def fetcher(store: Store, watch: Watch) -> Fetch:
     """How this run downloads: it says so, and shows how far it is."""
 
     def fetch(address: str, key: str, pinned: str | None) -> Download:
