@@ -76,8 +76,13 @@ def lookup(node: Node, inputs: Mapping[str, RoleFiles], store: Store) -> Record 
     record = store.records.read(node.name, fingerprint_of(node, inputs))
     if record is None:
         return None
+    return record if _is_whole(record, store) else None
+
+
+def _is_whole(record: Record, store: Store) -> bool:
+    """Whether every object of it is in the store."""
     objects = [stored.sha256 for files in record.outputs.values() for stored in files.values()]
-    return record if all(store.objects.holds(sha) for sha in objects) else None
+    return all(store.objects.holds(sha) for sha in objects)
 
 
 def execute(
@@ -174,10 +179,13 @@ def _taken_in(result: StageResult, store: Store, out: Path) -> dict[str, dict[st
 
 
 def _commit(record: Record, store: Store) -> Record:
-    """Create the record; one that is there (an object of it was lost) stays if the objects came back equal."""
+    """Create the record; one that is there stays if all of its objects are there.
+
+    They are where they were lost and came back equal, and where another machine was first.
+    """
     standing = store.records.read(record.stage, record.fingerprint)
-    if standing is not None and standing.outputs != record.outputs:
-        return store.records.replace(record)
+    if standing is not None and not _is_whole(standing, store):
+        return store.records.replace(record, standing)
     return store.records.create(record)
 
 
