@@ -173,13 +173,14 @@ def _config_keys(arguments: argparse.Namespace) -> int:
 
 def _runs(arguments: argparse.Namespace) -> int:
     from flowlab.engine import runs, table
-    from flowlab.store.store import Store, store_root
+    from flowlab.store.store import open_store
 
-    store = Store(store_root(arguments.store, ARTIFACTS))
+    store = open_store(arguments.store, ARTIFACTS)
     found = runs.past_runs(store, arguments.dataset)
     if not found and not arguments.json:
         what = f" of '{arguments.dataset}'" if arguments.dataset else ""
-        _say(f"no runs{what} in {_shown(store.root)}. `flowlab run config.yaml` makes one, `flowlab demo` too")
+        place = store.address or _shown(store.root)
+        _say(f"no runs{what} in {place}. `flowlab run config.yaml` makes one, `flowlab demo` too")
         return 0
     return _shown_as(
         arguments, {"runs": [one.to_json() for one in found]}, table.lines(runs.TABLE, [one.row() for one in found])
@@ -780,7 +781,11 @@ def _with_sets(parser: argparse.ArgumentParser) -> None:
 
 
 def _with_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="PATH", help="the store's folder (default: artifacts/.store)")
+    parser.add_argument(
+        "--store",
+        metavar="PATH",
+        help="the store: a folder or an address, as s3://bucket/prefix (default: artifacts/.store)",
+    )
 
 
 def _with_run_options(parser: argparse.ArgumentParser) -> None:

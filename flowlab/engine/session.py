@@ -22,7 +22,7 @@ from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, this_process
-from flowlab.store.store import Store, store_root
+from flowlab.store.store import Store, open_store
 
 GATE = "inspect"  # the stage whose warnings cannot wait
 
@@ -204,7 +204,7 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     """Plan a run; without a name it gets one."""
     from flowlab.stages import STAGES
 
-    store = Store(store_root(asked.store, asked.artifacts))
+    store = open_store(asked.store, asked.artifacts)
     while True:
         prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
         with store.keeping():
