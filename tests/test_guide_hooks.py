@@ -83,7 +83,9 @@ def check(item: Any) -> None:
         testing.check_model(item, (1, 64, 1), 2)
     elif isinstance(item, Target):
         testing.check_target(item)
-    elif isinstance(item, Core | Quantizer | Reader):
+    elif isinstance(item, Quantizer):
+        testing.check_quantizer(item)
+    elif isinstance(item, Core | Reader):
         testing.check_plugin(item)
     else:
         raise AssertionError(f"{item} is of no kind that this test knows")
@@ -105,6 +107,7 @@ def test_the_page_says_all_that_the_contract_has(hook: str) -> None:
 @pytest.mark.parametrize(("example", "hook"), [(hook, hook) for hook in HOOK_NAMES], indirect=["example"])
 def test_the_example_is_a_sound_plugin_of_its_hook(example: str, hook: str) -> None:
     (item,) = testing.check_package(example)
+    testing.check_plugin_is_light(example)
     assert isinstance(item, HOOKS[hook])
     check(item)
 

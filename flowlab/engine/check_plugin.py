@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from flowlab import contracts, testing
@@ -87,15 +88,17 @@ def _lines(one: Announced) -> Iterator[Line]:
         yield Line(FAILED, one.module, reason)
     if not catalogue.brought and not catalogue.broken:
         yield Line(FAILED, one.module, "it brings nothing: is every hook marked with @hookimpl?")
-    for brought in catalogue.brought:
-        item = brought.item
-        kind = f"{item.kind.replace('_', ' ')} preset" if isinstance(item, contracts.Preset) else item.kind
-        yield _checked(f"{kind.replace('_', ' ')} '{item.name}'", item)
+    elif not catalogue.broken:
+        yield _checked(f"{one.module} is light", lambda: testing.check_plugin_is_light(one.module))
+    items = tuple(brought.item for brought in catalogue.brought)
+    for item in items:
+        kind = item.kind.replace("_", " ") + " preset" * isinstance(item, contracts.Preset)
+        yield _checked(f"{kind} '{item.name}'", partial(_check, item, items))
 
 
-def _checked(what: str, item: Any) -> Line:
+def _checked(what: str, check: Callable[[], None]) -> Line:
     try:
-        _check(item)
+        check()
     except _Skip as why:
         return Line(NOT_CHECKED, what, str(why))
     except AssertionError as wrong:
@@ -105,12 +108,15 @@ def _checked(what: str, item: Any) -> Line:
     return Line(OK, what)
 
 
-def _check(item: Any) -> None:
+def _check(item: Any, package: Sequence[Any]) -> None:
+    """``package``: all that it brings, where a device says which numbers a quantizer is for."""
     if isinstance(item, contracts.Preset):
         testing.check_preset(item)
         return
     testing.check_plugin(item)
     options = _options(item)
+    if isinstance(item, contracts.Quantizer):
+        _quantizer(item, options, package)
     for contract, check in _CHECKS.items():
         if isinstance(item, contract):
             check(item, options)
@@ -121,6 +127,14 @@ def _options(item: contracts.Plugin) -> Any:
         return item.Options()
     except TypeError:
         raise _Skip("its options have no defaults; call its check with options in a test of your own") from None
+
+
+def _quantizer(quantizer: contracts.Quantizer, options: Any, package: Sequence[Any]) -> None:
+    if not quantizer.format:
+        raise _Skip("it makes a float graph, which obeys no number format")
+    targets = [one for one in package if isinstance(one, contracts.Target) and quantizer.format in one.formats]
+    own = [one.formats[quantizer.format] for one in targets if quantizer.name in one.quantizers.values()]
+    testing.check_quantizer(quantizer, own[0] if own else None, options)
 
 
 def _extractor(extractor: contracts.FeatureExtractor, options: Any) -> None:
