@@ -387,6 +387,26 @@ def _plugins(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plugin_new(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.new_plugin import new_plugin
+
+    return _say_all(new_plugin(arguments.kind, arguments.package, Path()))
+
+
+def _plugin_check(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.check_plugin import Line, check_plugin, verdict
+
+    lines: list[Line] = []
+
+    def say(line: Line) -> None:
+        lines.append(line)
+        _say(str(line), flush=True)
+
+    sound = check_plugin(arguments.package, say)
+    _say(verdict(lines))
+    return 0 if sound else UNUSABLE
+
+
 def _overhead(arguments: argparse.Namespace) -> int:
     from flowlab.engine.bench import overhead
 
@@ -725,6 +745,18 @@ def _installed(commands: Commands) -> None:
         if kind == "targets":
             listed.add_argument("device", nargs="?", metavar="DEVICE", help="say what each of its compile presets does")
     _command(commands, "plugins", _plugins, "list what is installed, and what of it is broken", json=True)
+    plugin = commands.add_parser("plugin", help="write or check a package of your own").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    new = _command(plugin, "new", _plugin_new, "write a package that installs and passes its own tests")
+    new.set_defaults(name="plugin new")
+    new.add_argument("kind", metavar="KIND", help="quantizer, target or extractor")
+    new.add_argument("package", metavar="NAME", help="of the package, its folder and the plugin: my-quantizer")
+    check = _command(
+        plugin, "check", _plugin_check, "run the conformance checks on all that an installed package brings"
+    )
+    check.set_defaults(name="plugin check")
+    check.add_argument("package", metavar="PACKAGE", help="its distribution, or the module that it announces")
     _with_store(_command(commands, "doctor", _doctor, "look whether all that flowlab needs is here", json=True))
 
 
