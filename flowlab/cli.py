@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
     from flowlab.engine.result import RunResult
     from flowlab.engine.session import Asked
+    from flowlab.engine.store_replay import Replayed
     from flowlab.plugins import Catalogue
+    from flowlab.store.store import Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -171,17 +173,87 @@ def _config_keys(arguments: argparse.Namespace) -> int:
 
 def _runs(arguments: argparse.Namespace) -> int:
     from flowlab.engine import runs, table
-    from flowlab.store.store import Store, store_root
+    from flowlab.store.store import open_store
 
-    store = Store(store_root(arguments.store, ARTIFACTS))
+    store = open_store(arguments.store, ARTIFACTS)
     found = runs.past_runs(store, arguments.dataset)
     if not found and not arguments.json:
         what = f" of '{arguments.dataset}'" if arguments.dataset else ""
-        _say(f"no runs{what} in {_shown(store.root)}. `flowlab run config.yaml` makes one, `flowlab demo` too")
+        place = store.address or _shown(store.root)
+        _say(f"no runs{what} in {place}. `flowlab run config.yaml` makes one, `flowlab demo` too")
         return 0
     return _shown_as(
         arguments, {"runs": [one.to_json() for one in found]}, table.lines(runs.TABLE, [one.row() for one in found])
     )
+
+
+def _store(arguments: argparse.Namespace) -> Store:
+    from flowlab.store.store import Store, store_root
+
+    return Store(store_root(arguments.store, ARTIFACTS))
+
+
+def _store_ls(arguments: argparse.Namespace) -> int:
+    from flowlab.engine import table
+    from flowlab.store.inventory import TABLE, listing
+
+    found = listing(_store(arguments))
+    rows = table.lines(TABLE, [one.row() for one in found.runs]) if found.runs else []
+    return _shown_as(arguments, found.to_json(), [*rows, *found.totals()])
+
+
+def _store_verify(arguments: argparse.Namespace) -> int:
+    from flowlab.store.verify import verify
+
+    found = verify(_store(arguments))
+    _shown_as(arguments, found.to_json(), found.lines())
+    return FAILED if found.findings else 0
+
+
+def _store_gc(arguments: argparse.Namespace) -> int:
+    from flowlab.store.collect import collect
+
+    if arguments.keep_last < 1:
+        raise ConfigError(f"--keep-last {arguments.keep_last}: 1 or more runs of each dataset are kept")
+    found = collect(_store(arguments), ARTIFACTS, arguments.keep_last, dry=arguments.dry_run)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_export(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.store_export import export
+    from flowlab.engine.which_run import which_run
+    from flowlab.plugins import load
+
+    run = which_run(arguments.run, arguments.store, ARTIFACTS)
+    found = export(run, Path(arguments.out), load(), with_data=arguments.with_data)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_import(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.store_import import import_run
+
+    found = import_run(Path(arguments.archive), _store(arguments))
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_replay(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.session import Silent
+    from flowlab.engine.store_replay import replay
+    from flowlab.plugins import load
+
+    def again(watch: Any) -> Replayed:
+        data = Path(arguments.data) if arguments.data else None
+        return replay(arguments.run, arguments.store, ARTIFACTS, data=data, catalogue=load(), watch=watch)
+
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            found = again(Silent())
+            print(json.dumps(found.to_json(), indent=2), file=out)
+    else:
+        with _watch() as watch:
+            found = again(watch)
+        _say_all(found.lines())
+    return 0 if found.first is None else FAILED
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -313,6 +385,26 @@ def _plugins(arguments: argparse.Namespace) -> int:
     for package, reason in sorted(catalogue.broken.items()):
         _say(f"broken: {package}: {reason}", file=sys.stderr)
     return 0
+
+
+def _plugin_new(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.new_plugin import new_plugin
+
+    return _say_all(new_plugin(arguments.kind, arguments.package, Path()))
+
+
+def _plugin_check(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.check_plugin import Line, check_plugin, verdict
+
+    lines: list[Line] = []
+
+    def say(line: Line) -> None:
+        lines.append(line)
+        _say(str(line), flush=True)
+
+    sound = check_plugin(arguments.package, say)
+    _say(verdict(lines))
+    return 0 if sound else UNUSABLE
 
 
 def _overhead(arguments: argparse.Namespace) -> int:
@@ -529,7 +621,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    for add in (_running, _asking, _from_elsewhere, _installed, _server, _measuring):
+    for add in (_running, _asking, _storing, _from_elsewhere, _installed, _server, _measuring):
         add(commands)
     return parser
 
@@ -604,6 +696,33 @@ def _asking(commands: Commands) -> None:
     _with_store(device)
 
 
+def _storing(commands: Commands) -> None:
+    store = commands.add_parser("store", help="look after the store").add_subparsers(metavar="WHAT", required=True)
+    say = "list what the store holds: runs, records, objects, with their bytes"
+    _with_store(_command(store, "ls", _store_ls, say, json=True))
+    say = "hash everything anew; say what is damaged, whom it hits, and what to do (exit code 1)"
+    _with_store(_command(store, "verify", _store_verify, say, json=True))
+    collected = _command(store, "gc", _store_gc, "remove what no kept run needs", json=True)
+    say = "completed runs of each dataset that are kept; 'latest', 'promoted' and runs that go on are kept anyway"
+    collected.add_argument("--keep-last", type=int, required=True, metavar="N", help=say)
+    collected.add_argument("--dry-run", action="store_true", help="only say what would go")
+    _with_store(collected)
+    say = "write a run with config, model, program, golden vectors, records and hashes of its data as one zip"
+    exported = _command(store, "export", _store_export, say, json=True)
+    exported.add_argument("run", metavar="RUN", help=A_RUN)
+    exported.add_argument("out", metavar="OUT.zip", help="the file; there must be none of this name")
+    exported.add_argument("--with-data", action="store_true", help="put the data's files in too")
+    _with_store(exported)
+    imported = _command(store, "import", _store_import, "take an exported run in, every hash checked", json=True)
+    imported.add_argument("archive", metavar="OUT.zip", help="what `flowlab store export` wrote")
+    _with_store(imported)
+    say = "run a run's config here from nothing and compare every hash (exit code 1: it names the first that differs)"
+    replayed = _command(store, "replay", _store_replay, say, json=True)
+    replayed.add_argument("run", metavar="RUN|OUT.zip", help="an exported archive, or a run in the store")
+    replayed.add_argument("--data", metavar="PATH", help="the data, where the config's path does not lead to them here")
+    _with_store(replayed)
+
+
 def _from_elsewhere(commands: Commands) -> None:
     text = "quantize, place, compile and run a network that was trained elsewhere"
     compiled = _command(commands, "compile", _compile, text, json=True)
@@ -626,6 +745,18 @@ def _installed(commands: Commands) -> None:
         if kind == "targets":
             listed.add_argument("device", nargs="?", metavar="DEVICE", help="say what each of its compile presets does")
     _command(commands, "plugins", _plugins, "list what is installed, and what of it is broken", json=True)
+    plugin = commands.add_parser("plugin", help="write or check a package of your own").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    new = _command(plugin, "new", _plugin_new, "write a package that installs and passes its own tests")
+    new.set_defaults(name="plugin new")
+    new.add_argument("kind", metavar="KIND", help="quantizer, target or extractor")
+    new.add_argument("package", metavar="NAME", help="of the package, its folder and the plugin: my-quantizer")
+    check = _command(
+        plugin, "check", _plugin_check, "run the conformance checks on all that an installed package brings"
+    )
+    check.set_defaults(name="plugin check")
+    check.add_argument("package", metavar="PACKAGE", help="its distribution, or the module that it announces")
     _with_store(_command(commands, "doctor", _doctor, "look whether all that flowlab needs is here", json=True))
 
 
@@ -682,7 +813,11 @@ def _with_sets(parser: argparse.ArgumentParser) -> None:
 
 
 def _with_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", metavar="PATH", help="the store's folder (default: artifacts/.store)")
+    parser.add_argument(
+        "--store",
+        metavar="PATH",
+        help="the store: a folder or an address, as s3://bucket/prefix (default: artifacts/.store)",
+    )
 
 
 def _with_run_options(parser: argparse.ArgumentParser) -> None:

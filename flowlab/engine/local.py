@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,17 @@ class Prepared:
             if record is not None:
                 records[node.name] = record
         return records
+
+    def fetch(self, records: Iterable[Record]) -> None:
+        """Bring every object of these records to this machine; where the store is a folder, all are here.
+
+        Raises:
+            DamagedObject: one is lost or wrong, and is made again by the next run.
+        """
+        for record in records:
+            for files in record.outputs.values():
+                for stored in files.values():
+                    self.store.objects.fetched(stored.sha256)
 
 
 @dataclass(frozen=True)
@@ -124,5 +135,6 @@ def _run_once(
         record, cached = prepared.perform(node.name, records, progress(node))
         done[node.name] = Done(record, cached, round(time.monotonic() - clock, 3))
         finished(node, done[node.name])
+    prepared.fetch(one.record for one in done.values())
     prepared.store.close()
     return done

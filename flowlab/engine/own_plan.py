@@ -44,10 +44,15 @@ def prepare_own(config: OwnConfig, model: Path, inputs: Path, catalogue: Any, st
     facts = DiskFacts(store)
     digests = {role: files_digest(files) for role, files in found.items()}
     made = plan(OWN_STAGES, config, catalogue, sources=digests, facts=facts)
-    store.objects.add_bytes(said)
+    keep_own_notes(config, store)
     facts.save()
     store.stats.save()
     return Prepared(made, found, store, config)
+
+
+def keep_own_notes(config: OwnConfig, store: Store) -> None:
+    """Write the object ``notes.json``: after the plan is made, so that what cannot run leaves nothing."""
+    store.objects.add_bytes(notes(config))
 
 
 def notes(config: OwnConfig) -> bytes:

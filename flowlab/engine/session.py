@@ -10,18 +10,19 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from flowlab.canonical import digest
 from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
 from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
-from flowlab.engine.source import Fetch
+from flowlab.engine.source import Fetch, keep_notes
 from flowlab.errors import AgreementError, GateError
 from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, this_process
-from flowlab.store.store import Store, store_root
+from flowlab.store.store import Store, open_store
 
 GATE = "inspect"  # the stage whose warnings cannot wait
 
@@ -86,6 +87,10 @@ class Session:
     about: dict[str, Any] = field(default_factory=dict)
     _writing: Lock = field(default_factory=Lock, init=False, repr=False)
     _ended: bool = field(default=False, init=False, repr=False)
+    _asks: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._asks = {node.name: digest(node.asked) for node in self.prepared.plan}
 
     @property
     def store(self) -> Store:
@@ -132,7 +137,7 @@ class Session:
     def _write(self, state: State) -> None:
         stages = {name: one.record.fingerprint for name, one in dict(self.done).items()}
         recipes = {node.name: node.recipe for node in self.prepared.plan}
-        finished = {} if state == "Running" else {"finished": _now()}
+        finished = {"asks": self._asks} if state == "Running" else {"finished": _now()}
         self.store.runs.write(self.name, self.dataset, state, stages=stages, recipes=recipes, **self.about, **finished)
 
     def check(self) -> tuple[Gate, ...]:
@@ -199,8 +204,21 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     """Plan a run; without a name it gets one."""
     from flowlab.stages import STAGES
 
-    store = Store(store_root(asked.store, asked.artifacts))
-    prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+    store = open_store(asked.store, asked.artifacts)
+    while True:
+        prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
+        with store.keeping():
+            keep_notes(prepared.config, store)
+            if (session := written(prepared, catalogue, asked, watch, name)) is not None:
+                return session
+
+
+def written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session | None:
+    """The session, with its ``run.json``; None where a clean-up took what the run starts from."""
+    config, store = prepared.config, prepared.store
+    inside = [file.sha256 for files in prepared.sources.values() for file in files.values() if file.path is None]
+    if not all(map(store.objects.holds, inside)):
+        return None
     about = {
         "started": _now(),
         "process": this_process(),
@@ -208,8 +226,11 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
         "model": config.training.model_name,
         "device": config.common.target_device,
         "config": redacted(config.given),
+        "warnings": list(config.warnings),
+        "objects": inside,
+        "artifacts": str(asked.artifacts.absolute()),
     }
-    session = Session(prepared.config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
+    session = Session(config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
     session.write("Running")
     return session
 
@@ -218,7 +239,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _fetch(store: Store, watch: Watch) -> Fetch:
+def fetcher(store: Store, watch: Watch) -> Fetch:
     """How this run downloads: it says so, and shows how far it is."""
 
     def fetch(address: str, key: str, pinned: str | None) -> Download:

@@ -16,7 +16,7 @@ from flowlab.config.tiers import FEATURES
 from flowlab.errors import ConfigError, DataError
 from flowlab.roles import role_digest
 from flowlab.store.downloads import Download, key_of
-from flowlab.store.store import Store
+from flowlab.store.store import CACHES, Store
 
 DEFAULT_STORE = ".store"  # beside the runs' folders
 MAX_ENTRIES = 100_000  # files and folders below the data's folder
@@ -98,7 +98,7 @@ def _held(store: Store, sha256: str, seen: str) -> Download | None:
     """The pinned object, wherever it came from."""
     if not store.objects.holds(sha256):
         return None
-    return Download(sha256, store.objects.path(sha256).stat().st_size, seen, "")
+    return Download(sha256, store.objects.fetched(sha256).stat().st_size, seen, "")
 
 
 def _unpinned(download: Download) -> str:
@@ -236,7 +236,7 @@ def _refuse_too_much(path: Path, found: Mapping[str, Path]) -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether runs are kept there: started from within the data, each run would else be a change of them."""
-    return (folder / DEFAULT_STORE).is_dir()
+    return any((folder / name).is_dir() for name in (DEFAULT_STORE, CACHES))
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:

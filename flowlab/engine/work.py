@@ -12,7 +12,7 @@ from typing import Any
 from flowlab.contracts import Progress
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Asked, Session, Silent, begin
-from flowlab.errors import GateError, StageError
+from flowlab.errors import GateError, StageError, StoreError
 
 ENGINE = "prefect"
 FLOW_NAME = "flowlab"
@@ -130,7 +130,7 @@ def planned(config: Mapping[str, Any], name: str) -> Work:
     session = begin(load_mapping(config, catalogue), catalogue, Asked(), Silent(), name)
 
     def failed() -> None:
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
             session.write("Failed")
             session.store.close()
 

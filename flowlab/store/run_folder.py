@@ -51,7 +51,7 @@ class RunFolder:
             for role, files in record.outputs.items():
                 tree = ROLES[role].tree
                 for name, stored in sorted(files.items()):
-                    path = objects.path(stored.sha256)
+                    path = objects.fetched(stored.sha256)
                     if tree is not None:
                         path = _copied(path, self.path / tree / name)
                     artifacts.setdefault(role, []).append(Artifact(name, path, stored.sha256))

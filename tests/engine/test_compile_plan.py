@@ -19,6 +19,8 @@ from networks.foreign_onnx import foreign, windows
 from flowlab.engine.accuracy import accuracy
 from flowlab.engine.compile_model import Asked, Compiled, compile_model
 from flowlab.engine.own_code import own_code
+from flowlab.engine.session import Silent
+from flowlab.engine.store_replay import replay
 from flowlab.engine.which_run import which_run
 from flowlab.errors import ConfigError, DataError, GateError, StoreError
 from flowlab.plugins import load
@@ -132,6 +134,8 @@ def test_the_run_is_in_the_list_and_says_what_of_it_there_is_not() -> None:
         run.record("extract")
     with pytest.raises(StoreError, match="no stage 'train'"):
         accuracy(run)
+    with pytest.raises(StoreError, match="has no config to replay: `flowlab compile` made it"):
+        replay(run.name, None, Path("artifacts"), data=None, catalogue=CATALOGUE, watch=Silent())
     kept = json.loads(Path(f"artifacts/.store/runs/{run.name}/run.json").read_text())
     assert (kept["state"], kept["model"], kept["device"]) == ("Completed", "mine.onnx", "F28P55")
     assert kept["config"]["compile"]["calibration"] == "inputs.npy" and kept["sizes"]["packed_bytes"] > 0
