@@ -200,7 +200,14 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
-    prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+    return session_of(prepare(STAGES, config, catalogue, store, fetching(store, watch)), catalogue, asked, watch, name)
+
+
+def session_of(
+    prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None, **more: Any
+) -> Session:
+    """The session of a plan; its ``run.json`` is written, with ``more`` in it."""
+    config = prepared.config
     about = {
         "started": _now(),
         "process": this_process(),
@@ -208,8 +215,9 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
         "model": config.training.model_name,
         "device": config.common.target_device,
         "config": redacted(config.given),
+        **more,
     }
-    session = Session(prepared.config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
+    session = Session(config, catalogue, asked, watch, name or prepared.store.runs.claim(), prepared, about=about)
     session.write("Running")
     return session
 
@@ -218,7 +226,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _fetch(store: Store, watch: Watch) -> Fetch:
+def fetching(store: Store, watch: Watch) -> Fetch:
     """How this run downloads: it says so, and shows how far it is."""
 
     def fetch(address: str, key: str, pinned: str | None) -> Download:
