@@ -102,6 +102,29 @@ def _run_config(arguments: argparse.Namespace, config: Any, catalogue: Catalogue
     return 0
 
 
+def _sweep(arguments: argparse.Namespace) -> int:
+    from flowlab.config.sweep import load_sweep
+    from flowlab.engine.sweep import run_sweep, survey_sweep
+    from flowlab.plugins import load as load_plugins
+
+    sweep, catalogue = load_sweep(Path(arguments.sweep), arguments.set), load_plugins()
+    asked = _asked_for_cells(arguments, sweep, catalogue)
+    if arguments.plan:
+        plan, cached = survey_sweep(sweep, catalogue, asked)
+        return _shown_as(arguments, plan.to_json(cached), plan.lines(cached))
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            result = run_sweep(sweep, catalogue, asked, jobs=arguments.jobs)
+            print(json.dumps(result.to_json(), indent=2), file=out)
+        return result.exit_code
+    with _SweepTable() as watch:
+        result = run_sweep(sweep, catalogue, asked, watch, arguments.jobs)
+    _say()
+    _say_all(result.lines())
+    _say(f"files       {_shown(result.folder)}", flush=True)
+    return result.exit_code
+
+
 def _outcome(run: Callable[[], RunResult]) -> tuple[RunResult, GateError | None]:
     """A run's result, and the error of the gates that it missed: what it has to say is said before."""
     try:
@@ -584,6 +607,15 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
     return asked
 
 
+def _asked_for_cells(arguments: argparse.Namespace, sweep: Any, catalogue: Catalogue) -> Asked:
+    """The same for a sweep; a name of ``--require`` is looked up for each device of its cells."""
+    asked: Asked | None = None
+    for cell in sweep.cells if arguments.require or arguments.strict else sweep.cells[:1]:
+        asked = _asked(arguments, sweep.config(cell, catalogue), catalogue)
+    assert asked is not None  # a sweep has cells
+    return asked
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The words, with configs also behind options (``why STAGE --run RUN config.yaml``), which argparse refuses."""
     parser = _parser()
@@ -630,6 +662,13 @@ def _running(commands: Commands) -> None:
     run = _command(commands, "run", _run, "run a config's stages; what is in the store is not repeated")
     _with_configs(run)
     _with_run_options(run)
+
+    sweep = _command(commands, "sweep", _sweep, "run a matrix of configs; what is the same in several is done once")
+    sweep.add_argument("sweep", metavar="SWEEP", help="a YAML file: a config, and a matrix of what is varied in it")
+    _with_sets(sweep)
+    _with_run_options(sweep)
+    sweep.add_argument("--jobs", type=_count, default=_processors(), metavar="N", help="stages at once; default: CPUs")
+    sweep.add_argument("--plan", action="store_true", help="say what would be done, and run nothing")
 
     demo = _command(commands, "demo", _demo, "run the example, from recordings to a report")
     _with_sets(demo)
@@ -833,6 +872,18 @@ def _with_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 # --- what people look at ------------------------------------------------------------------------
 
 
@@ -918,6 +969,58 @@ class _Bars:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task("", total=1.0, stage=stage, what="")
         return self._tasks[stage]
+
+
+class _SweepTable:
+    """How far a sweep is: a table that moves on a terminal, else a line for each node that has ended."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._state: Any = None
+
+    def __enter__(self) -> _SweepTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def planned(self, counts: Mapping[str, int], cells: int) -> None:
+        if not sys.stdout.isatty():
+            return
+        from rich.live import Live
+
+        from flowlab.engine.sweep_table import SweepTable
+
+        self.__exit__(None, None, None)
+        self._state = SweepTable(counts, cells)
+        self._live = Live(get_renderable=self._state.drawn, refresh_per_second=4)
+        self._live.start()
+
+    def started(self, stage: str, name: str, about: str) -> None:
+        if self._state is not None:
+            self._state.started(stage, name, about)
+
+    def progress(self, name: str, what: str, fraction: float) -> None:
+        if self._state is not None:
+            self._state.progress(name, "".join(map(_safe, what)), fraction)
+
+    def ended(self, stage: str, name: str, state: str, seconds: float) -> None:
+        if self._state is not None:
+            self._state.ended(stage, name, state)
+        else:
+            _say(f"{name:<14} {f'{seconds:.1f} s' if state == 'done' else state}", flush=True)
+
+    def cell(self, result: Any) -> None:
+        if self._state is not None:
+            self._state.cell(result.state)
+        elif result.error is not None:
+            _say(f"{result.state}: {result.cell}: {result.reason}", flush=True)
+
+    def said(self, text: str) -> None:
+        _say(text, flush=True)
 
 
 class _Late:

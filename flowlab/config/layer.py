@@ -46,15 +46,19 @@ def from_file(path: Path) -> Layer:
 
     source = str(path)
     root = parse(read_text(path), source)
-    layer = Layer()
     if root is None or (root.kind == "scalar" and root.value is None):
-        return layer
+        return Layer()
     if root.kind != "mapping":
         raise ConfigError(f"{source}: holds {_kind(root)}, expected sections: {', '.join(SECTIONS)}")
     refuse_misindentation(root.pairs, source)
     refuse_duplicates(root.pairs, source)
-    base = path.resolve().parent
-    for pair in root.pairs:
+    return from_sections(root.pairs, source, path.resolve().parent)
+
+
+def from_sections(pairs: Sequence[Pair], source: str, base: Path) -> Layer:
+    """The settings of a file's sections; relative paths count from ``base``."""
+    layer = Layer()
+    for pair in pairs:
         if pair.key not in SECTIONS:
             _unknown_section(layer, pair.key, Place(source, pair.line))
         elif pair.node.kind == "mapping":
@@ -62,6 +66,20 @@ def from_file(path: Path) -> Layer:
         elif not (pair.node.kind == "scalar" and pair.node.value in NOT_GIVEN):
             text = f"{source}, {pair.key}, line {pair.line}: holds {_kind(pair.node)}, expected keys"
             layer.problems.add(text, pair.key)
+    return layer
+
+
+def from_settings(settings: Mapping[str, Entry]) -> Layer:
+    """Single settings by their names, ``section.key`` or ``section.key.option``, as ``--set`` writes them."""
+    layer = Layer()
+    for name, entry in settings.items():
+        section, dot, key = name.partition(".")
+        if not dot or not key:
+            layer.problems.add(f"{entry.place}: '{name}' names no key; expected section.key, as in training.seed")
+        elif section not in SECTIONS:
+            _unknown_section(layer, section, entry.place)
+        else:
+            _set(layer, section, key, entry)
     return layer
 
 
@@ -211,6 +229,8 @@ def _unknown_section(layer: Layer, name: str, place: Place) -> None:
         layer.problems.add(
             f"{place}: 'include_files' is not read; lay files over each other: flowlab run base.yaml part.yaml"
         )
+    elif name == "matrix":
+        layer.problems.add(f"{place}: 'matrix' makes many runs of one config; write: flowlab sweep {place.source}")
     else:
         layer.problems.add(f"{place}: no section '{name}'.{did_you_mean(name, SECTIONS)} Known: {', '.join(SECTIONS)}")
 

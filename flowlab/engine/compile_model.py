@@ -215,9 +215,8 @@ def _begun(asked: Asked, config: OwnConfig, catalogue: Catalogue, watch: run_ses
         if len(prepared.cached()) < len(prepared.plan):
             import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
         with store.keeping():
-            keep_own_notes(prepared.config, store)
-            if (session := run_session.written(prepared, catalogue, wanted, watch)) is not None:
-                return session
+            if run_session.starts_whole(prepared, keep_own_notes):
+                return run_session.session_of(prepared, catalogue, wanted, watch)
 
 
 def _compiled(asked: Asked, result: RunResult, small: SmallFiles) -> Compiled:

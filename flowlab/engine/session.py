@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -208,17 +208,29 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     while True:
         prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
         with store.keeping():
-            keep_notes(prepared.config, store)
-            if (session := written(prepared, catalogue, asked, watch, name)) is not None:
-                return session
+            if starts_whole(prepared):
+                return session_of(prepared, catalogue, asked, watch, name)
 
 
-def written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session | None:
-    """The session, with its ``run.json``; None where a clean-up took what the run starts from."""
-    config, store = prepared.config, prepared.store
-    inside = [file.sha256 for files in prepared.sources.values() for file in files.values() if file.path is None]
-    if not all(map(store.objects.holds, inside)):
-        return None
+def starts_whole(prepared: Prepared, keep: Callable[[Any, Store], None] = keep_notes) -> bool:
+    """Keep the notes, and say whether all that the run starts from is there; a clean-up may have taken it.
+
+    Call it under `Store.keeping`, before `session_of`.
+    """
+    keep(prepared.config, prepared.store)
+    return all(map(prepared.store.objects.holds, _inside(prepared)))
+
+
+def _inside(prepared: Prepared) -> list[str]:
+    """The objects of the store that the run starts from."""
+    return [file.sha256 for files in prepared.sources.values() for file in files.values() if file.path is None]
+
+
+def session_of(
+    prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None, **more: Any
+) -> Session:
+    """The session of a plan; its ``run.json`` is written, with ``more`` in it."""
+    config = prepared.config
     about = {
         "started": _now(),
         "process": this_process(),
@@ -227,10 +239,11 @@ def written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name
         "device": config.common.target_device,
         "config": redacted(config.given),
         "warnings": list(config.warnings),
-        "objects": inside,
+        "objects": _inside(prepared),
         "artifacts": str(asked.artifacts.absolute()),
+        **more,
     }
-    session = Session(config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
+    session = Session(config, catalogue, asked, watch, name or prepared.store.runs.claim(), prepared, about=about)
     session.write("Running")
     return session
 

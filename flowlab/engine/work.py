@@ -26,13 +26,14 @@ Perform = Callable[[str, Mapping[str, Record], Progress], tuple[Record, bool]]
 class Step:
     """One stage as the flow sees it: its name, the stages whose records it reads, those that it only waits for.
 
-    ``trains`` says that it may take long and tells how far it is.
+    ``trains`` says that it may take long and tells how far it is. ``about`` tells it from others of its stage.
     """
 
     name: str
     reads: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     trains: bool = False
+    about: str = ""
 
 
 @dataclass
