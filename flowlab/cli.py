@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from flowlab.engine.result import RunResult
     from flowlab.engine.session import Asked
     from flowlab.plugins import Catalogue
+    from flowlab.store.store import Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -182,6 +183,38 @@ def _runs(arguments: argparse.Namespace) -> int:
     return _shown_as(
         arguments, {"runs": [one.to_json() for one in found]}, table.lines(runs.TABLE, [one.row() for one in found])
     )
+
+
+def _store(arguments: argparse.Namespace) -> Store:
+    from flowlab.store.store import Store, store_root
+
+    return Store(store_root(arguments.store, ARTIFACTS))
+
+
+def _store_ls(arguments: argparse.Namespace) -> int:
+    from flowlab.engine import table
+    from flowlab.store.inventory import TABLE, listing
+
+    found = listing(_store(arguments))
+    rows = table.lines(TABLE, [one.row() for one in found.runs]) if found.runs else []
+    return _shown_as(arguments, found.to_json(), [*rows, *found.totals()])
+
+
+def _store_verify(arguments: argparse.Namespace) -> int:
+    from flowlab.store.verify import verify
+
+    found = verify(_store(arguments))
+    _shown_as(arguments, found.to_json(), found.lines())
+    return FAILED if found.findings else 0
+
+
+def _store_gc(arguments: argparse.Namespace) -> int:
+    from flowlab.store.collect import collect
+
+    if arguments.keep_last < 1:
+        raise ConfigError(f"--keep-last {arguments.keep_last}: 1 or more runs of each dataset are kept")
+    found = collect(_store(arguments), ARTIFACTS, arguments.keep_last, dry=arguments.dry_run)
+    return _shown_as(arguments, found.to_json(), found.lines())
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -523,7 +556,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowlab {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    for add in (_running, _asking, _from_elsewhere, _installed, _server, _measuring):
+    for add in (_running, _asking, _storing, _from_elsewhere, _installed, _server, _measuring):
         add(commands)
     return parser
 
@@ -596,6 +629,19 @@ def _asking(commands: Commands) -> None:
     device.add_argument("log", metavar="LOG", help="all that the board printed")
     device.add_argument("run", nargs="?", default="latest", metavar="RUN", help="whose program; or a model.flnp")
     _with_store(device)
+
+
+def _storing(commands: Commands) -> None:
+    store = commands.add_parser("store", help="look after the store").add_subparsers(metavar="WHAT", required=True)
+    say = "list what the store holds: runs, records, objects, with their bytes"
+    _with_store(_command(store, "ls", _store_ls, say, json=True))
+    say = "hash everything anew; say what is damaged, whom it hits, and what to do (exit code 1)"
+    _with_store(_command(store, "verify", _store_verify, say, json=True))
+    collected = _command(store, "gc", _store_gc, "remove what no kept run needs", json=True)
+    say = "completed runs of each dataset that are kept; 'latest', 'promoted' and runs that go on are kept anyway"
+    collected.add_argument("--keep-last", type=int, required=True, metavar="N", help=say)
+    collected.add_argument("--dry-run", action="store_true", help="only say what would go")
+    _with_store(collected)
 
 
 def _from_elsewhere(commands: Commands) -> None:

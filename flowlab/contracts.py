@@ -120,7 +120,12 @@ class FeatureExtractor(Plugin):
         return ()
 
     def emit_c(self, shape: tuple[int, int], options: Any) -> str | None:
-        """C99 source of the chain for the device, or None where there is none."""
+        """C99 source of the chain for the device, or None where there is none; ``shape`` is a window's.
+
+        It defines ``void flowlab_features(const float *window, float *features)``, from (channel, length) to (channel,
+        height, width), both float32 in C order. Everything else in it is static, and nothing comes from the heap.
+        A program ships it as ``feature_extraction.c``; `flowlab.testing.check_feature_c` compares it with `extract`.
+        """
         return None
 
 
@@ -492,6 +497,10 @@ Progress = Callable[[str, float], None]  # (what is being done, fraction done 0.
 GOES_ON = "goes on"  # so begins what is worth a line also where no bar moves: a training that goes on
 
 
+DECIDES_NOTHING: Mapping[str, Any] = {"decides": False}
+"""``metadata`` of a field of a stage's options on which no result depends: it is in no fingerprint."""
+
+
 @dataclass(frozen=True)
 class StageJob:
     """All that a stage sees: its options, its input files, and the plugins that it declared.
@@ -550,7 +559,8 @@ class Stage:
         needs: roles that it reads. A role in ``optional`` is read only where the plan makes it.
         makes: roles that it writes.
         options: ``(config, catalogue) -> frozen dataclass of JSON values``; it sees all of the config and copies
-            what the stage may see. The result is in the fingerprint by value. None: its section, as ``Options``.
+            what the stage may see. The result is in the fingerprint by value, but for `DECIDES_NOTHING`. None: its
+            section, as ``Options``.
         plugins: ``(config, catalogue) -> {kind: (plugin, options)}``: hashed by name, options and code.
         code: modules or packages of the core whose source decides the result.
         libraries: distributions whose version decides the result.

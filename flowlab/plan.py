@@ -7,7 +7,7 @@ A *fingerprint* is the same with the content hashes of the inputs: it keys the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 from flowlab.canonical import digest, plain
@@ -143,7 +143,7 @@ def _document(
     return {
         "schema": SCHEMA,
         "stage": stage.name,
-        "options": _plain(options, stage, "options"),
+        "options": _deciding(options, _plain(options, stage, "options")),
         "plugins": {
             kind: {
                 "name": plugin.name,
@@ -180,6 +180,14 @@ def _plain(value: Any, stage: Stage, where: str) -> Any:
         return plain(value, where)
     except TypeError as error:
         raise StageError(f"stage {stage.name}: {error}; the fingerprint holds JSON values only") from None
+
+
+def _deciding(options: Any, found: Any) -> Any:
+    """The options' JSON without the fields on which no result depends."""
+    if not is_dataclass(options):
+        return found
+    aside = {one.name for one in fields(options) if not one.metadata.get("decides", True)}
+    return {name: value for name, value in found.items() if name not in aside}
 
 
 def _no_secrets(options: Any, plugin: Plugin) -> Any:

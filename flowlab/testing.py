@@ -162,6 +162,34 @@ def check_feature_extractor(
     return features
 
 
+def check_feature_c(
+    extractor: FeatureExtractor, window: tuple[int, int], options: Any = None, *, count: int = 20, within: float = 1e-4
+) -> None:
+    """Compile the extractor's C on this machine and compare it with `extract` on random windows.
+
+    Differences are taken against the largest absolute feature, and ``within`` is what they may be at most: the C
+    computes in float32, numpy where it likes in float64.
+    """
+    import numpy as np
+
+    from flowlab.cpu.feature_c import features_by_c
+    from flowlab.errors import StageError
+
+    who = f"feature extractor '{extractor.name}'"
+    chosen = _options(extractor, options)
+    source = extractor.emit_c(window, chosen)
+    assert source is not None, f"{who} has no C"
+    windows = np.random.default_rng(1).standard_normal((count, *window)).astype(np.float32)
+    windows[0], windows[1] = 0.0, 1.0  # silence, and a constant
+    wanted = extractor.extract(windows, chosen)
+    try:
+        found = features_by_c(source, windows, extractor.shape(window, chosen))
+    except StageError as error:
+        raise AssertionError(f"{who}: {error}") from None
+    off = float(np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30))
+    assert off <= within, f"{who}: its C is off by {off:.2g} of the largest feature, more than {within:g}"
+
+
 def check_model(model: Model, shape: tuple[int, int, int], outputs: int, options: Any = None) -> None:
     """Build the network; check its output's shape, that the seed decides its weights, and that torch.fx traces it."""
     import torch

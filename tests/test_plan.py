@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flowlab.contracts import NoOptions, Plugin, Stage
+from flowlab.contracts import DECIDES_NOTHING, NoOptions, Plugin, Stage
 from flowlab.errors import ConfigError, StageError
 from flowlab.plan import Plan, plan
 
@@ -158,6 +158,20 @@ def test_the_document_holds_all_that_decides() -> None:
         "threads": 1,
         "inputs": {"features_train": "f" * 64},
     }
+
+
+def test_an_option_that_decides_nothing_reaches_the_stage_and_no_document() -> None:
+    @dataclass(frozen=True)
+    class Kept(Options):
+        checkpoint_every: int = field(default=1, metadata=DECIDES_NOTHING)
+
+    def asked(every: int, epochs: int = 30) -> Plan:
+        return planned([replace(one, options=lambda c, _: Kept(epochs, every)) for one in STAGES])
+
+    assert asked(5).node("train").options.checkpoint_every == 5
+    assert asked(5).node("train").asked["options"] == {"epochs": 30}
+    assert recipes(asked(5)) == recipes(asked(1))
+    assert changed(asked(5), asked(5, epochs=3)) == {one.name for one in STAGES}
 
 
 def test_a_plugin_that_is_a_row_of_a_table_counts_by_its_values() -> None:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowlab import __version__
 from flowlab.canonical import plain
 from flowlab.config.environment import from_environment
 from flowlab.contracts import GOES_ON, Progress, Stage, StageJob, StageResult
@@ -75,7 +76,7 @@ def fingerprint_of(node: Node, inputs: Mapping[str, RoleFiles]) -> str:
 def lookup(node: Node, inputs: Mapping[str, RoleFiles], store: Store) -> Record | None:
     """The record of the node's result, if it is in the store and every object of it is as it was written."""
     record = store.records.read(node.name, fingerprint_of(node, inputs))
-    if record is None:
+    if record is None or set(record.outputs) != set(node.stage.writes):
         return None
     objects = [stored.sha256 for files in record.outputs.values() for stored in files.values()]
     return record if all(store.objects.holds(sha) for sha in objects) else None
@@ -150,16 +151,18 @@ def _make(node: Node, inputs: Mapping[str, RoleFiles], store: Store, progress: P
     _check_sources(node, inputs, store)
     _check_result(node.stage, result)
     _check_rewritten(node.stage, job, result)
-    outputs = _taken_in(result, store, out)
-    fault_point("object-record")
-    aside = {
-        "seconds": round(time.monotonic() - clock, 3),
-        "host": os.uname().nodename,
-        "started": started.isoformat(timespec="seconds"),
-    }
     metrics = _json(node.stage, result.metrics)
-    record = Record(node.name, fingerprint, document, outputs, metrics, tuple(result.warnings), aside)
-    return _commit(record, store)
+    with store.keeping():  # until the record is there nothing names the objects
+        outputs = _taken_in(result, store, out)
+        fault_point("object-record")
+        aside = {
+            "seconds": round(time.monotonic() - clock, 3),
+            "host": os.uname().nodename,
+            "started": started.isoformat(timespec="seconds"),
+            "flowlab": __version__,
+        }
+        record = Record(node.name, fingerprint, document, outputs, metrics, tuple(result.warnings), aside)
+        return _commit(record, store)
 
 
 def _taken_in(result: StageResult, store: Store, out: Path) -> dict[str, dict[str, Stored]]:

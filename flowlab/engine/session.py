@@ -12,13 +12,14 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from flowlab.canonical import digest
 from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
 from flowlab.contracts import RunEnded, RunStarted, StageEnded, StageFailed, StageStarted
 from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
-from flowlab.engine.source import Fetch
+from flowlab.engine.source import Fetch, keep_notes
 from flowlab.engine.watchers import Watchers
 from flowlab.errors import AgreementError, GateError
 from flowlab.store.downloads import Download
@@ -92,8 +93,10 @@ class Session:
     _began: float = field(default_factory=time.monotonic, init=False, repr=False)
     _writing: Lock = field(default_factory=Lock, init=False, repr=False)
     _ended: bool = field(default=False, init=False, repr=False)
+    _asks: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._asks = {node.name: digest(node.asked) for node in self.prepared.plan}
         self.watchers = Watchers(getattr(self.catalogue, "watchers", ()), self._say)
 
     def _say(self, text: str) -> None:
@@ -163,6 +166,12 @@ class Session:
             self._ended = state != "Running"
             self._write(state)
 
+    def tell_start(self) -> None:
+        """Tell who watches that the run begins."""
+        stages = tuple(node.name for node in self.prepared.plan)
+        model, device = self.about["model"], self.about["device"]
+        self.watchers.tell("flowlab_before_run", RunStarted(self.name, self.dataset, model, device, stages))
+
     def _tell_end(self, state: State, missed: str, error: BaseException | None) -> None:
         seconds = round(time.monotonic() - self._began, 3)
         said = missed or (_said(error) if error is not None else "")
@@ -172,7 +181,7 @@ class Session:
     def _write(self, state: State) -> None:
         stages = {name: one.record.fingerprint for name, one in dict(self.done).items()}
         recipes = {node.name: node.recipe for node in self.prepared.plan}
-        finished = {} if state == "Running" else {"finished": _now()}
+        finished = {"asks": self._asks} if state == "Running" else {"finished": _now()}
         self.store.runs.write(self.name, self.dataset, state, stages=stages, recipes=recipes, **self.about, **finished)
 
     def check(self) -> tuple[Gate, ...]:
@@ -244,7 +253,22 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     from flowlab.stages import STAGES
 
     store = Store(store_root(asked.store, asked.artifacts))
-    prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+    while True:
+        prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+        with store.keeping():
+            session = _written(prepared, catalogue, asked, watch, name)
+        if session is not None:
+            session.tell_start()
+            return session
+
+
+def _written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None) -> Session | None:
+    """The session, with its ``run.json``; None where a clean-up took what the run starts from."""
+    config, store = prepared.config, prepared.store
+    keep_notes(config, store)
+    inside = [file.sha256 for files in prepared.sources.values() for file in files.values() if file.path is None]
+    if not all(map(store.objects.holds, inside)):
+        return None
     about = {
         "started": _now(),
         "process": this_process(),
@@ -252,13 +276,11 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
         "model": config.training.model_name,
         "device": config.common.target_device,
         "config": redacted(config.given),
+        "objects": inside,
+        "artifacts": str(asked.artifacts.absolute()),
     }
-    session = Session(prepared.config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
+    session = Session(config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
     session.write("Running")
-    stages = tuple(node.name for node in prepared.plan)
-    session.watchers.tell(
-        "flowlab_before_run", RunStarted(session.name, session.dataset, about["model"], about["device"], stages)
-    )
     return session
 
 

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from flowlab.contracts import Core, Golden, LowerJob, Plugin, Program, Stage, StageJob, StageResult, Target
+from flowlab.contracts import (
+    Core,
+    FeatureExtractor,
+    Golden,
+    LowerJob,
+    Plugin,
+    Program,
+    Stage,
+    StageJob,
+    StageResult,
+    Target,
+)
+from flowlab.stages import extract
 from flowlab.stages.choice import NO_FORMAT, chosen_format, compile_settings
 
 if TYPE_CHECKING:
@@ -35,11 +47,12 @@ def options(config: Any, catalogue: Any) -> CompileOptions:
 
 
 def plugins(config: Any, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
-    """The device, and the core that it names."""
+    """The device, the core that it names, and the extractor, whose C ships with the program."""
     target = catalogue.get("target", config.common.target_device)
     core = catalogue.get("core", target.core)
     given = config.options_for("common", "target_device")
-    return {"target": (target, catalogue.options(target, given)), "core": (core, catalogue.options(core, {}))}
+    own = {"target": (target, catalogue.options(target, given)), "core": (core, catalogue.options(core, {}))}
+    return {**own, **extract.plugins(config, catalogue)}
 
 
 def tools(config: Any, catalogue: Any) -> Mapping[str, str]:
@@ -54,7 +67,13 @@ STAGE = Stage(
     makes=("program", "memory"),
     options=options,
     plugins=plugins,
-    code=("flowlab.stages.compile", "flowlab.stages.choice", "flowlab.compiler", "flowlab.signal.features_file"),
+    code=(
+        "flowlab.stages.compile",
+        "flowlab.stages.choice",
+        "flowlab.stages.extract",
+        "flowlab.compiler",
+        "flowlab.signal.features_file",
+    ),
     libraries=("numpy", "pyarrow"),
     tools=tools,
 )
@@ -78,7 +97,7 @@ def run(job: StageJob) -> StageResult:
             golden=golden,
             skip_normalize=job.options.skip_normalize,
             core=cast(Core, job.plugins["core"]),
-            feature_c=None,
+            feature_c=_feature_c(job, spec),
             classes=tuple(spec["classes"]),
             source_sha256=_sha256(job),
             out=job.out / "program",
@@ -99,6 +118,15 @@ def run(job: StageJob) -> StageResult:
         metrics=small,
         warnings=tuple(warnings),
     )
+
+
+def _feature_c(job: StageJob, spec: Mapping[str, Any]) -> str | None:
+    """The extractor's own C, where it has one; a network that is compiled by itself has no extractor."""
+    extractor = job.plugins.get("feature_extractor")
+    if not isinstance(extractor, FeatureExtractor):
+        return None
+    channels, length = spec["window"]
+    return extractor.emit_c((channels, length), job.plugin_options["feature_extractor"])
 
 
 def _sha256(job: StageJob) -> str:

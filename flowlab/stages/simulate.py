@@ -215,22 +215,16 @@ def costs(
 
     ``npu_share`` means what it means in the placement: None where the device has no accelerator.
     """
-    import math
+    from flowlab.compiler.place import share, work
 
-    from flowlab.compiler.place import share
-
-    by_unit = {"npu": 0, "cpu": 0}
-    for node in graph.nodes:
-        if node.op in ("conv", "linear"):
-            work = node.constants["weight"][0].size * math.prod(node.type.shape)
-            by_unit["npu" if node.attributes.get("unit") == "npu" else "cpu"] += int(work)
+    by_unit = work(graph)
     return {
         "macs_npu": by_unit["npu"],
         "macs_cpu": by_unit["cpu"],
         "npu_share": share(by_unit, accelerator=accelerator),
         "cycles": cycles,
         "measured": {name: dict(values) for name, values in measured.items()},
-        "note": "multiply-accumulates of convolutions and fully connected layers, padding included"
+        "note": "multiply-accumulates of convolutions and fully connected layers, those by padded zeros not counted"
         + ("" if cycles is not None else "; no execution here counts cycles of the device"),
     }
 

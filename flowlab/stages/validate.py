@@ -166,15 +166,17 @@ def check_import(graph: Graph, model: bytes) -> None:
 
 
 def _placement(before: Placement, after: Placement) -> dict[str, Any]:
-    total = [(sum(p.macs.values()), sum(row.weight_bytes for row in p.rows)) for p in (before, after)]
+    added = {
+        key: sum(getattr(row, key) for row in after.rows) - sum(getattr(row, key) for row in before.rows)
+        for key in ("macs", "weight_bytes")
+    }
     return {
         "layers": [asdict(row) for row in after.rows],
         "npu_share": after.npu_share,
         "macs": dict(after.macs),
         "padding": {
             "layers": [row.name for row in after.rows if row.padding],
-            "macs": total[1][0] - total[0][0],
-            "weight_bytes": total[1][1] - total[0][1],
+            **added,
         },
     }
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flowlab.canonical import canonical_json, read_json
+from flowlab.canonical import canonical_json, digest, read_json
 from flowlab.store.files import LocalFiles
 
 State = Literal["Running", "Completed", "Failed"]
@@ -68,15 +68,18 @@ class Runs:
             return name
 
     def write(self, run: str, dataset: str, state: State, **more: Any) -> None:
-        """Write ``run.json``, whole. ``more`` is JSON: ``config`` as it was given, ``stages`` with their fingerprints.
+        """Write ``run.json``, whole, with a hash of all that it says under ``check``.
 
         Args:
             run: from `run_name`.
             dataset: the dataset's name; runs of one dataset are compared with each other.
             state: ``Running`` is written first; a run that stays so was killed (`state_of`).
+            more: JSON. ``config`` as it was given, ``stages`` with their fingerprints. While it goes on, ``asks`` has
+                for each stage the hash of what decides its result but its inputs, and ``objects`` what it starts from:
+                what they name is no garbage (`flowlab.store.collect`).
         """
         value = {"run": run, "dataset": dataset, "state": state, **more}
-        self._files.replace(f"runs/{run}/run.json", canonical_json(value))
+        self._files.replace(f"runs/{run}/run.json", canonical_json({**value, "check": digest(value)}))
 
     def read(self, run: str) -> Mapping[str, Any] | None:
         """The content of ``run.json``, or None where it is not there or damaged; the folder's name is the run's."""
@@ -84,7 +87,9 @@ class Runs:
             value = read_json(self._files.read(f"runs/{run}/run.json"))
         except (OSError, ValueError):
             return None
-        return {**value, "run": run} if isinstance(value, dict) and isinstance(value.get("dataset"), str) else None
+        if not (isinstance(value, dict) and isinstance(value.get("dataset"), str)):
+            return None
+        return {key: one for key, one in value.items() if key != "check"} | {"run": run}
 
     def newest_first(self, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """The runs of a dataset, or of all."""

@@ -17,6 +17,8 @@ from flowlab.store.records import Record, Records
 from flowlab.store.runs import Runs
 from flowlab.store.stat_cache import StatCache
 
+CLEANING = "gc"  # the lock between what nothing names yet and the clean-up
+
 
 def store_root(chosen: str | None, artifacts: Path) -> Path:
     """Where the store is: ``--store``, else ``FLOWLAB_STORE``, else ``<artifacts>/.store``.
@@ -74,6 +76,18 @@ class Store:
         """Hold the lock of this name (a fingerprint); ``waits`` is called again and again while another has it."""
         return held(self._lock(name), waits)
 
+    def keeping(self) -> AbstractContextManager[None]:
+        """While this is held, a clean-up (`flowlab.store.collect`) removes nothing: for what nothing names yet."""
+        return held(self._lock(CLEANING), shared=True)
+
+    def cleaning(self, waits: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """While this is held, nobody is `keeping`; held for a moment only, because runs wait for it."""
+        return held(self._lock(CLEANING), waits)
+
+    def checkpoints(self, fingerprint: str) -> AbstractContextManager[bool]:
+        """Hold the lock of a scratch folder if nobody works in it; yields whether it is held."""
+        return held_if_free(self._lock(fingerprint))
+
     def scratch(self, fingerprint: str) -> Path:
         """The folder of a fingerprint's checkpoints; it survives a kill, and is dropped with `drop_scratch`."""
         path = self.root / "scratch" / fingerprint
@@ -113,7 +127,7 @@ class Store:
                     path.unlink(missing_ok=True)
         for path in _entries(self.root / "scratch"):
             if self.records.names(path.name):
-                with held_if_free(self._lock(path.name)) as free:
+                with self.checkpoints(path.name) as free:
                     if free:  # who makes the result again, because an object of it was lost, holds the lock
                         shutil.rmtree(path, ignore_errors=True)
 

@@ -42,6 +42,8 @@ class HostTarget(Target):
             **emit_runner.emit_main(shipped, skip_normalize=job.skip_normalize),
             **emit_runner.emit_runner(shipped, skip_normalize=job.skip_normalize),
         }
+        if job.feature_c is not None:
+            texts["feature_extraction.c"] = job.feature_c
         job.out.mkdir(parents=True, exist_ok=True)
         files = {name: job.out / name for name in ("model.flnp", *texts)}
         files["model.flnp"].write_bytes(data)

@@ -98,8 +98,8 @@ def test_given_reads_again_to_an_equal_config(loaded: Load, catalogue: Catalogue
 
 
 def test_a_misspelt_key_is_named_with_file_line_and_suggestion(loaded: Load) -> None:
-    text = message(loaded, "\npruning:\n  scope: layer\n  amonut: 0.5\n")
-    assert "part.yaml, pruning, line 4: no key 'amonut'. Did you mean 'amount'? Known: amount, scope" in text
+    text = message(loaded, "\npruning:\n  scope: layer\n  amounts: 0.5\n")
+    assert "part.yaml, pruning, line 4: no key 'amounts'. Did you mean 'amount'? Known: amount, scope" in text
 
 
 def test_values_of_wrong_types_are_said_all_at_once(loaded: Load) -> None:

@@ -196,7 +196,7 @@ def refused(folder: Path, kind: type[FlowlabError], said: str, model: bytes, dat
 
 def test_an_operation_that_cannot_be_expressed_is_named(tmp_path: Path) -> None:
     tail = [helper.make_node("Einsum", ["logits"], ["y"], "odd", equation="nc->nc")]
-    said = r"model\.onnx: ONNX node 'y' \(Einsum\): this operation cannot be imported"
+    said = r"model\.onnx: ONNX node 'y' \(Einsum, named 'odd'\): this operation cannot be imported"
     refused(tmp_path, GraphError, said, foreign(tail=tail), windows())
 
 

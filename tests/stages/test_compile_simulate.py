@@ -16,7 +16,7 @@ from flowlab.compiler.place import place
 from flowlab.compiler.program import encode, parse
 from flowlab.compiler.text import print_graph
 from flowlab.compiler.trace import layer_crcs
-from flowlab.contracts import Costs, Execution, NoOptions, StageJob, StageResult, Target
+from flowlab.contracts import Costs, Execution, FeatureExtractor, NoOptions, StageJob, StageResult, Target
 from flowlab.cpu import host_compiler
 from flowlab.cpu.host_c import HostC
 from flowlab.errors import AgreementError, StageError
@@ -256,3 +256,27 @@ def test_tools_say_which_compiler_counts_or_that_it_is_absent(no_compiler: None)
     assert simulate_stage.tools(Config, Catalogue()) == {
         "simulator": "", "host C": "absent", "emulated core": "absent",
     }  # fmt: skip
+
+
+class WithC(FeatureExtractor):
+    name = "with_c"
+
+    def shape(self, window: tuple[int, int], options: Any) -> tuple[int, int, int]:
+        return (*window, 1)
+
+    def extract(self, windows: Any, options: Any) -> Any:
+        return windows[..., None]
+
+    def emit_c(self, shape: tuple[int, int], options: Any) -> str:
+        return f"/* {shape} {options} */\n"
+
+
+def test_an_extractors_own_c_ships_with_the_program(tmp_path: Path) -> None:
+    run = bench(tmp_path, example_graph())
+    spec = run.inputs["feature_spec"]["feature_spec.json"]
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "window": [1, 8]}))
+    job = run.job("compile", compile_stage.CompileOptions(True, {}))
+    brought = {**job.plugins, "feature_extractor": WithC()}
+    options = {**job.plugin_options, "feature_extractor": NoOptions()}
+    made = compile_stage.run(replace(job, plugins=brought, plugin_options=options))
+    assert made.files["program"]["feature_extraction.c"].read_text() == "/* (1, 8) NoOptions() */\n"

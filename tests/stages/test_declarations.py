@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib import metadata
+from dataclasses import fields, is_dataclass
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,18 @@ def test_every_plugins_code_and_libraries_are_there(facts: DiskFacts) -> None:
 def test_versions_are_those_that_the_packages_say(facts: DiskFacts) -> None:
     for name in {name for stage in STAGES for name in stage.libraries}:
         assert facts.version(name) == metadata.version(name)
+
+
+def test_only_how_often_a_training_is_kept_is_an_option_that_decides_nothing() -> None:
+    found = {
+        f"{module.__name__}.{kind.__name__}.{one.name}"
+        for module in (import_module(stage.run.partition(":")[0]) for stage in STAGES)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and is_dataclass(kind)
+        for one in fields(kind)
+        if not one.metadata.get("decides", True)
+    }
+    assert found == {
+        "flowlab.stages.train.TrainOptions.checkpoint_every",
+        "flowlab.stages.quantize.QuantizeOptions.checkpoint_every",
+    }

@@ -1,0 +1,1 @@
+"""Second-order rounding of weights for flowlab."""

@@ -1,0 +1,1 @@
+"""Wavelet packet energies for flowlab."""
