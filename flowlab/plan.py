@@ -18,7 +18,7 @@ from flowlab.roles import ROLES
 
 SCHEMA = 1  # of fingerprints and records: raise it when the engine itself changes what a result is
 _FOR_PEOPLE = frozenset({"name", "version", "summary"})  # a plugin's name has its own place in the document
-SOURCES = ("source", "notes")  # roles that no stage makes
+SOURCES = ("source", "notes", "own_model", "own_inputs", "own_code")  # roles that no stage makes
 
 
 class Facts(Protocol):
@@ -92,6 +92,49 @@ class Plan:
         """The nodes that must have finished before this one: makers of its inputs, and ``after``."""
         makers = {maker.name for role in node.needs if (maker := self.maker(role, node))}
         return tuple(other for other in self.nodes if other.name in makers or other.name in node.stage.after)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One node of several plans: work that is the same for all of them, and done once.
+
+    Args:
+        node: what is done.
+        plans: the numbers of the plans that have it.
+        reads: the recipes of the nodes whose results it reads; the same in each of these plans.
+        after: for each of its plans the recipes of the nodes that it only waits for.
+    """
+
+    node: Node
+    plans: tuple[int, ...]
+    reads: tuple[str, ...]
+    after: Mapping[int, tuple[str, ...]]
+
+    @property
+    def recipe(self) -> str:
+        """What makes it one: equal recipes are equal work."""
+        return self.node.recipe
+
+
+def merged(plans: Sequence[Plan]) -> tuple[Shared, ...]:
+    """The nodes of all plans, each once, in the order of their stages."""
+    nodes: dict[str, Node] = {}
+    served: dict[str, list[int]] = {}
+    reads: dict[str, tuple[str, ...]] = {}
+    after: dict[str, dict[int, tuple[str, ...]]] = {}
+    places: dict[str, int] = {}
+    for number, one in enumerate(plans):
+        named = {node.name: node.recipe for node in one}
+        for place, node in enumerate(one):
+            places[node.name] = max(place, places.get(node.name, 0))
+            nodes.setdefault(node.recipe, node)
+            served.setdefault(node.recipe, []).append(number)
+            makers = tuple(dict.fromkeys(named[node.versions[role]] for role in node.needs if role in node.versions))
+            waits = (named[name] for name in node.stage.after if name in named)
+            reads[node.recipe] = makers
+            after.setdefault(node.recipe, {})[number] = tuple(recipe for recipe in waits if recipe not in makers)
+    found = [Shared(node, tuple(served[recipe]), reads[recipe], after[recipe]) for recipe, node in nodes.items()]
+    return tuple(sorted(found, key=lambda one: places[one.node.name]))
 
 
 def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mapping[str, str], facts: Facts) -> Plan:

@@ -26,7 +26,7 @@ from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, this_process
-from flowlab.store.store import Store, store_root
+from flowlab.store.store import Store, open_store
 
 GATE = "inspect"  # the stage whose warnings cannot wait
 
@@ -131,8 +131,7 @@ class Session:
         try:
             yield
         except BaseException as error:
-            seconds = round(time.monotonic() - clock, 3)
-            self.watchers.tell("flowlab_stage_failed", StageFailed(self.name, stage, seconds, _said(error)))
+            self.tell_failure(stage, round(time.monotonic() - clock, 3), error)
             raise
 
     def note(self, stage: str, done: Done) -> None:
@@ -144,11 +143,7 @@ class Session:
         if stage == GATE and not done.cached:  # before an hour of training, and once more at the end
             for sentence in done.record.warnings:
                 self.watch.said(f"  {sentence}")
-        record = done.record
-        seen = StageEnded(
-            self.name, stage, done.cached, done.seconds, record.fingerprint, record.metrics, record.warnings
-        )
-        self.watchers.tell("flowlab_after_stage", seen)
+        self.tell_stage(stage, done)
 
     def write(self, state: State, missed: str = "") -> None:
         """Write ``run.json``: written first, it is what the store's clean-up starts from, and what lists of runs read.
@@ -165,6 +160,18 @@ class Session:
                 at_last.callback(self._tell_end, state, missed, error)  # also where the disk is full
             self._ended = state != "Running"
             self._write(state)
+
+    def tell_stage(self, stage: str, done: Done) -> None:
+        """Tell who watches that a stage has its result."""
+        record = done.record
+        seen = StageEnded(
+            self.name, stage, done.cached, done.seconds, record.fingerprint, record.metrics, record.warnings
+        )
+        self.watchers.tell("flowlab_after_stage", seen)
+
+    def tell_failure(self, stage: str, seconds: float, error: BaseException) -> None:
+        """Tell who watches that a stage raised."""
+        self.watchers.tell("flowlab_stage_failed", StageFailed(self.name, stage, seconds, _said(error)))
 
     def tell_start(self) -> None:
         """Tell who watches that the run begins."""
@@ -252,23 +259,35 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     """Plan a run; without a name it gets one."""
     from flowlab.stages import STAGES
 
-    store = Store(store_root(asked.store, asked.artifacts))
+    store = open_store(asked.store, asked.artifacts)
     while True:
-        prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
+        prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
         with store.keeping():
-            session = _written(prepared, catalogue, asked, watch, name)
+            session = session_of(prepared, catalogue, asked, watch, name) if starts_whole(prepared) else None
         if session is not None:
             session.tell_start()
             return session
 
 
-def _written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None) -> Session | None:
-    """The session, with its ``run.json``; None where a clean-up took what the run starts from."""
-    config, store = prepared.config, prepared.store
-    keep_notes(config, store)
-    inside = [file.sha256 for files in prepared.sources.values() for file in files.values() if file.path is None]
-    if not all(map(store.objects.holds, inside)):
-        return None
+def starts_whole(prepared: Prepared) -> bool:
+    """Keep the notes, and say whether all that the run starts from is there; a clean-up may have taken it.
+
+    Call it under `Store.keeping`, before `session_of`.
+    """
+    keep_notes(prepared.config, prepared.store)
+    return all(map(prepared.store.objects.holds, _inside(prepared)))
+
+
+def _inside(prepared: Prepared) -> list[str]:
+    """The objects of the store that the run starts from."""
+    return [file.sha256 for files in prepared.sources.values() for file in files.values() if file.path is None]
+
+
+def session_of(
+    prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None, **more: Any
+) -> Session:
+    """The session of a plan; its ``run.json`` is written, with ``more`` in it."""
+    config = prepared.config
     about = {
         "started": _now(),
         "process": this_process(),
@@ -276,10 +295,12 @@ def _written(prepared: Prepared, catalogue: Any, asked: Asked, watch: Watch, nam
         "model": config.training.model_name,
         "device": config.common.target_device,
         "config": redacted(config.given),
-        "objects": inside,
+        "warnings": list(config.warnings),
+        "objects": _inside(prepared),
         "artifacts": str(asked.artifacts.absolute()),
+        **more,
     }
-    session = Session(config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
+    session = Session(config, catalogue, asked, watch, name or prepared.store.runs.claim(), prepared, about=about)
     session.write("Running")
     return session
 
@@ -292,7 +313,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _fetch(store: Store, watch: Watch) -> Fetch:
+def fetcher(store: Store, watch: Watch) -> Fetch:
     """How this run downloads: it says so, and shows how far it is."""
 
     def fetch(address: str, key: str, pinned: str | None) -> Download:

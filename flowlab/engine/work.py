@@ -12,7 +12,7 @@ from typing import Any
 from flowlab.contracts import Progress
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Asked, Session, Silent, begin
-from flowlab.errors import GateError, StageError
+from flowlab.errors import GateError, StageError, StoreError
 
 ENGINE = "prefect"
 FLOW_NAME = "flowlab"
@@ -26,13 +26,14 @@ Perform = Callable[[str, Mapping[str, Record], Progress], tuple[Record, bool]]
 class Step:
     """One stage as the flow sees it: its name, the stages whose records it reads, those that it only waits for.
 
-    ``trains`` says that it may take long and tells how far it is.
+    ``trains`` says that it may take long and tells how far it is. ``about`` tells it from others of its stage.
     """
 
     name: str
     reads: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     trains: bool = False
+    about: str = ""
 
 
 @dataclass
@@ -130,7 +131,7 @@ def planned(config: Mapping[str, Any], name: str) -> Work:
     session = begin(load_mapping(config, catalogue), catalogue, Asked(), Silent(), name)
 
     def failed() -> None:
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
             session.write("Failed")
             session.store.close()
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flowlab.canonical import digest, read_json
-from flowlab.store.files import LocalFiles, temporary_name
+from flowlab.store.files import Files, LocalFiles, temporary_name
 from flowlab.store.objects import Objects
 
 VERSION = 1
@@ -34,7 +34,7 @@ class Downloads:
 
     def __init__(self, root: Path, objects: Objects) -> None:
         self._root = root
-        self._files = LocalFiles(root)
+        self._files: Files = LocalFiles(root)
         self._objects = objects
 
     def read(self, key: str) -> Download | None:

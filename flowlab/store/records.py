@@ -110,8 +110,7 @@ class Records:
 
     def create(self, record: Record) -> Record:
         """Write a record; who loses a race gets the winner's, which is the one that counts."""
-        body = record.to_json()
-        data = canonical_json({**body, "check": digest(body)})
+        data = written(record)
         key = self._key(record.stage, record.fingerprint)
         while not self._files.create(key, data, fault="record-write"):
             winner = self.read(record.stage, record.fingerprint)
@@ -120,13 +119,19 @@ class Records:
             self._files.move_aside(key)  # a folder, a link to nowhere: the name is taken, and no record is behind it
         return record
 
-    def replace(self, record: Record) -> Record:
-        """Move the record of this fingerprint aside and create this one: its objects came back otherwise."""
+    def replace(self, record: Record, standing: Record) -> Record:
+        """Move the standing record of this fingerprint aside and create this one: its objects came back otherwise."""
         self._files.move_aside(self._key(record.stage, record.fingerprint))
         return self.create(record)
 
     def _key(self, stage: str, fingerprint: str) -> str:
         return f"records/{stage}/{fingerprint}.json"
+
+
+def written(record: Record) -> bytes:
+    """The bytes of a record's file; `parsed` reads them."""
+    body = record.to_json()
+    return canonical_json({**body, "check": digest(body)})
 
 
 def parsed(data: bytes) -> Record | None:

@@ -52,7 +52,7 @@ class RunFolder:
                 tree = ROLES[role].tree
                 artifacts.pop(role, None)
                 for name, stored in sorted(files.items()):
-                    path = objects.path(stored.sha256)
+                    path = objects.fetched(stored.sha256)
                     if tree is not None:
                         path = _copied(path, self.path / tree / name)
                     artifacts.setdefault(role, []).append(Artifact(name, path, stored.sha256))

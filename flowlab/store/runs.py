@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowlab.canonical import canonical_json, digest, read_json
-from flowlab.store.files import LocalFiles
+from flowlab.store.files import Files, LocalFiles
 
 State = Literal["Running", "Completed", "Failed"]
 KILLED = "Killed"  # how a run is shown whose process ended without a word
@@ -55,7 +55,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._files = LocalFiles(root)
+        self._files: Files = LocalFiles(root)
 
     def claim(self) -> str:
         """A name that no other run has: makes the run's folder. Runs that start in one second may draw one name."""
@@ -93,9 +93,12 @@ class Runs:
 
     def newest_first(self, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """The runs of a dataset, or of all."""
-        folder = self._root / "runs"
-        names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
-        for name in names:
+        for name in reversed(self.names()):
             value = self.read(name)
             if value is not None and dataset in (None, value.get("dataset")):
                 yield value
+
+    def names(self) -> list[str]:
+        """The runs' names, oldest first."""
+        folder = self._root / "runs"
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

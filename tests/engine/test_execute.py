@@ -409,7 +409,7 @@ def test_a_record_without_a_role_that_the_stage_makes_is_a_miss(tmp_path: Path, 
     (path,) = (store.root / "records" / "train").iterdir()
     whole = store.records.read("train", path.stem)
     assert whole is not None
-    store.records.replace(replace(whole, outputs={"graph": whole.outputs["float_model"]}))
+    store.records.replace(replace(whole, outputs={"graph": whole.outputs["float_model"]}), whole)
     done = run(tmp_path)
     assert cached(done) == {"ingest": True, "train": False, "report": True}
     assert store.records.read("train", path.stem) == replace(whole, aside=done["train"].record.aside)

@@ -115,7 +115,7 @@ def test_a_replaced_record_is_kept_aside(tmp_path: Path) -> None:
     one, records = record(), Records(tmp_path)
     records.create(one)
     other = replace(one, outputs={"float_model": {"best_model.pt": Stored("b" * 64, 3)}})
-    assert records.replace(other) == other
+    assert records.replace(other, one) == other
     assert records.read("train", one.fingerprint) == other
     assert len(list((tmp_path / "aside").iterdir())) == 1
 
