@@ -107,7 +107,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from flowlab.engine.sweep import run_sweep, survey_sweep
     from flowlab.plugins import load as load_plugins
 
-    sweep, catalogue = load_sweep(Path(arguments.sweep), arguments.set), load_plugins()
+    catalogue = load_plugins()
+    sweep = load_sweep(Path(arguments.sweep), arguments.set, catalogue)
     asked = _asked_for_cells(arguments, sweep, catalogue)
     if arguments.plan:
         plan, cached = survey_sweep(sweep, catalogue, asked)

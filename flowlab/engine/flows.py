@@ -25,6 +25,7 @@ from flowlab.engine.sweep_work import SWEEP_FLOW, SweepWork, planned_sweep
 from flowlab.engine.work import FLOW_NAME, Step, Work, offered, offered_work, planned
 from flowlab.errors import GateError, StageError
 from flowlab.plan import Shared
+from flowlab.plugins import load
 from flowlab.store.objects import DamagedObject
 from flowlab.store.records import Record
 from flowlab.store.runs import run_name
@@ -32,7 +33,7 @@ from flowlab.store.runs import run_name
 if TYPE_CHECKING:
     Config = Any
 else:
-    Config = typed_config()
+    Config = typed_config([name for name in load().sections() if name.isidentifier()])  # a parameter's name
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)
