@@ -265,3 +265,79 @@ def test_a_secret_in_an_address_of_an_option_is_refused() -> None:
         of_account(Account(where="https://me:pw@host/a"))
     assert "pw" not in str(caught.value)
     assert of_account(Account(where="https://me:${PW}@host/a"))
+
+
+def rewriter(name: str, *roles: str, after: tuple[str, ...] = (), said: tuple[str, ...] = ()) -> SimpleNamespace:
+    """A section of a package as the config has it; ``said`` is what the config says."""
+    made = stage(name, (), (), rewrites=roles or ("float_model",), section=f"{name}s", after=(*after, *said))
+    return SimpleNamespace(stage=made, after=said)
+
+
+def rewritten(*own: SimpleNamespace) -> Plan:
+    asked = config()
+    asked.own = {one.stage.section: one for one in own}
+    asked.where = lambda section, key: f"a.yaml, {section}.{key}"
+    return plan(STAGES, asked, None, sources=SOURCES, facts=SaidFacts())
+
+
+def test_a_rewriter_runs_between_the_maker_of_a_role_and_all_that_read_it() -> None:
+    made = rewritten(rewriter("prune"))
+    names = [node.name for node in made]
+    assert names.index("train") < names.index("prune") < names.index("compile")
+    assert made.node("prune").versions == {"float_model": "train"}
+    assert made.node("compile").versions == {"float_model": "prune"}
+    assert [one.name for one in made.waits_for(made.node("compile"))] == ["prune"]
+    assert [one.name for one in made.waits_for(made.node("prune"))] == ["train"]
+    assert made.maker("float_model") is made.node("prune")
+    assert made.maker("float_model", made.node("prune")) is made.node("train")
+
+
+def test_a_rewriter_changes_the_recipes_behind_it_and_no_other() -> None:
+    assert changed(planned(), rewritten(rewriter("prune"))) == {"compile", "simulate", "report"}
+    assert recipes(rewritten()) == recipes(planned())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (rewriter("prune"), rewriter("distil", after=("prune",))),
+        (rewriter("prune"), rewriter("distil", said=("prune",))),
+    ],
+    ids=["the package says so", "the config says so"],
+)
+def test_two_rewriters_of_a_role_are_chained_in_the_order_that_is_said(
+    first: SimpleNamespace, second: SimpleNamespace
+) -> None:
+    for own in ((first, second), (second, first)):
+        made = rewritten(*own)
+        assert made.node("distil").versions == {"float_model": "prune"}
+        assert made.node("compile").versions == {"float_model": "distil"}
+    other = rewritten(rewriter("prune", said=("distil",)), rewriter("distil"))
+    assert other.node("compile").versions == {"float_model": "prune"}
+    assert recipes(other)["compile"] != recipes(made)["compile"]
+
+
+def test_two_rewriters_of_a_role_in_no_order_are_refused_with_what_to_write() -> None:
+    with pytest.raises(
+        ConfigError, match=r"prune and distil both rewrite 'float_model'.*'after: prune' under 'distils:'"
+    ):
+        rewritten(rewriter("prune"), rewriter("distil"))
+    rewritten(rewriter("prune"), rewriter("scale", "features_train"))  # of two roles: no order is needed
+
+
+def test_three_rewriters_need_an_order_of_each_two() -> None:
+    chain = (rewriter("a"), rewriter("b", said=("a",)), rewriter("c", said=("b",)))
+    assert rewritten(*chain).node("compile").versions == {"float_model": "c"}
+    with pytest.raises(ConfigError, match="both rewrite"):
+        rewritten(rewriter("a"), rewriter("b", said=("a",)), rewriter("c", said=("a",)))
+
+
+def test_what_a_rewriter_waits_for_must_be_in_the_plan() -> None:
+    with pytest.raises(ConfigError, match=r"a\.yaml, prunes\.after: no stage named 'trai'\. Did you mean 'train'"):
+        rewritten(rewriter("prune", said=("trai",)))
+    with pytest.raises(StageError, match="stage prune rewrites costs, which no stage of this plan makes"):
+        rewritten(rewriter("prune", "costs"))
+    with pytest.raises(StageError, match="wait for each other"):
+        rewritten(rewriter("prune", said=("compile",)))
+    with pytest.raises(StageError, match="two stages of this plan are named 'train'"):
+        rewritten(rewriter("train"))

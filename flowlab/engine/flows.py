@@ -21,13 +21,14 @@ from flowlab.engine.result import RunResult
 from flowlab.engine.shown import key_of, shown_of
 from flowlab.engine.work import FLOW_NAME, Step, Work, offered, offered_work, planned
 from flowlab.errors import GateError, StageError
+from flowlab.plugins import load
 from flowlab.store.objects import DamagedObject
 from flowlab.store.runs import run_name
 
 if TYPE_CHECKING:
     Config = Any
 else:
-    Config = typed_config()
+    Config = typed_config([name for name in load().sections() if name.isidentifier()])  # a parameter's name
 
 
 @task(name="stage", cache_policy=NO_CACHE, persist_result=False, retries=0)

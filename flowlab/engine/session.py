@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
@@ -12,10 +14,12 @@ from typing import Any, Protocol
 
 from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
+from flowlab.contracts import RunEnded, RunStarted, StageEnded, StageFailed, StageStarted
 from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
 from flowlab.engine.source import Fetch
+from flowlab.engine.watchers import Watchers
 from flowlab.errors import AgreementError, GateError
 from flowlab.store.downloads import Download
 from flowlab.store.records import Record
@@ -84,8 +88,16 @@ class Session:
     prepared: Prepared
     done: dict[str, Done] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    watchers: Watchers = field(init=False, repr=False)
+    _began: float = field(default_factory=time.monotonic, init=False, repr=False)
     _writing: Lock = field(default_factory=Lock, init=False, repr=False)
     _ended: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.watchers = Watchers(getattr(self.catalogue, "watchers", ()), self._say)
+
+    def _say(self, text: str) -> None:
+        self.watch.said(text)  # whoever looks by then
 
     @property
     def store(self) -> Store:
@@ -101,11 +113,24 @@ class Session:
         """Do one stage; records go in and out as plain JSON."""
         clock = time.monotonic()
         records = {name: Record.from_json(record) for name, record in upstream.items()}
-        record, cached = self.prepared.perform(
-            stage, records, lambda what, fraction: self.watch.progress(stage, what, fraction)
-        )
+        with self.telling(stage):
+            record, cached = self.prepared.perform(
+                stage, records, lambda what, fraction: self.watch.progress(stage, what, fraction)
+            )
         self.note(stage, Done(record, cached, round(time.monotonic() - clock, 3)))
         return record.to_json(), cached
+
+    @contextmanager
+    def telling(self, stage: str) -> Iterator[None]:
+        """Tell who watches that a stage begins, and what it raises; `note` tells its end."""
+        clock = time.monotonic()
+        self.watchers.tell("flowlab_before_stage", StageStarted(self.name, stage))
+        try:
+            yield
+        except BaseException as error:
+            seconds = round(time.monotonic() - clock, 3)
+            self.watchers.tell("flowlab_stage_failed", StageFailed(self.name, stage, seconds, _said(error)))
+            raise
 
     def note(self, stage: str, done: Done) -> None:
         """A stage has its result; one that was made now is noted at once, so that a killed run is known by it."""
@@ -116,18 +141,33 @@ class Session:
         if stage == GATE and not done.cached:  # before an hour of training, and once more at the end
             for sentence in done.record.warnings:
                 self.watch.said(f"  {sentence}")
+        record = done.record
+        seen = StageEnded(
+            self.name, stage, done.cached, done.seconds, record.fingerprint, record.metrics, record.warnings
+        )
+        self.watchers.tell("flowlab_after_stage", seen)
 
-    def write(self, state: State) -> None:
+    def write(self, state: State, missed: str = "") -> None:
         """Write ``run.json``: written first, it is what the store's clean-up starts from, and what lists of runs read.
 
         It has the config as it was given, but for secrets, and in the end metrics, sizes and gates. A run that has
-        ended stays so: of one that is cancelled, a stage may still finish in its thread.
+        ended stays so: of one that is cancelled, a stage may still finish in its thread. Who watches is told the end:
+        what is being raised, or the gates that were ``missed``.
         """
-        with self._writing:
+        error = sys.exception()
+        with ExitStack() as at_last, self._writing:
             if state == "Running" and self._ended:
                 return
+            if state != "Running" and not self._ended:
+                at_last.callback(self._tell_end, state, missed, error)  # also where the disk is full
             self._ended = state != "Running"
             self._write(state)
+
+    def _tell_end(self, state: State, missed: str, error: BaseException | None) -> None:
+        seconds = round(time.monotonic() - self._began, 3)
+        said = missed or (_said(error) if error is not None else "")
+        ended = RunEnded(self.name, self.dataset, state, seconds, self.about.get("metrics", {}), said)
+        self.watchers.tell("flowlab_after_run", ended)
 
     def _write(self, state: State) -> None:
         stages = {name: one.record.fingerprint for name, one in dict(self.done).items()}
@@ -184,15 +224,19 @@ class Session:
             "gates": [gate.to_json() for gate in gates],
         }
         if missed := [gate.missed for gate in gates if not gate.passed]:
-            self.write("Failed")
+            self.write("Failed", "\n".join(missed))
             self.store.close()
             error = GateError("\n".join(missed))
-            error.result = result
+            error.result = self._with_complaints(result)
             raise error
         self.write("Completed")
         folder.becomes_latest()
         self.store.close()
-        return result
+        return self._with_complaints(result)
+
+    def _with_complaints(self, result: RunResult) -> RunResult:
+        """With what went wrong in packages that watch, the end of the run included."""
+        return replace(result, warnings=(*result.warnings, *self.watchers.complaints))
 
 
 def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session:
@@ -211,7 +255,15 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     }
     session = Session(prepared.config, catalogue, asked, watch, name or store.runs.claim(), prepared, about=about)
     session.write("Running")
+    stages = tuple(node.name for node in prepared.plan)
+    session.watchers.tell(
+        "flowlab_before_run", RunStarted(session.name, session.dataset, about["model"], about["device"], stages)
+    )
     return session
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _now() -> str:

@@ -96,7 +96,7 @@ def work_of(session: Session, stopped: threading.Event | None = None) -> Work:
     plan = session.prepared.plan
     steps = []
     for node in plan:
-        makers = {maker.name for role in node.needs if (maker := plan.maker(role))}
+        makers = {maker.name for role in node.needs if (maker := plan.maker(role, node))}
         waits_for = [other.name for other in plan.waits_for(node)]
         reads = tuple(name for name in waits_for if name in makers)
         after = tuple(name for name in waits_for if name not in makers)

@@ -45,11 +45,12 @@ class RunFolder:
         self.path = artifacts.absolute() / dataset / run
 
     def fill(self, records: Iterable[Record], objects: Objects) -> dict[str, list[Artifact]]:
-        """Copy what people look at; returns every file of every role, by role."""
+        """Copy what people look at; returns every file of every role, by role: of one that is rewritten the last."""
         artifacts: dict[str, list[Artifact]] = {}
         for record in records:
             for role, files in record.outputs.items():
                 tree = ROLES[role].tree
+                artifacts.pop(role, None)
                 for name, stored in sorted(files.items()):
                     path = objects.path(stored.sha256)
                     if tree is not None:
