@@ -790,7 +790,7 @@ def _installed(commands: Commands) -> None:
     )
     new = _command(plugin, "new", _plugin_new, "write a package that installs and passes its own tests")
     new.set_defaults(name="plugin new")
-    new.add_argument("kind", metavar="KIND", help="quantizer, target or extractor")
+    new.add_argument("kind", metavar="KIND", help="quantizer, target, extractor or stage")
     new.add_argument("package", metavar="NAME", help="of the package, its folder and the plugin: my-quantizer")
     check = _command(
         plugin, "check", _plugin_check, "run the conformance checks on all that an installed package brings"
