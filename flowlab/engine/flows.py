@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 
 from flowlab.engine.drive import Begin, Ended, Tell
 from flowlab.engine.local import ATTEMPTS
+from flowlab.engine.on_prefect import mark_ended
 from flowlab.engine.parameters import as_given, typed_config
 from flowlab.engine.publish import ProgressArtifact, publish
 from flowlab.engine.result import RunResult
@@ -69,7 +71,7 @@ def pipeline(config: Config) -> dict[str, Any]:
     Raises:
         FlowlabError: of the first stage that failed, or of a gate; the flow run is then Failed.
     """
-    work = offered_work() or planned(as_given(config), _given_name())
+    work = offered_work() or _deployed(config)
     with offered(work), work.recorded():
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -78,6 +80,15 @@ def pipeline(config: Config) -> dict[str, Any]:
                 if attempt == ATTEMPTS:
                     raise
     raise AssertionError("unreachable")
+
+
+def _deployed(config: Any) -> Work:
+    """The work of a deployment's run; who asks for a run in a process of its own has looked after those before."""
+    work = planned(as_given(config), _given_name())
+    url = PREFECT_API_URL.value()
+    if url and work.runs is not None:
+        mark_ended(url, work.runs)
+    return work
 
 
 @flow(name=SWEEP_FLOW, flow_run_name=_name, persist_result=False)
