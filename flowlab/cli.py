@@ -432,9 +432,13 @@ def _plugin_check(arguments: argparse.Namespace) -> int:
 
 
 def _overhead(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.bench import overhead
+    from flowlab.engine.bench_overhead import Asked, measure
 
-    return _say_all(overhead(arguments.configs, arguments.set))
+    if arguments.rounds < 1:
+        raise ConfigError(f"--rounds {arguments.rounds}: 1 or more")
+    csv = None if arguments.csv is None else Path(arguments.csv)
+    asked = Asked(arguments.configs, arguments.set, arguments.rounds, csv)
+    return _say_all(measure(asked, lambda text: _say(text, flush=True)))
 
 
 def _quantization(arguments: argparse.Namespace) -> int:
@@ -814,9 +818,12 @@ def _server(commands: Commands) -> None:
 
 def _measuring(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure flowlab itself").add_subparsers(metavar="WHAT", required=True)
-    overhead = _command(bench, "overhead", _overhead, "the time of a run in which everything is cached")
+    text = "what flowlab takes for itself: cached, nine stages on either engine, beside other tools that are here"
+    overhead = _command(bench, "overhead", _overhead, text)
     overhead.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     overhead.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    overhead.add_argument("--rounds", type=int, default=5, metavar="N", help="of everything, in turns (default: 5)")
+    overhead.add_argument("--csv", metavar="FOLDER", help="write overhead.csv there")
     compile_ = _command(bench, "compile", _compile_bench, "instructions, bytes and stack of programs on emulated cores")
     compile_.add_argument("--quick", action="store_true", help="one network, hardly trained")
     compile_.add_argument("--csv", metavar="FOLDER", help="write compile.csv there")
