@@ -134,7 +134,15 @@ def merged(plans: Sequence[Plan]) -> tuple[Shared, ...]:
     return tuple(sorted(found, key=lambda one: places[one.node.name]))
 
 
-def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mapping[str, str], facts: Facts) -> Plan:
+def plan(
+    stages: Sequence[Stage],
+    config: Any,
+    catalogue: Any,
+    *,
+    sources: Mapping[str, str],
+    facts: Facts,
+    known: dict[Any, Node] | None = None,
+) -> Plan:
     """Order the stages that the config asks for and compute their recipes.
 
     Args:
@@ -143,6 +151,8 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         catalogue: where they find plugins.
         sources: digests of the roles that no stage makes.
         facts: code hashes and versions.
+        known: nodes of other plans with the same stages, facts and catalogue, by what they were asked for; it grows
+            by this plan's.
 
     Raises:
         ConfigError: when a section is switched off that nothing can replace.
@@ -156,13 +166,27 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         needs = (*stage.needs, *(role for role in stage.optional if role in made_by or role in sources))
         options = stage.options(config, catalogue)
         plugins = dict(stage.plugins(config, catalogue))
-        asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
-        if stage.torch:
-            asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
-        recipe = digest({**asked, "recipes": {role: recipes[role] for role in needs}})
-        recipes.update({role: digest([recipe, role]) for role in stage.makes})
-        nodes.append(Node(stage, options, plugins, needs, asked, recipe))
+        tools = stage.tools(config, catalogue)
+        threads = getattr(getattr(config, "training", None), "threads", 1) if stage.torch else None
+        inputs = {role: recipes[role] for role in needs}
+        same = _same(stage, options, plugins, (tools, threads, inputs)) if known is not None else ""
+        node = known.get(same) if known is not None else None
+        if node is None:
+            asked = _document(stage, options, plugins, tools, facts)
+            if stage.torch:
+                asked["threads"] = threads
+            node = Node(stage, options, plugins, needs, asked, digest({**asked, "recipes": inputs}))
+        if known is not None:
+            known[same] = node
+        recipes.update({role: digest([node.recipe, role]) for role in stage.makes})
+        nodes.append(node)
     return Plan(tuple(nodes))
+
+
+def _same(stage: Stage, options: Any, plugins: Mapping[str, tuple[Plugin, Any]], others: tuple[Any, ...]) -> str:
+    """What tells a node from others of one command, without code and versions: they are the same for all of them."""
+    chosen = [(kind, id(plugin), _plain(given, stage, kind)) for kind, (plugin, given) in sorted(plugins.items())]
+    return repr((stage.name, _plain(options, stage, "options"), chosen, *others))
 
 
 def _document(

@@ -101,24 +101,28 @@ def sweep(sweep: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_tasks(work: SweepWork) -> Begin:
-    """How the nodes of a sweep are started as task runs."""
+    """How the nodes of a sweep are started as task runs.
+
+    They wait for nothing: a node is begun when what it reads is there. Its edges are futures that have ended well; one
+    that has not would keep it from running, though another cell passed its gate.
+    """
     steps = work.running.steps()
     futures: dict[str, Any] = {}
 
     def begin(node: Shared, tell: Tell) -> None:
         step = steps[node.recipe]
-        futures[step.name] = future = _submit(step, futures)
-        future.add_done_callback(lambda one: tell(_ended(step.name, one)))
+        future = _submit(step, futures)
+
+        def ended() -> Ended:
+            future.wait()
+            if not future.state.is_completed():
+                return _reason(step.name, future.state)
+            futures[step.name] = future
+            return Record.from_json(future.result()), future.state.name == "Cached"
+
+        future.add_done_callback(lambda one: tell(ended))
 
     return begin
-
-
-def _ended(name: str, future: Any) -> Ended:
-    future.wait()
-    state = future.state
-    if not state.is_completed():
-        return _reason(name, state)
-    return Record.from_json(future.result()), state.name == "Cached"
 
 
 def _show_sweep(result: SweepResult) -> None:
