@@ -59,16 +59,17 @@ def _name() -> str:
 
 
 @flow(name=FLOW_NAME, flow_run_name=_name, persist_result=False)
-def pipeline(config: Config) -> dict[str, Any]:
+def pipeline(config: Config, promote: bool = False) -> dict[str, Any]:
     """From recordings to a report: the stages of the plan as tasks; returns their records by name.
 
     Args:
         config: the sections of the YAML file. A path counts from the folder of the deployment.
+        promote: take the place of the dataset's promoted run, if it is not worse on the same test windows.
 
     Raises:
         FlowlabError: of the first stage that failed, or of a gate; the flow run is then Failed.
     """
-    work = offered_work() or planned(as_given(config), _given_name())
+    work = offered_work() or planned(as_given(config), _given_name(), promote=promote)
     with offered(work), work.recorded():
         for attempt in range(1, ATTEMPTS + 1):
             try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
@@ -23,6 +23,9 @@ from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, this_process
 from flowlab.store.store import Store, store_root
 
+if TYPE_CHECKING:
+    from flowlab.engine.promote import Promotion
+
 GATE = "inspect"  # the stage whose warnings cannot wait
 
 
@@ -35,12 +38,14 @@ class Asked:
         store: the store's folder, or None for the default.
         require: executions of the program that must have run here.
         artifacts: where runs and the default store go.
+        promote: the run takes the place of the dataset's promoted one, if it is not worse.
     """
 
     engine: str | None = None
     store: str | None = None
     require: tuple[str, ...] = ()
     artifacts: Path = Path("artifacts")
+    promote: bool = False
 
 
 class Watch(Protocol):
@@ -189,10 +194,22 @@ class Session:
             error = GateError("\n".join(missed))
             error.result = result
             raise error
+        promotion = self._promoted(folder) if self.asked.promote else None
+        if promotion is not None:
+            self.about["promotion"] = promotion.to_json()
+            result = replace(result, promotion=promotion)
         self.write("Completed")
         folder.becomes_latest()
         self.store.close()
         return result
+
+    def _promoted(self, folder: RunFolder) -> Promotion:
+        """Compare with the promoted run, and take its place where this one is not worse."""
+        from flowlab.engine.promote import promote
+        from flowlab.engine.which_run import StoredRun
+
+        records = {name: one.record for name, one in self.done.items()}
+        return promote(folder, StoredRun(self.name, self.dataset, records, self.store), self.catalogue)
 
 
 def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session:
