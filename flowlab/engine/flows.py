@@ -62,16 +62,17 @@ def _name() -> str:
 
 
 @flow(name=FLOW_NAME, flow_run_name=_name, persist_result=False)
-def pipeline(config: Config) -> dict[str, Any]:
+def pipeline(config: Config, promote: bool = False) -> dict[str, Any]:
     """From recordings to a report: the stages of the plan as tasks; returns their records by name.
 
     Args:
         config: the sections of the YAML file. A path counts from the folder of the deployment.
+        promote: take the place of the dataset's promoted run, if it is not worse on the same test windows.
 
     Raises:
         FlowlabError: of the first stage that failed, or of a gate; the flow run is then Failed.
     """
-    work = offered_work() or _deployed(config)
+    work = offered_work() or _deployed(config, promote)
     with offered(work), work.recorded():
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -82,9 +83,9 @@ def pipeline(config: Config) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
-def _deployed(config: Any) -> Work:
+def _deployed(config: Any, promote: bool) -> Work:
     """The work of a deployment's run; who asks for a run in a process of its own has looked after those before."""
-    work = planned(as_given(config), _given_name())
+    work = planned(as_given(config), _given_name(), promote=promote)
     url = PREFECT_API_URL.value()
     if url and work.runs is not None:
         mark_ended(url, work.runs)
@@ -113,24 +114,28 @@ def sweep(sweep: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_tasks(work: SweepWork) -> Begin:
-    """How the nodes of a sweep are started as task runs."""
+    """How the nodes of a sweep are started as task runs.
+
+    They wait for nothing: a node is begun when what it reads is there. Its edges are futures that have ended well; one
+    that has not would keep it from running, though another cell passed its gate.
+    """
     steps = work.running.steps()
     futures: dict[str, Any] = {}
 
     def begin(node: Shared, tell: Tell) -> None:
         step = steps[node.recipe]
-        futures[step.name] = future = _submit(step, futures)
-        future.add_done_callback(lambda one: tell(_ended(step.name, one)))
+        future = _submit(step, futures)
+
+        def ended() -> Ended:
+            future.wait()
+            if not future.state.is_completed():
+                return _reason(step.name, future.state)
+            futures[step.name] = future
+            return Record.from_json(future.result()), future.state.name == "Cached"
+
+        future.add_done_callback(lambda one: tell(ended))
 
     return begin
-
-
-def _ended(name: str, future: Any) -> Ended:
-    future.wait()
-    state = future.state
-    if not state.is_completed():
-        return _reason(name, state)
-    return Record.from_json(future.result()), state.name == "Cached"
 
 
 def _show_sweep(result: SweepResult) -> None:

@@ -114,12 +114,13 @@ def work_of(session: Session, stopped: threading.Event | None = None) -> Work:
     return Work(session.name, session.dataset, steps, perform, lambda: session.finish(ENGINE), runs=session.store.runs)
 
 
-def planned(config: Mapping[str, Any], name: str) -> Work:
+def planned(config: Mapping[str, Any], name: str, *, promote: bool = False) -> Work:
     """What a deployment's flow run does: it gets only the config, in a process of its own.
 
     Args:
         config: sections by name; relative paths count from the working directory, where results go too.
         name: the run's.
+        promote: it takes the place of the dataset's promoted run, if it is not worse.
 
     Raises:
         FlowlabError: for a config that cannot be used.
@@ -130,7 +131,7 @@ def planned(config: Mapping[str, Any], name: str) -> Work:
     from flowlab.plugins import load
 
     catalogue = load()
-    session = begin(load_mapping(config, catalogue), catalogue, Asked(), Silent(), name)
+    session = begin(load_mapping(config, catalogue), catalogue, Asked(promote=promote), Silent(), name)
 
     def failed() -> None:
         with suppress(OSError, StoreError):
