@@ -478,7 +478,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
     if arguments.configs[:1] == ["run"]:
         return _deploy_run(arguments)
     config, _ = _config(arguments) if arguments.configs else _demo_config(arguments)
-    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON, arguments.promote)
+    folder = Path.cwd() / (arguments.folder or "")
+    asked = deploy.Asked(config, folder, arguments.cron or deploy.CRON, arguments.promote)
     return _say_all(deploy.deploy(asked, PREFECT_HOME, lambda text: _say(text, flush=True)))
 
 
@@ -844,6 +845,7 @@ def _server(commands: Commands) -> None:
     )
     deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
     deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
+    deploy.add_argument("--folder", metavar="PATH", help="where runs work, on the worker's machine (default: here)")
     deploy.add_argument("--promote", action="store_true", help="runs take the place of the promoted one, if not worse")
     deploy.add_argument("--watch", action="store_true", help="with 'run NAME': wait for its end")
     status = _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
