@@ -23,7 +23,7 @@ from flowlab.config.redaction import redacted
 from flowlab.engine import server
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Session
-from flowlab.engine.work import FLOW_NAME, Work, offered, work_of
+from flowlab.engine.work import FLOW_NAME, SWEEP_FLOW, Work, offered, work_of
 from flowlab.errors import FlowlabError, StageError
 from flowlab.store.runs import KILLED, Runs, state_of
 
@@ -168,19 +168,25 @@ def mark_crashed(url: str, runs: Runs) -> None:
     Only runs of this store whose record says which process they were. Nothing depends on it but what a dashboard shows.
     """
     asked = {
-        "flows": {"name": {"any_": [FLOW_NAME]}},
+        "flows": {"name": {"any_": [FLOW_NAME, SWEEP_FLOW]}},
         "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
     }
     try:
         status, answer = server.exchange(url, "POST", "/flow_runs/filter", asked, timeout_s=ANSWER_TIMEOUT_S)
         for one in json.loads(answer) if status == 200 else ():
-            run = runs.read(str(one["name"]))
-            if run is not None and state_of(run) == KILLED:
+            if _was_killed(str(one["name"]), runs):
                 state = {"type": "CRASHED", "message": "the process of the run was gone when the next run started"}
                 path = f"/flow_runs/{one['id']}/set_state"
                 server.exchange(url, "POST", path, {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         return
+
+
+def _was_killed(name: str, runs: Runs) -> bool:
+    """Whether the process of a flow run is gone: of a run, or of a sweep, by one of its runs that has not ended."""
+    run = runs.read(name)
+    members = [run] if run is not None else [one for one in runs.newest_first() if one.get("sweep_run") == name]
+    return any(state_of(one) == KILLED for one in members)
 
 
 @contextmanager

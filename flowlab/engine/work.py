@@ -15,7 +15,7 @@ from flowlab.engine.session import Asked, Session, Silent, begin
 from flowlab.errors import GateError, StageError
 
 ENGINE = "prefect"
-FLOW_NAME = "flowlab"
+FLOW_NAME, SWEEP_FLOW = "flowlab", "flowlab-sweep"
 
 Record = dict[str, Any]
 Perform = Callable[[str, Mapping[str, Record], Progress], tuple[Record, bool]]
