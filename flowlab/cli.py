@@ -1054,7 +1054,7 @@ class _SweepTable:
     def ended(self, stage: str, name: str, state: str, seconds: float) -> None:
         if self._state is not None:
             self._state.ended(stage, name, state)
-        else:
+        elif state in ("done", "failed"):  # a thousand that are cached are counted in the end
             _say(f"{name:<14} {f'{seconds:.1f} s' if state == 'done' else state}", flush=True)
 
     def cell(self, result: Any) -> None:
