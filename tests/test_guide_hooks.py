@@ -25,10 +25,13 @@ from flowlab.contracts import (
     Preset,
     Quantizer,
     Reader,
+    RunEnded,
+    Stage,
+    StageEnded,
     Target,
 )
 from flowlab.errors import DataError
-from flowlab.plugins import HOOKS
+from flowlab.plugins import HOOKS, WATCHING, Announced, load_announced
 
 GUIDE = Path(flowlab.__file__).parent / "guide"
 HOOK_NAMES = sorted(name for name in vars(hookspecs) if name.startswith("flowlab_"))
@@ -36,8 +39,13 @@ EXAMPLE = re.compile(r"^```python file=(\w+)\.py\n(.*?)^```$", re.MULTILINE | re
 LONGEST = 25  # lines of an example
 
 
+def name_of(hook: str) -> str:
+    """Of the page: those that watch share one."""
+    return "watchers" if hook in WATCHING else hook.removeprefix("flowlab_").replace("_", "-")
+
+
 def page(hook: str) -> str:
-    return (GUIDE / f"hook-{hook.removeprefix('flowlab_').replace('_', '-')}.md").read_text(encoding="utf-8")
+    return (GUIDE / f"hook-{name_of(hook)}.md").read_text(encoding="utf-8")
 
 
 def signature(function: Any) -> str:
@@ -52,11 +60,11 @@ def signature(function: Any) -> str:
 def members(contract: type) -> Iterator[str]:
     """What a page must say in backticks: every field and the signature of every method that the contract adds."""
     inherited = set(vars(Plugin)) | set(Plugin.__annotations__) if issubclass(contract, Plugin) else set()
-    for name in contract.__annotations__:
-        if name not in inherited:
+    for name, hint in contract.__annotations__.items():
+        if name not in inherited and not str(hint).startswith("ClassVar"):
             yield name
     for name, value in vars(contract).items():
-        if inspect.isfunction(value) and not name.startswith("_"):
+        if inspect.isfunction(value) and not name.startswith("_") and name not in contract.__annotations__:
             yield signature(value).replace("|", "\\|")
 
 
@@ -85,6 +93,8 @@ def check(item: Any) -> None:
         testing.check_target(item)
     elif isinstance(item, Quantizer):
         testing.check_quantizer(item)
+    elif isinstance(item, Stage):
+        testing.check_stage(item)
     elif isinstance(item, Core | Reader):
         testing.check_plugin(item)
     else:
@@ -94,22 +104,34 @@ def check(item: Any) -> None:
 @pytest.mark.parametrize("hook", HOOK_NAMES)
 def test_the_page_has_the_hooks_exact_signature_and_a_line_in_the_index(hook: str) -> None:
     assert f"```python\ndef {signature(getattr(hookspecs, hook))}\n```" in page(hook)
-    name = hook.removeprefix("flowlab_").replace("_", "-")
-    assert f"| [`{hook}`](hook-{name}.md) |" in (GUIDE / "plugins.md").read_text()
+    assert f"| [`{hook}`](hook-{name_of(hook)}.md) |" in (GUIDE / "plugins.md").read_text()
 
 
 @pytest.mark.parametrize("hook", HOOK_NAMES)
 def test_the_page_says_all_that_the_contract_has(hook: str) -> None:
     text = page(hook)
-    assert [one for one in members(HOOKS[hook]) if f"| `{one}` |" not in text] == []
+    assert [one for one in members({**HOOKS, **WATCHING}[hook]) if f"| `{one}` |" not in text] == []
 
 
-@pytest.mark.parametrize(("example", "hook"), [(hook, hook) for hook in HOOK_NAMES], indirect=["example"])
+@pytest.mark.parametrize(("example", "hook"), [(hook, hook) for hook in sorted(HOOKS)], indirect=["example"])
 def test_the_example_is_a_sound_plugin_of_its_hook(example: str, hook: str) -> None:
     (item,) = testing.check_package(example)
     testing.check_plugin_is_light(example)
     assert isinstance(item, HOOKS[hook])
     check(item)
+
+
+@pytest.mark.parametrize("example", ["flowlab_after_stage"], indirect=True)
+def test_the_watchers_example_watches(example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    catalogue = load_announced([Announced(example, example, example)])
+    assert (catalogue.broken, len(catalogue.watchers)) == ({}, 2)
+    events = {
+        "flowlab_after_stage": StageEnded("one", "train", True, 1.0, "ab"),
+        "flowlab_after_run": RunEnded("one", "demo", "Completed", 2.0),
+    }
+    for one in sorted(catalogue.watchers, key=lambda one: list(events).index(one.hook)):
+        one.tell(events[one.hook])
+    assert capsys.readouterr().err == "one: train cached\none: Completed\n"
 
 
 @pytest.mark.parametrize("example", ["flowlab_readers"], indirect=True)
