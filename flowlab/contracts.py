@@ -173,12 +173,15 @@ Rounding = Literal["floor", "half_up", "single", "double", "nearest_even"]  # si
 class Requantize:
     """How a machine turns accumulators into activations for one width of weights.
 
-    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left.
+    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left. The bias register has
+    ``bias_bits``, and is shifted to the left by ``bias_shift`` before it is added: a graph's bias is a multiple of
+    ``2^bias_shift``.
     """
 
     multiplier_bits: int
     shift: tuple[int, int]
     bias_bits: int
+    bias_shift: int = 0
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,15 @@ def merged(plans: Sequence[Plan]) -> tuple[Shared, ...]:
     return tuple(sorted(found, key=lambda one: places[one.node.name]))
 
 
-def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mapping[str, str], facts: Facts) -> Plan:
+def plan(
+    stages: Sequence[Stage],
+    config: Any,
+    catalogue: Any,
+    *,
+    sources: Mapping[str, str],
+    facts: Facts,
+    known: dict[Any, Node] | None = None,
+) -> Plan:
     """Order the stages that the config asks for and compute their recipes.
 
     Args:
@@ -146,6 +154,8 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         catalogue: where they find plugins.
         sources: digests of the roles that no stage makes.
         facts: code hashes and versions.
+        known: nodes of other plans with the same stages, facts and catalogue, by what they were asked for; it grows
+            by this plan's.
 
     Raises:
         ConfigError: when a section is switched off that nothing can replace.
@@ -161,18 +171,33 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         needs = tuple(dict.fromkeys((*stage.needs, *optional, *stage.rewrites)))
         options = stage.options(config, catalogue) if stage.options is not None else stage.Options()
         plugins = dict(stage.plugins(config, catalogue))
-        asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
-        if stage.torch:
-            asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
-        recipe = digest({**asked, "recipes": {role: recipes[role] for role in needs}})
-        recipes.update({role: digest([recipe, role]) for role in stage.writes})
-        nodes.append(Node(stage, options, plugins, needs, asked, recipe, _of(versions, needs)))
+        tools = stage.tools(config, catalogue)
+        threads = getattr(getattr(config, "training", None), "threads", 1) if stage.torch else None
+        inputs = {role: recipes[role] for role in needs}
+        read = _of(versions, needs)
+        same = _same(stage, options, plugins, (tools, threads, inputs, read)) if known is not None else ""
+        node = known.get(same) if known is not None else None
+        if node is None:
+            asked = _document(stage, options, plugins, tools, facts)
+            if stage.torch:
+                asked["threads"] = threads
+            node = Node(stage, options, plugins, needs, asked, digest({**asked, "recipes": inputs}), read)
+        if known is not None:
+            known[same] = node
+        recipes.update({role: digest([node.recipe, role]) for role in stage.writes})
+        nodes.append(node)
         versions.update(dict.fromkeys(stage.writes, stage.name))
     return Plan(tuple(nodes))
 
 
 def _of(versions: Mapping[str, str], roles: Iterable[str]) -> dict[str, str]:
     return {role: versions[role] for role in roles if role in versions}
+
+
+def _same(stage: Stage, options: Any, plugins: Mapping[str, tuple[Plugin, Any]], others: tuple[Any, ...]) -> str:
+    """What tells a node from others of one command, without code and versions: they are the same for all of them."""
+    chosen = [(kind, id(plugin), _plain(given, stage, kind)) for kind, (plugin, given) in sorted(plugins.items())]
+    return repr((stage.name, _plain(options, stage, "options"), chosen, *others))
 
 
 def _document(

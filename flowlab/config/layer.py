@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowlab.config.address import nearly_names_secret
 from flowlab.config.own_sections import NONE, Installed
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
-from flowlab.config.redaction import redacted
+from flowlab.config.redaction import HIDDEN, redacted
 from flowlab.config.sections import ALIASES, PATHS, PLUGINS, SECTIONS, keys
 from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
 from flowlab.errors import ConfigError, did_you_mean
@@ -104,7 +105,7 @@ def from_sets(sets: Sequence[str], base: Path, installed: Installed = NONE) -> L
     layer = Layer()
     for text in sets:
         name, equals, value = text.partition("=")
-        source = f"--set {name}{equals}{redacted(value, name)}"[:LONGEST]  # it stands in messages
+        source = f"--set {name}{equals}{_shown(name, value)}"[:LONGEST]  # it stands in messages
         section, dot, key = name.strip().partition(".")
         if not equals or not dot or not key:
             layer.problems.add(f"{source}: expected section.key=value, as in --set training.training_epochs=5")
@@ -118,6 +119,12 @@ def from_sets(sets: Sequence[str], base: Path, installed: Installed = NONE) -> L
                 found = None if root is None else plain(root, source)
                 _set(layer, section, key, Entry(found, Place(source), base))
     return layer
+
+
+def _shown(name: str, value: str) -> Any:
+    """The value as messages show it. Keys get misspelt, so words like those of a secret's key hide it too."""
+    beside = f"{name} {value}" if value.lstrip().startswith(("{", "[")) else name
+    return HIDDEN if value and nearly_names_secret(beside) else redacted(value, name)
 
 
 def _set(layer: Layer, section: str, key: str, entry: Entry) -> None:

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,14 @@ from flowlab.contracts import Target
 from flowlab.engine import session as run_session
 from flowlab.engine import table
 from flowlab.engine.gates import check_required
-from flowlab.engine.local import Prepared, run_local
-from flowlab.engine.own_plan import prepare_own
+from flowlab.engine.local import run_local
+from flowlab.engine.own_plan import keep_own_notes, prepare_own
 from flowlab.engine.result import RunResult, SmallFiles
 from flowlab.errors import ConfigError, OptionError
 from flowlab.report import costs
 from flowlab.stages.own.declared import OwnConfig
 from flowlab.stages.own.network import check_form
-from flowlab.store.runs import this_process
-from flowlab.store.store import Store, store_root
+from flowlab.store.store import open_store
 
 if TYPE_CHECKING:
     from flowlab.plugins import Catalogue
@@ -173,12 +171,11 @@ def compile_model(asked: Asked, catalogue: Catalogue, watch: run_session.Watch |
         given=_given(asked),
     )
     check_required(asked.require, config, catalogue)
-    store = Store(store_root(asked.store, asked.artifacts))
-    prepared = prepare_own(config, asked.model, asked.calibration, catalogue, store)
-    session = _begun(asked, prepared, catalogue, watch or run_session.Silent())
+    session = _begun(asked, config, catalogue, watch or run_session.Silent())
+    store = session.store
     try:
         run_local(
-            prepared,
+            session.prepared,
             lambda node: lambda what, fraction: session.watch.progress(node.name, what, fraction),
             lambda node, done: session.note(node.name, done),
         )
@@ -209,24 +206,17 @@ def _given(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _begun(asked: Asked, prepared: Prepared, catalogue: Catalogue, watch: run_session.Watch) -> run_session.Session:
+def _begun(asked: Asked, config: OwnConfig, catalogue: Catalogue, watch: run_session.Watch) -> run_session.Session:
     """A run of its own; what is heavy is imported before, where something is to be done."""
-    if len(prepared.cached()) < len(prepared.plan):
-        import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
-    config = prepared.config
-    about = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "process": this_process(),
-        "engine": ENGINE,
-        "model": config.model,
-        "device": config.device,
-        "config": config.given,
-    }
     wanted = run_session.Asked(ENGINE, asked.store, asked.require, asked.artifacts)
-    name = prepared.store.runs.claim()
-    session = run_session.Session(config, catalogue, wanted, watch, name, prepared, about=about)
-    session.write("Running")
-    return session
+    store = open_store(asked.store, asked.artifacts)
+    while True:
+        prepared = prepare_own(config, asked.model, asked.calibration, catalogue, store)
+        if len(prepared.cached()) < len(prepared.plan):
+            import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
+        with store.keeping():
+            if run_session.starts_whole(prepared, keep_own_notes):
+                return run_session.session_of(prepared, catalogue, wanted, watch)
 
 
 def _compiled(asked: Asked, result: RunResult, small: SmallFiles) -> Compiled:

@@ -82,10 +82,11 @@ class Done:
 
 @dataclass
 class Known:
-    """What several plans of one command find out once: hashes of code, versions, and the files of a source."""
+    """What several plans of one command find out once: hashes of code, versions, files of a source, equal nodes."""
 
     facts: DiskFacts
     files: dict[str, RoleFiles] = field(default_factory=dict)
+    nodes: dict[Any, Node] = field(default_factory=dict)
 
 
 def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, fetch: Fetch | None = None) -> Prepared:
@@ -113,7 +114,7 @@ def prepare_one(
     at_hand = located(config, store, fetch)
     found = sources(at_hand.config, store, at_hand.download, known.files)
     digests = {role: files_digest(files) for role, files in found.items()}
-    made = plan(stages, at_hand.config, catalogue, sources=digests, facts=known.facts)
+    made = plan(stages, at_hand.config, catalogue, sources=digests, facts=known.facts, known=known.nodes)
     return Prepared(made, found, store, at_hand.config, at_hand.waiting)
 
 

@@ -44,10 +44,15 @@ def prepare_own(config: OwnConfig, model: Path, inputs: Path, catalogue: Any, st
     facts = DiskFacts(store)
     digests = {role: files_digest(files) for role, files in found.items()}
     made = plan(OWN_STAGES, config, catalogue, sources=digests, facts=facts)
-    store.objects.add_bytes(said)
+    keep_own_notes(config, store)
     facts.save()
     store.stats.save()
     return Prepared(made, found, store, config)
+
+
+def keep_own_notes(config: OwnConfig, store: Store) -> None:
+    """Write the object ``notes.json``: after the plan is made, so that what cannot run leaves nothing."""
+    store.objects.add_bytes(notes(config))
 
 
 def notes(config: OwnConfig) -> bytes:
@@ -64,6 +69,8 @@ def notes(config: OwnConfig) -> bytes:
 
 def _input(path: Path, store: Store, most: int, large: str, what: str) -> InputFile:
     """A file of the user's, hashed; DataError naming it, and ``what`` to give."""
+    if not path.name.isprintable():  # records and pages keep it
+        raise DataError(f"the name {path.name!r} holds what cannot be printed; rename the file")
     try:
         if not path.is_file():
             path.open("rb").close()  # says what is the matter, where something is

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowlab.canonical import digest
 from flowlab.config.address import shown
@@ -28,6 +28,9 @@ from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, this_process
 from flowlab.store.store import Store, open_store
 
+if TYPE_CHECKING:
+    from flowlab.engine.promote import Promotion
+
 GATE = "inspect"  # the stage whose warnings cannot wait
 
 
@@ -40,12 +43,14 @@ class Asked:
         store: the store's folder, or None for the default.
         require: executions of the program that must have run here.
         artifacts: where runs and the default store go.
+        promote: the run takes the place of the dataset's promoted one, if it is not worse.
     """
 
     engine: str | None = None
     store: str | None = None
     require: tuple[str, ...] = ()
     artifacts: Path = Path("artifacts")
+    promote: bool = False
 
 
 class Watch(Protocol):
@@ -245,6 +250,10 @@ class Session:
             error = GateError("\n".join(missed))
             error.result = self._with_complaints(result)
             raise error
+        promotion = self._promoted(folder) if self.asked.promote else None
+        if promotion is not None:
+            self.about["promotion"] = promotion.to_json()
+            result = replace(result, promotion=promotion)
         self.write("Completed")
         folder.becomes_latest()
         self.store.close()
@@ -253,6 +262,14 @@ class Session:
     def _with_complaints(self, result: RunResult) -> RunResult:
         """With what went wrong in packages that watch, the end of the run included."""
         return replace(result, warnings=(*result.warnings, *self.watchers.complaints))
+
+    def _promoted(self, folder: RunFolder) -> Promotion:
+        """Compare with the promoted run, and take its place where this one is not worse."""
+        from flowlab.engine.promote import promote
+        from flowlab.engine.which_run import StoredRun
+
+        records = {name: one.record for name, one in self.done.items()}
+        return promote(folder, StoredRun(self.name, self.dataset, records, self.store), self.catalogue)
 
 
 def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session:
@@ -269,12 +286,12 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
             return session
 
 
-def starts_whole(prepared: Prepared) -> bool:
+def starts_whole(prepared: Prepared, keep: Callable[[Any, Store], None] = keep_notes) -> bool:
     """Keep the notes, and say whether all that the run starts from is there; a clean-up may have taken it.
 
     Call it under `Store.keeping`, before `session_of`.
     """
-    keep_notes(prepared.config, prepared.store)
+    keep(prepared.config, prepared.store)
     return all(map(prepared.store.objects.holds, _inside(prepared)))
 
 

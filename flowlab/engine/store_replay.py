@@ -15,7 +15,7 @@ from flowlab.engine.session import Watch
 from flowlab.engine.status import Change, changes
 from flowlab.engine.store_archive import Data, opened
 from flowlab.engine.store_import import data_of
-from flowlab.engine.which_run import which_run
+from flowlab.engine.which_run import IMPORT, which_run
 from flowlab.errors import ConfigError, StoreError, plural
 from flowlab.plan import Node
 from flowlab.store.records import Record
@@ -210,6 +210,11 @@ def _run(original: Original, catalogue: Any, place: Path, watch: Watch) -> dict[
         raise ConfigError(
             f"run {original.name}: its config was kept without the secret under {hidden[0]}, so it cannot run again. "
             "A config that names it as ${NAME} can"
+        )
+    if IMPORT in original.records:
+        raise StoreError(
+            f"run {original.name} has no config to replay: `flowlab compile` made it, from a network that was trained "
+            "elsewhere. Call that again, with a --store of its own"
         )
     given = {name: dict(keys) for name, keys in original.run["config"].items()}
     if original.data is not None:

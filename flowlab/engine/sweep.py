@@ -244,13 +244,9 @@ class SweepRun:
         pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="flowlab-sweep")
 
         def begin(node: Shared, tell: Tell) -> None:
-            pool.submit(work, node, {recipe: self._records[recipe] for recipe in node.reads}, tell)
-
-        def work(node: Shared, records: Mapping[str, Record], tell: Tell) -> None:
-            try:
-                tell(self._perform(node, records, silent))
-            except BaseException as error:  # noqa: BLE001 - told: the thread that waits raises it or keeps it
-                tell(error)
+            records = {recipe: self._records[recipe] for recipe in node.reads}
+            future = pool.submit(self._perform, node, records, silent)
+            future.add_done_callback(lambda one: tell(lambda: one.exception() or one.result()))
 
         try:
             yield begin
@@ -320,7 +316,8 @@ class SweepRun:
                     refused = error
             self._started[node.recipe] = time.monotonic()
             if refused is not None and not self.alive().intersection(node.plans):
-                tell(refused)
+                reason = refused
+                tell(lambda: reason)
                 return
             self.watch.started(node.node.name, name, self.plan.about(node))
             begin(node, tell)

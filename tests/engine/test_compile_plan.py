@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ import pytest
 import torch
 from networks.foreign_onnx import foreign, windows
 
+from flowlab.engine.accuracy import accuracy
 from flowlab.engine.compile_model import Asked, Compiled, compile_model
 from flowlab.engine.own_code import own_code
+from flowlab.engine.session import Silent
+from flowlab.engine.store_replay import replay
 from flowlab.engine.which_run import which_run
-from flowlab.errors import ConfigError, GateError, StoreError
+from flowlab.errors import ConfigError, DataError, GateError, StoreError
 from flowlab.plugins import load
 from flowlab.stages.own.declared import OWN_STAGES, OwnConfig
 
@@ -78,6 +83,16 @@ def test_what_is_in_the_store_is_not_done_again_and_one_changed_byte_is_noticed(
     assert ran(compiled()) == NAMES
 
 
+def test_a_call_in_which_all_is_cached_imports_nothing_heavy() -> None:
+    compiled()
+    words = ["compile", "mine.onnx", "--target", "F28P55", "--calibration", "inputs.npy"]
+    script = f"import sys, flowlab.cli\nassert flowlab.cli.main({words!r}) == 0\nprint(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert "6 cached" in done.stdout
+    loaded = {name.strip("[]' ") for name in done.stdout.splitlines()[-1].split(",")}
+    assert "flowlab.cli" in loaded and not {"torch", "onnx", "onnxruntime", "numpy", "prefect", "pyarrow"} & loaded
+
+
 def test_another_width_shares_what_stands_before_it() -> None:
     compiled()
     assert ran(compiled(bits=4)) == NAMES[1:]
@@ -115,8 +130,12 @@ def test_the_run_is_in_the_list_and_says_what_of_it_there_is_not() -> None:
     run = which_run("latest", None, Path("artifacts"))
     assert run.name == found.run and run.dataset == "mine"
     assert run.file("compile", "program", "model.flnp").is_file()
-    with pytest.raises(StoreError, match="has no result of stage 'extract'"):
+    with pytest.raises(StoreError, match="no stage 'extract': `flowlab compile` made it"):
         run.record("extract")
+    with pytest.raises(StoreError, match="no stage 'train'"):
+        accuracy(run)
+    with pytest.raises(StoreError, match="has no config to replay: `flowlab compile` made it"):
+        replay(run.name, None, Path("artifacts"), data=None, catalogue=CATALOGUE, watch=Silent())
     kept = json.loads(Path(f"artifacts/.store/runs/{run.name}/run.json").read_text())
     assert (kept["state"], kept["model"], kept["device"]) == ("Completed", "mine.onnx", "F28P55")
     assert kept["config"]["compile"]["calibration"] == "inputs.npy" and kept["sizes"]["packed_bytes"] > 0
@@ -187,6 +206,14 @@ def test_own_code_is_all_that_is_imported_but_installed_packages() -> None:
     Path("other.py").write_text("def (")
     with pytest.raises(ConfigError, match=r"other\.py cannot be imported"):
         own_code("pack:make")
+
+
+def test_a_file_whose_name_cannot_be_kept_is_refused() -> None:
+    odd = Path(os.fsdecode(b"\xff.onnx"))
+    odd.write_bytes(foreign())
+    with pytest.raises(DataError, match="holds what cannot be printed; rename the file"):
+        compiled(model=odd)
+    assert not Path("artifacts").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -277,16 +277,17 @@ def test_a_cached_run_imports_what_it_needs_of_twenty_packages_and_no_heavy_one(
     assert traced(twenty, "plan", "beeps.yaml")[0] == {*ours, "flowlab_beeps.plugin"}
 
 
-def test_twenty_packages_cost_a_cached_run_less_than_a_tenth_of_a_second(twenty: Path) -> None:
-    """Against the same command with all strangers but the one that it needs switched off; best of five each."""
+def test_twenty_packages_cost_a_cached_run_less_than_a_tenth_of_a_second_of_work(twenty: Path) -> None:
+    """Against the same command with all strangers but the one that it needs switched off; the processor's time."""
     traced(twenty, "run", "beeps.yaml", "--json", "--engine", "local")
 
     def best(**environment: str) -> float:
         found = []
         for _ in range(5):
-            clock = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             assert flowlab(twenty, "run", "beeps.yaml", "--json", **environment).returncode == 0
-            found.append(time.perf_counter() - clock)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         return min(found)
 
     alone, all_of_them = best(FLOWLAB_LOAD_PLUGINS="flowlab-beeps"), best()

@@ -122,6 +122,12 @@ def _report(config: OwnConfig, catalogue: Any) -> OwnReportOptions:
     return OwnReportOptions(_target(config, catalogue).unit_name)
 
 
+def _device(config: OwnConfig, catalogue: Any) -> Mapping[str, tuple[Plugin, Any]]:
+    """The device and its core; there is no extractor, since the inputs are the network's own."""
+    core = catalogue.get("core", _target(config, catalogue).core)
+    return {**validate.plugins(config, catalogue), "core": (core, catalogue.options(core, {}))}
+
+
 IMPORT = Stage(
     name="import",
     run="flowlab.stages.own.read:run",
@@ -168,6 +174,7 @@ VALIDATE = Stage(
 COMPILE = replace(
     compile_stage.STAGE,
     options=lambda config, catalogue: OwnCompileOptions(True, places=OUT if config.apart else {}),
+    plugins=_device,
 )
 
 SIMULATE = replace(simulate.STAGE, options=lambda config, catalogue: simulate.SimulateOptions(simulate.NO_PROBLEM))

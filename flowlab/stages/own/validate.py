@@ -54,6 +54,7 @@ def run(job: StageJob) -> StageResult:
     from flowlab.compiler.pipeline import place_for
     from flowlab.compiler.place import place
     from flowlab.compiler.text import parse_graph, print_graph
+    from flowlab.compiler.verify import verify
     from flowlab.signal import features_file
 
     target = cast(Target, job.plugins["target"])
@@ -61,6 +62,7 @@ def run(job: StageJob) -> StageResult:
     story = json.loads(job.input("own_network").read_text(encoding="utf-8"))
     model = job.input("quantized_onnx").read_bytes()
     if not story["integers"]:
+        verify(graph, job.options.format)
         validate.check_import(graph, model)
     off = _off(job.options, target, graph, given=story["integers"])
     placement = place_for(target, graph, off)
