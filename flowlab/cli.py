@@ -367,7 +367,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from flowlab.engine.doctor import doctor
     from flowlab.plugins import load
 
-    found = doctor(load(), arguments.store, ARTIFACTS)
+    found = doctor(load(whole=True), arguments.store, ARTIFACTS)
     width = max(len(one.name) for one in found)
     _shown_as(
         arguments,
@@ -392,12 +392,14 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.listings import packages
     from flowlab.plugins import KINDS, load
 
-    catalogue = load()
+    catalogue = load(whole=True)
     if arguments.json:
         print(json.dumps(_plugins_json(catalogue), indent=2))
         return 0
+    _say_all(packages(catalogue))
     for kind in KINDS:
         rows = [
             (catalogue.shown_name(kind, one), _module(one.item), str(getattr(one.item, "summary", "")))
@@ -405,10 +407,20 @@ def _plugins(arguments: argparse.Namespace) -> int:
         ]
         _print_table(kind.replace("_", " "), rows)
     for kind in PRESETS:
-        _print_table(f"{kind.replace('_', ' ')} preset", [(name, "", "") for name in catalogue.preset_names(kind)])
+        origins = catalogue.preset_origins(kind)
+        _print_table(f"{kind.replace('_', ' ')} preset", [(name, origins[name], "") for name in sorted(origins)])
+    _print_table("stage", [(one.asked_for, one.distribution, _stage_summary(one)) for one in catalogue.stages()])
+    _print_table("watcher", [(one.hook, one.distribution, "") for one in catalogue.watchers])
+    for one in catalogue.packages:
+        if one.status in ("slow", "off"):
+            _say(f"{one.status}: {one.distribution}: {one.reason}", file=sys.stderr)
     for package, reason in sorted(catalogue.broken.items()):
         _say(f"broken: {package}: {reason}", file=sys.stderr)
     return 0
+
+
+def _stage_summary(one: Any) -> str:
+    return f"stage {one.name}: {one.item.summary}".rstrip(": ")
 
 
 def _plugin_new(arguments: argparse.Namespace) -> int:
@@ -533,6 +545,12 @@ def _plugins_json(catalogue: Catalogue) -> dict[str, Any]:
             for one in catalogue.of_kind(kind)
         ],
         "presets": {kind: list(catalogue.preset_names(kind)) for kind in PRESETS},
+        "preset_origins": {kind: catalogue.preset_origins(kind) for kind in PRESETS},
+        "stages": [
+            {"name": one.name, "section": one.asked_for, "distribution": one.distribution} for one in catalogue.stages()
+        ],
+        "watchers": [{"hook": one.hook, "distribution": one.distribution} for one in catalogue.watchers],
+        "packages": [one.to_json() for one in catalogue.packages],
         "broken": dict(catalogue.broken),
     }
 

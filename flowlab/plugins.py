@@ -2,16 +2,27 @@
 
 `load` reads the entry points of one group, imports each announced module and calls each of its hooks on its own:
 a package that raises is reported in `Catalogue.broken` and hurts nobody else.
+A stranger's package that was loaded before is known by its names (`flowlab.plugin_index`) and imported when something
+of it is asked for; ``whole`` imports all, as `flowlab plugins` does.
 The result is an object, never a global; loading one imports no numpy, torch or pydantic.
+
+The environment says which packages of strangers count, by distribution: ``FLOWLAB_DISABLE_PLUGINS=a,b`` (``*``: none of
+them), ``FLOWLAB_LOAD_PLUGINS=a,b`` (only these; empty: none); ``FLOWLAB_STRICT_PLUGINS=1`` makes one that is broken an
+error of every command.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
+from threading import RLock
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,7 +52,11 @@ if TYPE_CHECKING:
 
     import pluggy
 
+    from flowlab.plugin_index import Index
+
 OWN = "flowlab"  # the distribution whose names stay bare
+HEAVY = ("torch", "prefect", "onnx", "onnxruntime", "pyarrow", "scipy", "pandas", "sklearn", "numpy", "pydantic")
+"""What a plugin's modules import inside functions: each takes 0.1 s to 3 s."""
 
 HOOKS: Mapping[str, type] = {
     "flowlab_readers": Reader,
@@ -65,6 +80,8 @@ WATCHING: Mapping[str, type] = {
 }
 """Which hook watches what."""
 
+WATCHES = "watches"  # beside kinds: the hooks that a package watches with
+
 Item = Plugin | Preset | Stage
 
 KINDS: tuple[str, ...] = tuple(contract.kind for contract in HOOKS.values() if issubclass(contract, Plugin))
@@ -78,6 +95,12 @@ class Announced:
     name: str
     module: str
     distribution: str
+    version: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its name in the index."""
+        return f"{self.distribution}:{self.name}:{self.module}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,26 @@ class Brought:
 
     item: Item
     distribution: str
+
+    @property
+    def kind(self) -> str:
+        """Of a plugin, of a preset, or ``stage``."""
+        return self.item.kind
+
+    @property
+    def name(self) -> str:
+        """Its name alone."""
+        return self.item.name
+
+    @property
+    def not_built(self) -> str:
+        """Why its name is refused; empty where it is not."""
+        return self.item.not_built
+
+    @property
+    def is_preset(self) -> bool:
+        """Whether it is values under a name."""
+        return isinstance(self.item, Preset)
 
     @property
     def full_name(self) -> str:
@@ -100,6 +143,51 @@ class Brought:
     def answers_to(self, name: str) -> bool:
         """Whether a user who writes ``name`` can mean this one."""
         return name in (self.asked_for, self.full_name)
+
+
+class Later(Brought):
+    """One of which the index knows the names: its package is imported when the thing itself is asked for."""
+
+    kind = name = not_built = asked_for = ""
+    is_preset = False
+
+    def __init__(self, known: Sequence[str], place: int, announced: Announced, loader: _Loader) -> None:
+        kind, name, asked_for, not_built = known
+        values = {"kind": kind, "name": name, "asked_for": asked_for, "not_built": not_built}
+        more = {"is_preset": kind not in (*KINDS, Stage.kind), "distribution": announced.distribution}
+        self.__dict__.update({**values, **more, "_place": place, "_announced": announced, "_loader": loader})
+
+    @property
+    def item(self) -> Item:
+        """The thing itself. Raises `PluginError` where its package does not bring it any more."""
+        announced: Announced = self.__dict__["_announced"]
+        loaded = self.__dict__["_loader"].load(announced)
+        place = self.__dict__["_place"]
+        if place < len(loaded.items) and _known(loaded.items[place])[:2] == [self.kind, self.name]:
+            return cast(Item, loaded.items[place])
+        reasons = "; ".join(loaded.reasons) or "it brings other things now; try again"
+        raise PluginError(f"package {self.distribution} does not bring {self.kind} '{self.name}': {reasons}")
+
+
+@dataclass(frozen=True)
+class Package:
+    """One announced module, for people: what of it is here, how long it took to load, and what is wrong with it.
+
+    ``status`` is ``ok``, ``broken`` (what is sound of it is used), ``slow`` (it works, and every command that loads it
+    waits) or ``off``; ``brings`` are names by kind, and hooks under `WATCHES`.
+    """
+
+    distribution: str
+    package: str
+    version: str
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+    brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**vars(self), "brings": {kind: list(names) for kind, names in self.brings.items()}}
 
 
 @dataclass(frozen=True)
@@ -127,6 +215,7 @@ class Catalogue:
     brought: tuple[Brought, ...] = ()
     broken: Mapping[str, str] = field(default_factory=dict)
     watchers: tuple[Watcher, ...] = ()
+    packages: tuple[Package, ...] = ()
 
     def get(self, kind: str, name: str) -> Plugin:
         """The plugin of this kind and name.
@@ -172,16 +261,16 @@ class Catalogue:
         """By kind: a run asks a thousand times."""
         found: dict[str, list[Brought]] = {}
         for one in self.brought:
-            if isinstance(one.item, Plugin) and not one.item.not_built:
-                found.setdefault(one.item.kind, []).append(one)
+            if one.kind in KINDS and not one.not_built:
+                found.setdefault(one.kind, []).append(one)
         return {kind: tuple(items) for kind, items in found.items()}
 
     def shown_name(self, kind: str, one: Brought) -> str:
         """The bare name where it is enough, else ``distribution:name``."""
         if one.distribution == OWN:
-            return one.item.name
-        rivals = [other for other in self.of_kind(kind) if other.item.name == one.item.name]
-        return one.item.name if len(rivals) == 1 else one.full_name
+            return one.name
+        rivals = [other for other in self.of_kind(kind) if other.name == one.name]
+        return one.name if len(rivals) == 1 else one.full_name
 
     def reader_for(self, suffix: str) -> Reader | None:
         """The reader of files that end so (``.csv``; upper or lower case), a bundled one first, or None."""
@@ -219,26 +308,33 @@ class Catalogue:
 
     def preset_names(self, kind: str) -> tuple[str, ...]:
         """The names of all presets of a kind, restricted ones too, sorted."""
-        bundled = {one.item.name for one in self.presets(kind) if one.distribution == OWN}
+        bundled = {one.name for one in self.presets(kind) if one.distribution == OWN}
         bringers: dict[str, set[str]] = {}
         for one in self.presets(kind):
-            bringers.setdefault(one.item.name, set()).add(one.distribution)
+            bringers.setdefault(one.name, set()).add(one.distribution)
         names = set(bundled)
         for one in self.presets(kind):
             if one.distribution != OWN:
-                alone = len(bringers[one.item.name]) == 1
-                names.add(one.item.name if alone else one.full_name)
+                alone = len(bringers[one.name]) == 1
+                names.add(one.name if alone else one.full_name)
         return tuple(sorted(names))
+
+    def preset_origins(self, kind: str) -> dict[str, str]:
+        """The distributions that bring each preset of a kind, by the name that a user writes."""
+        return {
+            name: ", ".join(sorted({one.distribution for one in self.presets(kind) if one.answers_to(name)}))
+            for name in self.preset_names(kind)
+        }
 
     def presets(self, kind: str) -> Iterator[Brought]:
         """All presets of a kind, restricted ones too, in the order in which they were brought."""
         for one in self.brought:
-            if isinstance(one.item, Preset) and one.item.kind == kind and not one.item.not_built:
+            if one.is_preset and one.kind == kind and not one.not_built:
                 yield one
 
     def stages(self) -> tuple[Brought, ...]:
         """All stages of packages."""
-        return tuple(one for one in self.brought if isinstance(one.item, Stage))
+        return tuple(one for one in self.brought if one.kind == Stage.kind)
 
     def sections(self) -> tuple[str, ...]:
         """The sections that packages bring, sorted, each as a config writes it."""
@@ -276,21 +372,41 @@ class Catalogue:
     def _refuse(self, kind: str, name: str, spoken: str, built: Sequence[str]) -> None:
         """Raise `NotBuiltYet` where the name is one that is only known."""
         for one in self.brought:
-            why = one.item.not_built
-            if why and one.item.kind == kind and one.answers_to(name):
+            why = one.not_built
+            if why and one.kind == kind and one.answers_to(name):
                 raise NotBuiltYet(f"{spoken} '{name}' is not built yet: {why}. Known: {', '.join(built) or 'none'}")
 
     def broken_text(self) -> str:
         """What to say behind a name that nobody brings: which packages are broken, and why. Empty where none is."""
-        if not self.broken:
-            return ""
-        reasons = "; ".join(f"{package}: {reason}" for package, reason in sorted(self.broken.items()))
-        return f". Packages that could not be loaded fully: {reasons}"
+        said = []
+        if self.broken:
+            reasons = "; ".join(f"{package}: {reason}" for package, reason in sorted(self.broken.items()))
+            said.append(f". Packages that could not be loaded fully: {reasons}")
+        if off := sorted({f"{one.distribution} ({one.reason})" for one in self.packages if one.status == "off"}):
+            said.append(f". Packages that are switched off: {', '.join(off)}")
+        return "".join(said)
 
 
-def load(group: str = "flowlab") -> Catalogue:
-    """Load what every installed package announces under an entry-point group."""
-    return load_announced(installed(group))
+def load(group: str = "flowlab", *, whole: bool = False) -> Catalogue:
+    """Load what every installed package announces under an entry-point group.
+
+    Args:
+        group: the group.
+        whole: import every package, whatever the index knows.
+
+    Raises:
+        PluginError: under ``FLOWLAB_STRICT_PLUGINS=1``, where a package is broken.
+    """
+    from flowlab.plugin_index import Index, index_file
+
+    strict = os.environ.get("FLOWLAB_STRICT_PLUGINS", "") not in ("", "0")
+    index = Index(index_file())
+    catalogue = _catalogue(installed(group), index, whole=whole or strict)
+    index.save()
+    if strict and catalogue.broken:
+        reasons = "; ".join(f"{package}: {reason}" for package, reason in sorted(catalogue.broken.items()))
+        raise PluginError(f"FLOWLAB_STRICT_PLUGINS is set, and packages are broken: {reasons}")
+    return catalogue
 
 
 def installed(group: str) -> list[Announced]:
@@ -298,49 +414,184 @@ def installed(group: str) -> list[Announced]:
     from importlib.metadata import entry_points
 
     found = []
-    names: dict[int, str] = {}
+    names: dict[int, tuple[str, str]] = {}
     for point in entry_points(group=group):
         dist = point.dist
         if dist is not None and id(dist) not in names:
             names[id(dist)] = _name(dist)
-        found.append(Announced(point.name, point.value, names.get(id(dist), point.name)))
+        found.append(Announced(point.name, point.value, *names.get(id(dist), (point.name, ""))))
     unique = dict.fromkeys(found)  # the same package twice on the path announces itself twice
     return sorted(unique, key=lambda one: (one.distribution != OWN, one.distribution, one.name))
 
 
-def _name(distribution: Distribution) -> str:
-    """``distribution.name`` without the parsing of all of its metadata, which takes 20 ms."""
+def _name(distribution: Distribution) -> tuple[str, str]:
+    """Name and version without the parsing of all of the metadata, which takes 20 ms."""
+    found = {}
     for line in (distribution.read_text("METADATA") or "").splitlines():
-        if line.startswith("Name:"):
-            return line.partition(":")[2].strip()
-    return distribution.name
+        key, colon, value = line.partition(":")
+        if not colon:
+            break  # the description begins
+        if key in ("Name", "Version"):
+            found[key] = value.strip()
+    return found.get("Name") or distribution.name, found.get("Version") or ""
 
 
 def load_announced(announced: Iterable[Announced]) -> Catalogue:
     """Import each announced module, call each of its hooks on its own, keep what is sound."""
-    import pluggy
+    return _catalogue(announced)
 
-    from flowlab import hookspecs
 
+def _catalogue(announced: Iterable[Announced], index: Index | None = None, *, whole: bool = True) -> Catalogue:
+    """What these modules bring; with an index, strangers that it knows are left for later."""
+    loader = _Loader()
     broken: dict[str, list[str]] = {}
     brought: list[Brought] = []
     watchers: list[Watcher] = []
+    packages: list[Package] = []
     seen: set[tuple[str, str, str]] = set()
-    manager = pluggy.PluginManager("flowlab")
-    manager.add_hookspecs(hookspecs)
     for one in announced:
-        reasons: list[str] = []
-        for item in _from_package(manager, one, reasons, watchers):
+        if off := _off(one) if index is not None else "":
+            packages.append(Package(one.distribution, _top(one), one.version, "off", off))
+            continue
+        usable = index if one.distribution != OWN else None
+        entry = usable.entry(one.key, one.module) if usable is not None and not whole else None
+        if entry is not None:
+            brought += [Later(known, place, one, loader) for place, known in enumerate(entry["items"])]
+            watchers += [
+                Watcher(hook, one.distribution, loader.telling(one, hook), ("event",)) for hook in entry["watches"]
+            ]
+            continue
+        loaded = loader.load(one)
+        reasons = list(loaded.reasons)
+        for item in loaded.items:
             known = (item.kind, item.name, one.distribution)
             if not isinstance(item, Preset) and known in seen:  # of presets, one name may hold for several devices
                 reasons.append(f"brings a second {item.kind.replace('_', ' ')} named '{item.name}'")
                 continue
             seen.add(known)
             brought.append(Brought(item, one.distribution))
+        watchers += loaded.watchers
+        packages.append(loaded.package(one, reasons))
+        if usable is not None:
+            usable.forget(one.key) if reasons else usable.keep(
+                one.key,
+                one.module,
+                [_known(item) for item in loaded.items],
+                [watcher.hook for watcher in loaded.watchers],
+            )
         if reasons:
             broken.setdefault(_package(one), []).extend(reasons)
     said = {package: "; ".join(reasons) for package, reasons in broken.items()}
-    return Catalogue(tuple(brought), said, tuple(watchers))
+    return Catalogue(tuple(brought), said, tuple(watchers), tuple(packages))
+
+
+def _known(item: Item) -> list[str]:
+    """What the index keeps of a thing."""
+    return [item.kind, item.name, item.section if isinstance(item, Stage) else item.name, item.not_built]
+
+
+def _off(one: Announced) -> str:
+    """Why the environment switches a package off, or an empty text; a bundled one only by its own name."""
+    disabled, only = os.environ.get("FLOWLAB_DISABLE_PLUGINS", ""), os.environ.get("FLOWLAB_LOAD_PLUGINS")
+    names, own = {_canonical(one.distribution), _canonical(_top(one))}, one.distribution == OWN
+    if names & _names(disabled) or ("*" in _names(disabled) and not own):
+        return "FLOWLAB_DISABLE_PLUGINS"
+    return "FLOWLAB_LOAD_PLUGINS" if only is not None and not own and not names & _names(only) else ""
+
+
+def _names(value: str) -> set[str]:
+    return {_canonical(one) for one in value.split(",") if one.strip()}
+
+
+def _canonical(name: str) -> str:
+    """A distribution's name as packaging compares it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One announced module after its import."""
+
+    items: tuple[Item, ...]
+    watchers: tuple[Watcher, ...]
+    reasons: tuple[str, ...]
+    heavy: tuple[str, ...]
+    seconds: float
+
+    def package(self, one: Announced, reasons: Sequence[str]) -> Package:
+        """The same for people."""
+        brings: dict[str, tuple[str, ...]] = {}
+        for item in self.items:
+            brings[item.kind] = (*brings.get(item.kind, ()), item.name)
+        if self.watchers:
+            brings[WATCHES] = tuple(watcher.hook for watcher in self.watchers)
+        slow = ""
+        if self.heavy:
+            heavy = ", ".join(self.heavy)
+            slow = f"imports {heavy} at module level, for which every command waits that loads it; import it in methods"
+        status = "broken" if reasons else "slow" if slow else "ok"
+        text = "; ".join((*reasons, *([slow] if slow else ())))
+        return Package(one.distribution, _top(one), one.version, status, text, round(self.seconds, 4), brings)
+
+
+class _Loader:
+    """Imports announced modules, each once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Announced, _Loaded] = {}
+        self._lock = RLock()
+
+    @cached_property
+    def _manager(self) -> pluggy.PluginManager:
+        import pluggy
+
+        from flowlab import hookspecs
+
+        manager = pluggy.PluginManager("flowlab")
+        manager.add_hookspecs(hookspecs)
+        return manager
+
+    def load(self, one: Announced) -> _Loaded:
+        """What the module brings; whatever goes wrong is in ``reasons``."""
+        with self._lock:
+            if one not in self._loaded:
+                clock, before = time.perf_counter(), _heavy_modules()
+                reasons: list[str] = []
+                watchers: list[Watcher] = []
+                items = _from_package(self._manager, one, reasons, watchers)
+                heavy = (_heavy_modules() - before) | _heavy_names(_top(one)) if one.distribution != OWN else set()
+                seconds = time.perf_counter() - clock
+                found = _Loaded(tuple(items), tuple(watchers), tuple(reasons), tuple(sorted(heavy)), seconds)
+                self._loaded[one] = found
+            return self._loaded[one]
+
+    def telling(self, one: Announced, hook: str) -> Callable[..., None]:
+        """A watcher that imports its package when there is something to tell."""
+
+        def tell(event: Any) -> None:
+            loaded = self.load(one)
+            if loaded.reasons:
+                raise PluginError("; ".join(loaded.reasons))
+            for watcher in loaded.watchers:
+                if watcher.hook == hook:
+                    watcher.tell(event)
+
+        return tell
+
+
+def _heavy_modules() -> set[str]:
+    return {name for name in HEAVY if name in sys.modules}
+
+
+def _heavy_names(package: str) -> set[str]:
+    """The heavy libraries that names of a package's modules come from: others may have imported them before."""
+    found = set()
+    for name, module in list(sys.modules.items()):
+        if name == package or name.startswith(f"{package}."):
+            for value in list(getattr(module, "__dict__", {}).values()):
+                origin = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+                found.add(str(origin).partition(".")[0])
+    return found & set(HEAVY)
 
 
 def _from_package(
@@ -350,13 +601,13 @@ def _from_package(
     name = f"{one.distribution}:{one.name}"
     try:
         module = import_module(one.module)
-        manager.register(module, name)
+        sound = _sound_hooks(module, manager, reasons)
+        manager.register(sound, name)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything
         reasons.append(f"cannot be loaded: {_said(error)}")
         return []
-    _unmarked(module, manager, name, reasons)
     items: list[Item] = []
-    for hook in manager.get_hookcallers(module) or ():
+    for hook in manager.get_hookcallers(sound) or ():
         contract = HOOKS.get(hook.name)
         if contract is None and hook.name not in WATCHING:
             reasons.append(f"there is no hook '{hook.name}'.{did_you_mean(hook.name, (*HOOKS, *WATCHING))}")
@@ -436,13 +687,45 @@ def _is_frozen_dataclass(options: type) -> bool:
     return parameters is not None and parameters.frozen
 
 
-def _unmarked(module: ModuleType, manager: pluggy.PluginManager, name: str, reasons: list[str]) -> None:
-    """A function that is called like a hook but carries no mark would be ignored in silence."""
-    for attribute in vars(module):
-        if attribute.startswith("flowlab_") and callable(getattr(module, attribute)):
-            marked = manager.parse_hookimpl_opts(module, attribute) is not None
-            if not marked:
+def _sound_hooks(module: ModuleType, manager: pluggy.PluginManager, reasons: list[str]) -> ModuleType:
+    """The marked functions of a module, but for those that ask for what their hook does not give.
+
+    A function that is called like a hook but carries no mark would be ignored in silence: it is named.
+    """
+    sound = ModuleType(module.__name__)
+    for attribute, value in list(vars(module).items()):
+        if manager.parse_hookimpl_opts(module, attribute) is None:
+            if attribute.startswith("flowlab_") and callable(value):
                 reasons.append(f"{attribute} is not marked with @hookimpl and is not called")
+        elif asked := _not_given(attribute, value):
+            given = ", ".join(_parameters(_specification(attribute))) or "nothing"
+            reasons.append(f"{attribute} takes {', '.join(asked)}, and the hook gives {given}")
+        else:
+            setattr(sound, attribute, value)
+    return sound
+
+
+def _not_given(hook: str, function: Callable[..., object]) -> list[str]:
+    """The parameters that a hook has nothing for; none of a hook that is unknown."""
+    if hook not in HOOKS and hook not in WATCHING:
+        return []
+    given = _parameters(_specification(hook))
+    return [name for name in _parameters(function) if name not in given]
+
+
+def _specification(hook: str) -> Callable[..., object]:
+    from flowlab import hookspecs
+
+    return cast("Callable[..., object]", getattr(hookspecs, hook))
+
+
+def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
+    """The names that a function must be given; without the import of `inspect`, which takes 10 ms."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return ()
+    names = code.co_varnames[: code.co_argcount]
+    return tuple(names[: len(names) - len(getattr(function, "__defaults__", None) or ())])
 
 
 def _choose(kind: str, name: str, answering: Sequence[Brought]) -> Brought:
@@ -461,8 +744,12 @@ def _holds(restricted: Mapping[str, tuple[str, ...]], given: Mapping[str, str]) 
 
 
 def _package(one: Announced) -> str:
-    return one.module.partition(".")[0] if one.distribution == OWN else one.distribution
+    return _top(one) if one.distribution == OWN else one.distribution
+
+
+def _top(one: Announced) -> str:
+    return one.module.partition(".")[0]
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".rstrip(": ")
+    return " ".join(f"{type(error).__name__}: {error}".rstrip(": ").split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("FLOWLAB_") and name not in {"FLOWLAB_SHARED", "FLOWLAB_REQUIRE_ALL", "FLOWLAB_SLOW"}:
             monkeypatch.delenv(name)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(tempfile.gettempdir()) / "flowlab-tests"))  # the index of plugins
 
 
 def shared_folder() -> Path:

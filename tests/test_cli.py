@@ -457,7 +457,7 @@ def test_plugins_lists_what_is_installed_and_what_is_broken(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     catalogue = Catalogue((Brought(Box(), "someone"),), {"flowlab-broken": "cannot be loaded: RuntimeError: no"})
-    monkeypatch.setattr("flowlab.plugins.load", lambda: catalogue)
+    monkeypatch.setattr("flowlab.plugins.load", lambda whole: catalogue)
     assert cli.main(["plugins"]) == 0
     found = capsys.readouterr()
     assert "core:\n  box" in found.out

@@ -176,7 +176,7 @@ def _dataset(config: Config, catalogue: Any) -> None:
             "dataset",
             "dataset_name",
             f"no dataset named '{name}', and no path to its data in 'input_data_path'.{suggestion} "
-            f"Known: {_listed(catalogue)}",
+            f"Known: {_listed(catalogue)}{catalogue.broken_text()}",
         )
 
 

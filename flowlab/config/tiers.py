@@ -138,7 +138,7 @@ def _feature_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: A
         _apply(merged, FEATURES, preset.values, f"feature preset {name}")
     elif catalogue.find("feature_extractor", name) is None:
         known = [*catalogue.preset_names("feature_extraction"), *catalogue.names("feature_extractor")]
-        text = unknown_name("feature preset or extractor", name, known)
+        text = unknown_name("feature preset or extractor", name, known) + catalogue.broken_text()
         raise _at(given, (FEATURES, "feature_extraction_name"), text)
 
 
@@ -153,7 +153,7 @@ def _compile_tier(merged: dict[str, dict[str, Entry]], given: Tree, catalogue: A
     if preset is None and name in catalogue.preset_names("compile"):
         return  # one of other devices: what the device has without any, which the config's warnings say
     if preset is None:
-        text = unknown_name("compile preset", name, catalogue.preset_names("compile"))
+        text = unknown_name("compile preset", name, catalogue.preset_names("compile")) + catalogue.broken_text()
         raise _at(given, ("compilation", "preset_name"), text)
     presets["compile"] = name
     settings = {key: value for key, value in preset.values.items() if key in keys("compilation")}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from flowlab.contracts import FeatureExtractor, Model, Plugin, Preset, Quantizer, Target
+from flowlab.contracts import FeatureExtractor, Model, Plugin, Preset, Quantizer, Stage, Target
 from flowlab.engine import table
-from flowlab.plugins import Brought, Catalogue
+from flowlab.plugins import KINDS, OWN, WATCHES, Brought, Catalogue
 
 KB = 1024
 MHZ = 1_000_000
@@ -146,6 +146,25 @@ LISTINGS: Mapping[str, Callable[[Catalogue], Listing]] = {
     "quantizers": quantizers,
 }
 """What each command lists."""
+
+
+def packages(catalogue: Catalogue) -> list[str]:
+    """Every package with its version, how it is, how long its import took, and how much it brings."""
+    rows = []
+    for one in catalogue.packages:
+        name = one.distribution if one.distribution != OWN else f"{one.distribution} ({one.package})"
+        brings = ", ".join(_counted(kind, names) for kind, names in one.brings.items())
+        shown = "" if one.status == "off" else f"{one.seconds * 1000:.1f} ms"
+        rows.append([name, one.version, one.status, shown, brings])
+    return table.lines(["package", "version", "status", "loaded in", "brings"], rows) if rows else []
+
+
+def _counted(kind: str, names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    if kind == WATCHES:
+        return f"{len(names)} watchers"
+    return f"{len(names)} {kind.replace('_', ' ')}{'' if kind in (*KINDS, Stage.kind) else ' preset'}s"
 
 
 def _common(catalogue: Catalogue, one: Brought, **facts: Any) -> dict[str, Any]:
