@@ -173,12 +173,15 @@ Rounding = Literal["floor", "half_up", "single", "double", "nearest_even"]  # si
 class Requantize:
     """How a machine turns accumulators into activations for one width of weights.
 
-    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left.
+    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left. The bias register has
+    ``bias_bits``, and is shifted to the left by ``bias_shift`` before it is added: a graph's bias is a multiple of
+    ``2^bias_shift``.
     """
 
     multiplier_bits: int
     shift: tuple[int, int]
     bias_bits: int
+    bias_shift: int = 0
 
 
 @dataclass(frozen=True)
@@ -497,6 +500,10 @@ Progress = Callable[[str, float], None]  # (what is being done, fraction done 0.
 GOES_ON = "goes on"  # so begins what is worth a line also where no bar moves: a training that goes on
 
 
+DECIDES_NOTHING: Mapping[str, Any] = {"decides": False}
+"""``metadata`` of a field of a stage's options on which no result depends: it is in no fingerprint."""
+
+
 @dataclass(frozen=True)
 class StageJob:
     """All that a stage sees: its options, its input files, and the plugins that it declared.
@@ -555,7 +562,8 @@ class Stage:
         needs: roles that it reads. A role in ``optional`` is read only where the plan makes it.
         makes: roles that it writes.
         options: ``(config, catalogue) -> frozen dataclass of JSON values``; it sees all of the config and copies
-            what the stage may see. The result is in the fingerprint by value. None: its section, as ``Options``.
+            what the stage may see. The result is in the fingerprint by value, but for `DECIDES_NOTHING`. None: its
+            section, as ``Options``.
         plugins: ``(config, catalogue) -> {kind: (plugin, options)}``: hashed by name, options and code.
         code: modules or packages of the core whose source decides the result.
         libraries: distributions whose version decides the result.

@@ -126,11 +126,14 @@ def _tuple(value: list[Any] | tuple[Any, ...], arguments: tuple[Any, ...]) -> tu
 def _by_pydantic(plugin: Plugin, mapping: Mapping[str, Any], place: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
+    from flowlab.config.redaction import redacted
+
     try:
         return TypeAdapter(plugin.Options).validate_python(dict(mapping))
     except ValidationError as error:
         problems = "; ".join(
-            f"option '{'.'.join(str(part) for part in one['loc'])}': {one['msg']}, found {one['input']!r}"
+            f"option '{(where := '.'.join(str(part) for part in one['loc']))}': {one['msg']}, "
+            f"found {redacted(one['input'], where)!r}"
             for one in error.errors()
         )
         raise OptionError(f"{place}: {problems}") from None

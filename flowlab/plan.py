@@ -7,7 +7,7 @@ A *fingerprint* is the same with the content hashes of the inputs: it keys the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 from flowlab.canonical import digest, plain
@@ -18,7 +18,7 @@ from flowlab.roles import ROLES
 
 SCHEMA = 1  # of fingerprints and records: raise it when the engine itself changes what a result is
 _FOR_PEOPLE = frozenset({"name", "version", "summary"})  # a plugin's name has its own place in the document
-SOURCES = ("source", "notes")  # roles that no stage makes
+SOURCES = ("source", "notes", "own_model", "own_inputs", "own_code")  # roles that no stage makes
 
 
 class Facts(Protocol):
@@ -94,7 +94,58 @@ class Plan:
         return tuple(other for other in self.nodes if other.name in makers or other.name in node.stage.after)
 
 
-def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mapping[str, str], facts: Facts) -> Plan:
+@dataclass(frozen=True)
+class Shared:
+    """One node of several plans: work that is the same for all of them, and done once.
+
+    Args:
+        node: what is done.
+        plans: the numbers of the plans that have it.
+        reads: the recipes of the nodes whose results it reads; the same in each of these plans.
+        after: for each of its plans the recipes of the nodes that it only waits for.
+    """
+
+    node: Node
+    plans: tuple[int, ...]
+    reads: tuple[str, ...]
+    after: Mapping[int, tuple[str, ...]]
+
+    @property
+    def recipe(self) -> str:
+        """What makes it one: equal recipes are equal work."""
+        return self.node.recipe
+
+
+def merged(plans: Sequence[Plan]) -> tuple[Shared, ...]:
+    """The nodes of all plans, each once, in the order of their stages."""
+    nodes: dict[str, Node] = {}
+    served: dict[str, list[int]] = {}
+    reads: dict[str, tuple[str, ...]] = {}
+    after: dict[str, dict[int, tuple[str, ...]]] = {}
+    places: dict[str, int] = {}
+    for number, one in enumerate(plans):
+        named = {node.name: node.recipe for node in one}
+        for place, node in enumerate(one):
+            places[node.name] = max(place, places.get(node.name, 0))
+            nodes.setdefault(node.recipe, node)
+            served.setdefault(node.recipe, []).append(number)
+            makers = tuple(dict.fromkeys(named[node.versions[role]] for role in node.needs if role in node.versions))
+            waits = (named[name] for name in node.stage.after if name in named)
+            reads[node.recipe] = makers
+            after.setdefault(node.recipe, {})[number] = tuple(recipe for recipe in waits if recipe not in makers)
+    found = [Shared(node, tuple(served[recipe]), reads[recipe], after[recipe]) for recipe, node in nodes.items()]
+    return tuple(sorted(found, key=lambda one: places[one.node.name]))
+
+
+def plan(
+    stages: Sequence[Stage],
+    config: Any,
+    catalogue: Any,
+    *,
+    sources: Mapping[str, str],
+    facts: Facts,
+    known: dict[Any, Node] | None = None,
+) -> Plan:
     """Order the stages that the config asks for and compute their recipes.
 
     Args:
@@ -103,6 +154,8 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         catalogue: where they find plugins.
         sources: digests of the roles that no stage makes.
         facts: code hashes and versions.
+        known: nodes of other plans with the same stages, facts and catalogue, by what they were asked for; it grows
+            by this plan's.
 
     Raises:
         ConfigError: when a section is switched off that nothing can replace.
@@ -118,18 +171,33 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         needs = tuple(dict.fromkeys((*stage.needs, *optional, *stage.rewrites)))
         options = stage.options(config, catalogue) if stage.options is not None else stage.Options()
         plugins = dict(stage.plugins(config, catalogue))
-        asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
-        if stage.torch:
-            asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
-        recipe = digest({**asked, "recipes": {role: recipes[role] for role in needs}})
-        recipes.update({role: digest([recipe, role]) for role in stage.writes})
-        nodes.append(Node(stage, options, plugins, needs, asked, recipe, _of(versions, needs)))
+        tools = stage.tools(config, catalogue)
+        threads = getattr(getattr(config, "training", None), "threads", 1) if stage.torch else None
+        inputs = {role: recipes[role] for role in needs}
+        read = _of(versions, needs)
+        same = _same(stage, options, plugins, (tools, threads, inputs, read)) if known is not None else ""
+        node = known.get(same) if known is not None else None
+        if node is None:
+            asked = _document(stage, options, plugins, tools, facts)
+            if stage.torch:
+                asked["threads"] = threads
+            node = Node(stage, options, plugins, needs, asked, digest({**asked, "recipes": inputs}), read)
+        if known is not None:
+            known[same] = node
+        recipes.update({role: digest([node.recipe, role]) for role in stage.writes})
+        nodes.append(node)
         versions.update(dict.fromkeys(stage.writes, stage.name))
     return Plan(tuple(nodes))
 
 
 def _of(versions: Mapping[str, str], roles: Iterable[str]) -> dict[str, str]:
     return {role: versions[role] for role in roles if role in versions}
+
+
+def _same(stage: Stage, options: Any, plugins: Mapping[str, tuple[Plugin, Any]], others: tuple[Any, ...]) -> str:
+    """What tells a node from others of one command, without code and versions: they are the same for all of them."""
+    chosen = [(kind, id(plugin), _plain(given, stage, kind)) for kind, (plugin, given) in sorted(plugins.items())]
+    return repr((stage.name, _plain(options, stage, "options"), chosen, *others))
 
 
 def _document(
@@ -143,7 +211,7 @@ def _document(
     return {
         "schema": SCHEMA,
         "stage": stage.name,
-        "options": _plain(options, stage, "options"),
+        "options": _deciding(options, _plain(options, stage, "options")),
         "plugins": {
             kind: {
                 "name": plugin.name,
@@ -180,6 +248,14 @@ def _plain(value: Any, stage: Stage, where: str) -> Any:
         return plain(value, where)
     except TypeError as error:
         raise StageError(f"stage {stage.name}: {error}; the fingerprint holds JSON values only") from None
+
+
+def _deciding(options: Any, found: Any) -> Any:
+    """The options' JSON without the fields on which no result depends."""
+    if not is_dataclass(options):
+        return found
+    aside = {one.name for one in fields(options) if not one.metadata.get("decides", True)}
+    return {name: value for name, value in found.items() if name not in aside}
 
 
 def _no_secrets(options: Any, plugin: Plugin) -> Any:

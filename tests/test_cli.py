@@ -95,8 +95,10 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
         "warnings",
         "report",
         "gates",
+        "promotion",
     ]
     assert result["gates"] == []
+    assert result["promotion"] is None
     assert set(result["costs"]) == {"model", "estimate"}
     assert set(result["stages"][0]) == {"name", "cached", "seconds"}
     assert set(result["metrics"]) == {"float", "quantized", "simulated"}
@@ -576,3 +578,20 @@ def test_the_help_of_run_names_the_executions_that_can_be_required(capsys: pytes
         cli.main(["run", "--help"])
     said = " ".join(capsys.readouterr().out.split())
     assert "ONNX Runtime, interpreter, torch, host C, simulator, emulated core" in said
+
+
+def test_the_store_is_listed_verified_and_cleaned(tmp_path: Path) -> None:
+    for epochs in (3, 4):
+        assert imagined(tmp_path, "--engine", "local", epochs=epochs).returncode == 0
+
+    def store(*words: str) -> Any:
+        command = [sys.executable, "-m", "flowlab.cli", "store", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert store("ls").stdout.splitlines()[0].split()[:4] == ["run", "state", "dataset", "records"]
+    assert store("verify").stdout.splitlines()[-1].endswith("everything is as it was written")
+    refused = store("gc", "--keep-last", "0")
+    assert refused.returncode == 2 and "1 or more runs of each dataset are kept" in refused.stderr
+    assert "would remove 1 run, 3 records, 3 objects" in store("gc", "--keep-last", "1", "--dry-run").stdout
+    assert json.loads(store("gc", "--keep-last", "1", "--json").stdout)["freed_bytes"] > 0
+    assert len(json.loads(store("ls", "--json").stdout)["runs"]) == 1

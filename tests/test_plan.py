@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flowlab.contracts import NoOptions, Plugin, Stage
+from flowlab.contracts import DECIDES_NOTHING, NoOptions, Plugin, Stage
 from flowlab.errors import ConfigError, StageError
-from flowlab.plan import Plan, plan
+from flowlab.plan import Plan, merged, plan
 
 SOURCES = {"source": "0" * 64, "notes": "1" * 64}
 
@@ -160,6 +160,20 @@ def test_the_document_holds_all_that_decides() -> None:
     }
 
 
+def test_an_option_that_decides_nothing_reaches_the_stage_and_no_document() -> None:
+    @dataclass(frozen=True)
+    class Kept(Options):
+        checkpoint_every: int = field(default=1, metadata=DECIDES_NOTHING)
+
+    def asked(every: int, epochs: int = 30) -> Plan:
+        return planned([replace(one, options=lambda c, _: Kept(epochs, every)) for one in STAGES])
+
+    assert asked(5).node("train").options.checkpoint_every == 5
+    assert asked(5).node("train").asked["options"] == {"epochs": 30}
+    assert recipes(asked(5)) == recipes(asked(1))
+    assert changed(asked(5), asked(5, epochs=3)) == {one.name for one in STAGES}
+
+
 def test_a_plugin_that_is_a_row_of_a_table_counts_by_its_values() -> None:
     def asked(**values: Any) -> Plan:
         plugin = Imagined()
@@ -222,6 +236,33 @@ def test_an_option_that_is_no_json_value_is_named() -> None:
     path = stage("own", (), ("gate",), options=lambda config, catalogue: {"where": Path("x")})
     with pytest.raises(StageError, match=r"options\.where: PosixPath"):
         planned((path,))
+
+
+def test_merged_plans_have_equal_work_once() -> None:
+    nodes = merged([planned(epochs=30), planned(epochs=30), planned(epochs=5)])
+    found = {name: [node.plans for node in nodes if node.node.name == name] for name in ("extract", "train", "report")}
+    assert found["extract"] == [(0, 1, 2)]
+    assert found["train"] == [(0, 1), (2,)]
+    assert found["report"] == [(0, 1), (2,)]
+
+
+def test_a_merged_node_knows_what_it_reads_and_what_it_waits_for_in_each_plan() -> None:
+    plans = [planned(epochs=30), planned(epochs=5)]
+    nodes = {(node.node.name, node.plans): node for node in merged(plans)}
+    train = nodes["train", (1,)]
+    assert train.reads == (plans[1].node("extract").recipe,)
+    assert train.after == {1: (plans[1].node("inspect").recipe,)}
+    assert nodes["compile", (1,)].reads == (train.recipe,)
+    names = [node.node.name for node in merged(plans)]
+    assert names == sorted(names, key=[one.name for one in plans[0]].index)
+
+
+def test_nodes_of_another_plan_are_used_again_and_change_no_recipe() -> None:
+    known: dict[Any, Any] = {}
+    for epochs in (30, 5, 30):
+        again = plan(STAGES, config(epochs), None, sources=SOURCES, facts=SaidFacts(), known=known)
+        assert recipes(again) == recipes(planned(epochs=epochs))
+    assert len(known) < 3 * len(STAGES)
 
 
 def test_makers_are_found_by_role() -> None:

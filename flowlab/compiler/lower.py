@@ -309,8 +309,5 @@ def _row(container: Container, layer: Layer) -> LayerRow:
 
 
 def macs(container: Container, layer: Layer) -> int:
-    """Multiply-accumulates of one layer; a sum counts its additions, everything else nothing."""
-    source, result = container.tensors[layer.inputs[0]], container.tensors[layer.output]
-    if layer.weight is not None:
-        return int(layer.weight[0].size) * result.size
-    return source.size if layer.op == "sum_pool" else 0
+    """Multiply-accumulates of one layer: of its weights, zeros that padding added among them."""
+    return 0 if layer.weight is None else int(layer.weight[0].size) * container.tensors[layer.output].size

@@ -78,8 +78,9 @@ def _check_limits(model: onnx.ModelProto) -> None:
 
 
 def node_error(node: onnx.NodeProto, message: str) -> GraphError:
-    """What is wrong with a node, which is named."""
-    return GraphError(f"ONNX node '{node_name(node)}' ({node.op_type}): {message}")
+    """What is wrong with a node, told by its first output and, where it is another one, its name."""
+    named = f", named '{node.name}'" if node.name not in ("", node_name(node)) else ""
+    return GraphError(f"ONNX node '{node_name(node)}' ({node.op_type}{named}): {message}")
 
 
 def node_name(node: onnx.NodeProto) -> str:

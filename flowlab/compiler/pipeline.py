@@ -53,12 +53,13 @@ def tidy_passes() -> tuple[Pass, ...]:
 
 
 def program_passes() -> tuple[Pass, ...]:
-    """What gives a placed graph the arithmetic, the order and the memory of its program."""
+    """What gives a placed graph the arithmetic, the layers, the order and the memory of its program."""
     from flowlab.compiler.passes.allocate import Allocate
+    from flowlab.compiler.passes.fuse_bnorm import FuseBnorm
     from flowlab.compiler.passes.legalise import Legalise
     from flowlab.compiler.passes.schedule import Schedule
 
-    return Legalise(), Schedule(), Allocate()
+    return Legalise(), FuseBnorm(), Schedule(), Allocate()
 
 
 def place_for(target: Target, graph: Graph, off: str = "", watch: Watch = unwatched) -> Placement:

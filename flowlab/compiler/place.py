@@ -38,7 +38,7 @@ GROUPS_CURE = "use groups=1, or as many groups as channels"
 
 @dataclass(frozen=True)
 class Placement:
-    """The graph with ``unit`` and ``layer`` on its layers, the layer table, and multiplications by unit.
+    """The graph with ``unit`` and ``layer`` on its layers, the layer table, and multiplications by unit: `work`.
 
     ``accelerator``: the device has one, be it switched off.
     """
@@ -91,7 +91,6 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str 
     units: dict[str, str] = {}
     rows = []
     nodes = []
-    macs = {"npu": 0, "cpu": 0}
     for node in graph.nodes:
         if node.op in NO_LAYER:
             units[node.name] = units.get(node.inputs[0], "cpu")  # what follows a layer is fused to it
@@ -102,11 +101,23 @@ def place(graph: Graph, rules: Sequence[Rule], unit_name: str = "NPU", off: str 
         layer = describe(graph, node)
         row = _row(node, layer, rules, unit_name, off, float_bias=_has_float_bias(graph, node))
         units[node.name] = row.unit
-        macs[row.unit] += row.macs
         rows.append(row)
         nodes.append(node.with_attributes(unit=row.unit, layer=row.layer))
     placed = Graph(graph.inputs, tuple(nodes), graph.outputs, graph.metadata)
-    return Placement(placed, tuple(rows), macs, bool(rules))
+    return Placement(placed, tuple(rows), work(placed), bool(rules))
+
+
+def work(graph: Graph) -> dict[str, int]:
+    """Multiply-accumulates of a placed graph's convolutions and linear layers by unit, ``npu`` and ``cpu``.
+
+    Those by zeros that padding or splitting added are no work of the network's.
+    """
+    macs = {"npu": 0, "cpu": 0}
+    for node in graph.nodes:
+        if own := _macs(node):
+            unit = "npu" if node.attributes.get("unit") == "npu" else "cpu"
+            macs[unit] += own - _zero_macs(node, describe(graph, node))
+    return macs
 
 
 def share(macs: Mapping[str, int], *, accelerator: bool) -> float | None:
@@ -137,9 +148,14 @@ def describe(graph: Graph, node: Node) -> Layer:
 def _geometry(node: Node, extent: tuple[int, int]) -> dict[str, Any]:
     if node.op == "conv":
         kernel = node.constants["weight"].shape[2:]
-        return {"kernel": kernel, "stride": integers(node, "stride", 2), "groups": integer(node, "groups")}
+        padding = integers(node, "padding", 4)
+        return {
+            "kernel": kernel, "stride": integers(node, "stride", 2), "groups": integer(node, "groups"),
+            "padding": padding,
+        }  # fmt: skip
     if node.op == "max_pool":
-        return {"kernel": integers(node, "kernel", 2), "stride": integers(node, "stride", 2)}
+        padding = integers(node, "padding", 4)
+        return {"kernel": integers(node, "kernel", 2), "stride": integers(node, "stride", 2), "padding": padding}
     if node.op in ("sum_pool", "average_pool"):
         return {"kernel": extent}
     return {}

@@ -17,7 +17,7 @@ A file is a 64-byte header, a table of sections, and the sections, each aligned 
     STEP     the input step, for each variable: bias (float32), multiplier (int32), shift (int32)
     LUT8     256-byte tables
     TAKE     of each layer that moves numbers: for each number of its result the place that it is read from, in C order,
-             or -1 for a zero (int32)
+             or none for a zero; as runs of equal steps where that is shorter (`flowlab.compiler.places`)
     OUTP     output names and their tensors
     GOLD     optional vectors: features, quantized inputs, outputs, CRC-32 of each layer's output
 
@@ -32,6 +32,8 @@ two of 4 or four of 2; the first lies in the lowest bits::
 
 Every layer begins with a byte of its own; the bits of its last byte that hold no weight are 0. So a full block of 16
 weights is 16, 8 or 4 bytes, and a layer of n weights of b bits is (n * b + 7) / 8 bytes, rounded down.
+
+Layers whose weights, rows, table or places are equal share them.
 
 A reader refuses another version, and any file whose bytes are not exactly what `encode` would write.
 """
@@ -49,11 +51,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowlab.compiler.ops import INPUT_STEPS, LIMITS
+from flowlab.compiler.places import pack_places, piece_size, unpack_places
 from flowlab.errors import ProgramError
 
 MAGIC = b"FLNP"
-MAJOR, MINOR = 4, 1  # 1.0 had a byte for each weight; 2.0 no dilation, and moved no numbers; 3.0 no short rows;
-#                     4.0 no zero points and no rounding but the floor
+MAJOR, MINOR = 5, 0  # 1.0 had a byte for each weight; 2.0 no dilation, and moved no numbers; 3.0 no short rows;
+#                     4.0 no zero points and no rounding but the floor; 4.1 32 bits for every number that is moved
 BLOCK = 4  # outputs and inputs of a weight block
 OPS = (
     "quantize", "conv", "linear", "sum_pool", "max_pool", "table", "flatten", "add", "dequantize",
@@ -281,6 +284,13 @@ class _Heap:
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self._places: dict[bytes, int] = {}
+
+    def share(self, piece: bytes) -> int:
+        """Like `add`, once for equal pieces: a layer that is used twice has its numbers once."""
+        if piece not in self._places:
+            self._places[piece] = self.add(piece)
+        return self._places[piece]
 
     def add(self, piece: bytes) -> int:
         at = len(self.data)
@@ -383,21 +393,21 @@ def _layer_record(layer: Layer, name_at: _NameAt, heaps: Mapping[bytes, _Heap]) 
         if max(shape) > MAX_AXIS:
             raise ProgramError(f"layer '{layer.name}': weights of {shape[0]} x {shape[1]} are beyond {MAX_AXIS}")
         try:
-            weight_at = heaps[b"WGHT"].add(pack(layer.weight, layer.weight_bits))
+            weight_at = heaps[b"WGHT"].share(pack(layer.weight, layer.weight_bits))
         except ProgramError as error:
             raise ProgramError(f"layer '{layer.name}': {error}") from error
     if layer.op == "quantize":
-        bnorm_at = heaps[b"STEP"].add(_input_record(layer))
+        bnorm_at = heaps[b"STEP"].share(_input_record(layer))
     elif layer.bias is not None and is_short(layer):
-        bnorm_at = _SHORT_AT | heaps[b"BNRS"].add(_bnorm_record(layer))
+        bnorm_at = _SHORT_AT | heaps[b"BNRS"].share(_bnorm_record(layer))
     elif layer.bias is not None and is_wide(layer):
-        bnorm_at = _WIDE_AT | heaps[b"BNRW"].add(_bnorm_record(layer))
+        bnorm_at = _WIDE_AT | heaps[b"BNRW"].share(_bnorm_record(layer))
     elif layer.bias is not None:
-        bnorm_at = heaps[b"BNRM"].add(_bnorm_record(layer))
+        bnorm_at = heaps[b"BNRM"].share(_bnorm_record(layer))
     if layer.entries is not None:
-        table_at = heaps[b"LUT8"].add((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
+        table_at = heaps[b"LUT8"].share((np.asarray(layer.entries, np.int64) & 255).astype(np.uint8).tobytes())
     if layer.index is not None:
-        table_at = heaps[b"TAKE"].add(layer.index.astype("<i4").tobytes())
+        table_at = heaps[b"TAKE"].share(pack_places(layer.index))
     inputs = (*layer.inputs, 0)[:2]
     how = ROUNDINGS.index(layer.rounding) << _ROUNDING_AT | (_BIAS_LAST if layer.bias_last else 0)
     codes = (OPS.index(layer.op), UNITS.index(layer.unit) | how, layer.weight_bits, len(layer.inputs))
@@ -597,7 +607,7 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
         bytes_ = np.frombuffer(reader.piece(b"LUT8", table_at, 256), np.uint8)
         parts["entries"] = (bytes_.view(np.int8) if result.dtype == "int8" else bytes_).astype(np.int16)
     if op == "take":
-        parts["index"] = np.frombuffer(reader.piece(b"TAKE", table_at, 4 * result.size), "<i4").astype(np.int32)
+        parts["index"] = _places(reader, name, table_at, result.size)
     scale = record[-1]
     assert isinstance(scale, float)
     layer = Layer(
@@ -608,6 +618,14 @@ def _layer(reader: _Reader, record: tuple[object, ...], tensors: Sequence[Tensor
     )  # fmt: skip
     check_layer(layer, [tensors[index] for index in inputs], result)
     return layer
+
+
+def _places(reader: _Reader, layer: str, at: int, count: int) -> NDArray[np.int32]:
+    (head,) = struct.unpack("<I", reader.piece(b"TAKE", at, 4))
+    try:
+        return unpack_places(reader.piece(b"TAKE", at, piece_size(head, count)), count)
+    except ProgramError as error:
+        raise ProgramError(f"layer '{layer}': {error}") from error
 
 
 def _weights(reader: _Reader, layer: str, at: int, dims: tuple[int, ...], bits: int) -> NDArray[np.int8]:

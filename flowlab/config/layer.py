@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowlab.config.address import nearly_names_secret
 from flowlab.config.own_sections import NONE, Installed
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
-from flowlab.config.redaction import redacted
+from flowlab.config.redaction import HIDDEN, redacted
 from flowlab.config.sections import ALIASES, PATHS, PLUGINS, SECTIONS, keys
 from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
 from flowlab.errors import ConfigError, did_you_mean
@@ -57,15 +58,19 @@ def from_file(path: Path, installed: Installed = NONE) -> Layer:
 
     source = str(path)
     root = parse(read_text(path), source)
-    layer = Layer()
     if root is None or (root.kind == "scalar" and root.value is None):
-        return layer
+        return Layer()
     if root.kind != "mapping":
         raise ConfigError(f"{source}: holds {_kind(root)}, expected sections: {', '.join(SECTIONS)}")
     refuse_misindentation(root.pairs, source)
     refuse_duplicates(root.pairs, source)
-    base = path.resolve().parent
-    for pair in root.pairs:
+    return from_sections(root.pairs, source, path.resolve().parent, installed)
+
+
+def from_sections(pairs: Sequence[Pair], source: str, base: Path, installed: Installed = NONE) -> Layer:
+    """The settings of a file's sections; relative paths count from ``base``."""
+    layer = Layer()
+    for pair in pairs:
         if pair.key in installed.names:
             _read_own(layer, pair, source, base)
         elif pair.key not in SECTIONS:
@@ -78,6 +83,20 @@ def from_file(path: Path, installed: Installed = NONE) -> Layer:
     return layer
 
 
+def from_settings(settings: Mapping[str, Entry], installed: Installed = NONE) -> Layer:
+    """Single settings by their names, ``section.key`` or ``section.key.option``, as ``--set`` writes them."""
+    layer = Layer()
+    for name, entry in settings.items():
+        section, dot, key = name.partition(".")
+        if not dot or not key:
+            layer.problems.add(f"{entry.place}: '{name}' names no key; expected section.key, as in training.seed")
+        elif section not in SECTIONS and section not in installed.names:
+            _unknown_section(layer, section, entry.place, installed)
+        else:
+            _set(layer, section, key, entry)
+    return layer
+
+
 def from_sets(sets: Sequence[str], base: Path, installed: Installed = NONE) -> Layer:
     """The settings of ``--set section.key=value``; values are YAML, relative paths count from ``base``.
 
@@ -86,7 +105,7 @@ def from_sets(sets: Sequence[str], base: Path, installed: Installed = NONE) -> L
     layer = Layer()
     for text in sets:
         name, equals, value = text.partition("=")
-        source = f"--set {name}{equals}{redacted(value, name)}"[:LONGEST]  # it stands in messages
+        source = f"--set {name}{equals}{_shown(name, value)}"[:LONGEST]  # it stands in messages
         section, dot, key = name.strip().partition(".")
         if not equals or not dot or not key:
             layer.problems.add(f"{source}: expected section.key=value, as in --set training.training_epochs=5")
@@ -98,15 +117,20 @@ def from_sets(sets: Sequence[str], base: Path, installed: Installed = NONE) -> L
             with layer.problems.collected(section):
                 root = parse(value, source)
                 found = None if root is None else plain(root, source)
-                entry = Entry(found, Place(source), base)
-                if section in SECTIONS:
-                    _set(layer, section, key, entry)
-                else:
-                    layer.own[section] = {**(layer.own.get(section) or {}), key: entry}
+                _set(layer, section, key, Entry(found, Place(source), base))
     return layer
 
 
+def _shown(name: str, value: str) -> Any:
+    """The value as messages show it. Keys get misspelt, so words like those of a secret's key hide it too."""
+    beside = f"{name} {value}" if value.lstrip().startswith(("{", "[")) else name
+    return HIDDEN if value and nearly_names_secret(beside) else redacted(value, name)
+
+
 def _set(layer: Layer, section: str, key: str, entry: Entry) -> None:
+    if section not in SECTIONS:
+        layer.own[section] = {**(layer.own.get(section) or {}), key: entry}
+        return
     key, dot, option = key.partition(".")
     if not dot:
         layer.options.pop((section, key), None)  # a later word wins
@@ -264,6 +288,8 @@ def _unknown_section(layer: Layer, name: str, place: Place, installed: Installed
         layer.problems.add(
             f"{place}: 'include_files' is not read; lay files over each other: flowlab run base.yaml part.yaml"
         )
+    elif name == "matrix":
+        layer.problems.add(f"{place}: 'matrix' makes many runs of one config; write: flowlab sweep {place.source}")
     else:
         known = (*SECTIONS, *installed.shown)
         layer.problems.add(

@@ -51,18 +51,19 @@ def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
         with problems.collected():
             layers.append(from_file(Path(path), installed(catalogue)))
     problems.check()  # of a file that cannot be read nothing else can be said
-    return _build([*layers, from_sets(sets, Path.cwd(), installed(catalogue))], catalogue)
+    return load_layers([*layers, from_sets(sets, Path.cwd(), installed(catalogue))], catalogue)
 
 
 def load_mapping(
     mapping: Mapping[str, Any], catalogue: Any, *, sets: Sequence[str] = (), source: str = "config"
 ) -> Config:
     """The same for a mapping of sections; relative paths count from the working directory. Raises like `load`."""
-    known = installed(catalogue)
-    return _build([from_mapping(mapping, source, Path.cwd(), known), from_sets(sets, Path.cwd(), known)], catalogue)
+    known, here = installed(catalogue), Path.cwd()
+    return load_layers([from_mapping(mapping, source, here, known), from_sets(sets, here, known)], catalogue)
 
 
-def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
+def load_layers(layers: Sequence[Layer], catalogue: Any) -> Config:
+    """The config of layers, a later one over an earlier one. Raises like `load`."""
     problems = Problems()
     for layer in layers:
         problems.extend(layer.problems)

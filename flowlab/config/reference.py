@@ -14,6 +14,10 @@ OWN = {
     "dataset.time_column": "which column is the time, where a file does not say it",
     "training.seed": "training and quantization",
     "training.threads": "other counts give other weights, so it is asked for, never found",
+    "training.checkpoint_every_epochs": (
+        "epochs from one checkpoint of a training to the next; a killed training goes on from the last one. It changes "
+        "no result and repeats nothing"
+    ),
     "training.quantizer": "a quantizer by name, with its options",
     "training.quantization_epochs": "epochs of quantization-aware training",
     "training.quantization_learning_rate": (

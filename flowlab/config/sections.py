@@ -183,6 +183,7 @@ class Training(Section):
     native_amp: f.Flag = False
     seed: f.Seed = 0  # ours: training and quantization
     threads: f.Threads = 1  # ours: other counts give other weights, so it is asked for, never found
+    checkpoint_every_epochs: f.Count = 1  # ours: decides nothing but what a kill costs, and is in no fingerprint
     quantizer: f.OptionalText = None  # ours: a quantizer by name, instead of `quantization`
     quantization_epochs: f.OptionalEpochs = None  # ours: None is max(10, training_epochs // 5)
     quantization_learning_rate: f.OptionalRate = None  # ours: None is the recipe's for the bits

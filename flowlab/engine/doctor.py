@@ -20,7 +20,7 @@ from typing import Any, Literal
 from flowlab.config.address import shown
 from flowlab.engine import server
 from flowlab.errors import ConfigError, FlowlabError
-from flowlab.store.store import store_root
+from flowlab.store.store import open_store, store_address, store_root
 
 OWN = "flowlab"
 LIBRARIES = (  # distribution, module, what lacks without it
@@ -154,7 +154,8 @@ def _plugins(catalogue: Any) -> Iterator[Finding]:
 
 def _store(asked: str | None, artifacts: Path) -> Iterator[Finding]:
     try:
-        root = store_root(asked, artifacts)
+        address = store_address(asked)
+        root = store_root(asked, artifacts) if address is None else open_store(asked, artifacts).root
     except FlowlabError as error:
         yield Finding("store", "unusable", str(error))
         return
@@ -163,6 +164,8 @@ def _store(asked: str | None, artifacts: Path) -> Iterator[Finding]:
     if problem:
         cure = "Change its permissions, or name another folder with --store"
         yield Finding("store", "unusable", f"{there} cannot be written: {problem}", cure)
+    elif address is not None:
+        yield _remote(address)
     elif there != root:
         yield Finding("store", "ok", f"{root}: not there yet, the first run makes it")
     else:
@@ -174,6 +177,17 @@ def _store(asked: str | None, artifacts: Path) -> Iterator[Finding]:
         yield Finding("disk", "warning", f"{_size(free)} free", "A run of large recordings needs more")
     else:
         yield Finding("disk", "ok", f"{_size(free)} free")
+
+
+def _remote(address: str) -> Finding:
+    """Whether the address of a store can be opened and listed; nothing is written."""
+    from flowlab.store.remote import RemoteFiles
+
+    try:
+        count = len(RemoteFiles(address).names("runs"))
+    except FlowlabError as error:
+        return Finding("store", "unusable", str(error))
+    return Finding("store", "ok", f"{address}: {count} runs, not tried whether it can be written")
 
 
 def _unwritable(folder: Path) -> str:

@@ -10,12 +10,13 @@ import importlib
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from flowlab import __version__
 from flowlab.canonical import plain
 from flowlab.config.environment import from_environment
 from flowlab.contracts import GOES_ON, Progress, Stage, StageJob, StageResult
@@ -75,10 +76,13 @@ def fingerprint_of(node: Node, inputs: Mapping[str, RoleFiles]) -> str:
 def lookup(node: Node, inputs: Mapping[str, RoleFiles], store: Store) -> Record | None:
     """The record of the node's result, if it is in the store and every object of it is as it was written."""
     record = store.records.read(node.name, fingerprint_of(node, inputs))
-    if record is None:
-        return None
+    return record if record is not None and _is_whole(record, node.stage.writes, store) else None
+
+
+def _is_whole(record: Record, writes: Iterable[str], store: Store) -> bool:
+    """Whether it has the roles that its stage writes, and every object of it is in the store."""
     objects = [stored.sha256 for files in record.outputs.values() for stored in files.values()]
-    return record if all(store.objects.holds(sha) for sha in objects) else None
+    return set(record.outputs) == set(writes) and all(store.objects.holds(sha) for sha in objects)
 
 
 def execute(
@@ -150,16 +154,18 @@ def _make(node: Node, inputs: Mapping[str, RoleFiles], store: Store, progress: P
     _check_sources(node, inputs, store)
     _check_result(node.stage, result)
     _check_rewritten(node.stage, job, result)
-    outputs = _taken_in(result, store, out)
-    fault_point("object-record")
-    aside = {
-        "seconds": round(time.monotonic() - clock, 3),
-        "host": os.uname().nodename,
-        "started": started.isoformat(timespec="seconds"),
-    }
     metrics = _json(node.stage, result.metrics)
-    record = Record(node.name, fingerprint, document, outputs, metrics, tuple(result.warnings), aside)
-    return _commit(record, store)
+    with store.keeping():  # until the record is there nothing names the objects
+        outputs = _taken_in(result, store, out)
+        fault_point("object-record")
+        aside = {
+            "seconds": round(time.monotonic() - clock, 3),
+            "host": os.uname().nodename,
+            "started": started.isoformat(timespec="seconds"),
+            "flowlab": __version__,
+        }
+        record = Record(node.name, fingerprint, document, outputs, metrics, tuple(result.warnings), aside)
+        return _commit(record, store)
 
 
 def _taken_in(result: StageResult, store: Store, out: Path) -> dict[str, dict[str, Stored]]:
@@ -176,10 +182,13 @@ def _taken_in(result: StageResult, store: Store, out: Path) -> dict[str, dict[st
 
 
 def _commit(record: Record, store: Store) -> Record:
-    """Create the record; one that is there (an object of it was lost) stays if the objects came back equal."""
+    """Create the record; one that is there stays if all of its objects are there.
+
+    They are where they were lost and came back equal, and where another machine was first.
+    """
     standing = store.records.read(record.stage, record.fingerprint)
-    if standing is not None and standing.outputs != record.outputs:
-        return store.records.replace(record)
+    if standing is not None and not _is_whole(standing, record.outputs, store):
+        return store.records.replace(record, standing)
     return store.records.create(record)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata, util
 from pathlib import Path
 
-from flowlab.canonical import read_json
+from flowlab.canonical import digest, read_json
 from flowlab.errors import PluginError
 from flowlab.store.store import Store
 
@@ -62,7 +62,8 @@ class DiskFacts:
     def save(self) -> None:
         """Keep what was learnt about imports, in the store."""
         if self._learnt and self._imports is not None:
-            self._store.files.replace("imports.json", json.dumps(self._imports).encode())
+            noted = {"imports": self._imports, "check": digest(self._imports)}
+            self._store.files.replace("imports.json", json.dumps(noted).encode())
             self._learnt = False
 
     def _closure(self, roots: Iterable[str]) -> dict[str, str]:
@@ -138,10 +139,11 @@ class DiskFacts:
 
     def _read_imports(self) -> dict[str, list[str]]:
         try:
-            read = read_json(self._store.files.read("imports.json"))
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(read, dict):
+            noted = read_json(self._store.files.read("imports.json"))
+            read = noted["imports"]
+            if not isinstance(read, dict) or noted["check"] != digest(read):
+                return {}  # a name that a flipped bit hides would be code that no fingerprint counts
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
         return {key: names for key, names in read.items() if isinstance(names, list) and all(map(_is_text, names))}
 

@@ -12,6 +12,7 @@ from typing import Any
 from flowlab.contracts import Target
 from flowlab.engine.execute import gather, lookup
 from flowlab.engine.local import Prepared
+from flowlab.engine.status import statuses
 from flowlab.errors import StoreError
 from flowlab.store.records import Record
 
@@ -67,8 +68,8 @@ def graph_states(config: Any, catalogue: Any, prepared: Prepared, *, constants: 
     for stage in NEEDED:
         if stage not in records:
             raise StoreError(
-                f"stage '{stage}' of this config is not in the store, and nothing is trained to explain it. Run it "
-                "first: flowlab run with the same files and --set"
+                f"stage '{stage}' of this config is not in the store{_why(prepared, config)}; nothing is trained to "
+                "explain it. Run it first: flowlab run with the same files and --set"
             )
     return States(tuple(_states(config, catalogue, prepared, records, constants)))
 
@@ -84,6 +85,12 @@ def _records(prepared: Prepared) -> dict[str, Record]:
         if record is not None:
             records[node.name] = record
     return records
+
+
+def _why(prepared: Prepared, config: Any) -> str:
+    """What differs from the last run, in brackets; empty where there was none."""
+    first = next((one for one in statuses(prepared, str(config.dataset_name)) if one.state == "will run"), None)
+    return f" ({first.stage}: {first.reason})" if first is not None and first.reason else ""
 
 
 def _file(prepared: Prepared, record: Record, role: str) -> bytes:

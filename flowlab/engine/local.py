@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flowlab.contracts import Progress, Stage
@@ -59,6 +59,17 @@ class Prepared:
                 records[node.name] = record
         return records
 
+    def fetch(self, records: Iterable[Record]) -> None:
+        """Bring every object of these records to this machine; where the store is a folder, all are here.
+
+        Raises:
+            DamagedObject: one is lost or wrong, and is made again by the next run.
+        """
+        for record in records:
+            for files in record.outputs.values():
+                for stored in files.values():
+                    self.store.objects.fetched(stored.sha256)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -67,6 +78,15 @@ class Done:
     record: Record
     cached: bool
     seconds: float
+
+
+@dataclass
+class Known:
+    """What several plans of one command find out once: hashes of code, versions, files of a source, equal nodes."""
+
+    facts: DiskFacts
+    files: dict[str, RoleFiles] = field(default_factory=dict)
+    nodes: dict[Any, Node] = field(default_factory=dict)
 
 
 def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, fetch: Fetch | None = None) -> Prepared:
@@ -79,16 +99,23 @@ def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, 
         store: where results are.
         fetch: downloads data that the store does not have; None downloads nothing, and the plan waits for them.
     """
-    at_hand = located(config, store, fetch)
-    config = at_hand.config
-    found = sources(config, store, at_hand.download)
-    facts = DiskFacts(store)
-    digests = {role: files_digest(files) for role, files in found.items()}
-    made = plan(stages, config, catalogue, sources=digests, facts=facts)
-    keep_notes(config, store)
-    facts.save()
+    known = Known(DiskFacts(store))
+    prepared = prepare_one(stages, config, catalogue, store, known=known, fetch=fetch)
+    keep_notes(prepared.config, store)
+    known.facts.save()
     store.stats.save()
-    return Prepared(made, found, store, config, at_hand.waiting)
+    return prepared
+
+
+def prepare_one(
+    stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, *, known: Known, fetch: Fetch | None = None
+) -> Prepared:
+    """The same for one of several configs; what they have in common is found out once, and nothing is written."""
+    at_hand = located(config, store, fetch)
+    found = sources(at_hand.config, store, at_hand.download, known.files)
+    digests = {role: files_digest(files) for role, files in found.items()}
+    made = plan(stages, at_hand.config, catalogue, sources=digests, facts=known.facts, known=known.nodes)
+    return Prepared(made, found, store, at_hand.config, at_hand.waiting)
 
 
 def run_local(
@@ -131,5 +158,6 @@ def _run_once(
             record, cached = prepared.perform(node.name, records, progress(node))
         done[node.name] = Done(record, cached, round(time.monotonic() - clock, 3))
         finished(node, done[node.name])
+    prepared.fetch(one.record for one in done.values())
     prepared.store.close()
     return done

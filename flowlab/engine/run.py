@@ -10,8 +10,10 @@ from flowlab.engine import server
 from flowlab.engine.local import Done, prepare, run_local
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Asked, Session, Silent, Watch, begin
+from flowlab.errors import StoreError
 from flowlab.plan import Node
-from flowlab.store.store import Store, store_root
+from flowlab.store.objects import DamagedObject
+from flowlab.store.store import open_store
 
 if TYPE_CHECKING:
     from flowlab.engine.graph_states import States  # what only some commands need is imported by them
@@ -40,7 +42,7 @@ def run(config: Any, catalogue: Any, asked: Asked, watch: Watch | None = None) -
             return session.finish("local")
         return _run_on_prefect(session)
     except BaseException:
-        with suppress(OSError):  # a full disk: the first error is the one to tell
+        with suppress(OSError, StoreError):  # a full disk, a store that is gone: the first error is the one to tell
             session.write("Failed")
             session.store.close()
         raise
@@ -55,7 +57,7 @@ def survey(config: Any, catalogue: Any, asked: Asked) -> tuple[Status, ...]:
     from flowlab.engine.status import statuses
     from flowlab.stages import STAGES
 
-    store = Store(store_root(asked.store, asked.artifacts))
+    store = open_store(asked.store, asked.artifacts)
     found = statuses(prepare(STAGES, config, catalogue, store), str(config.dataset_name))
     store.close()
     return found
@@ -70,7 +72,7 @@ def graph_states(config: Any, catalogue: Any, asked: Asked, *, constants: bool) 
     from flowlab.engine.graph_states import graph_states
     from flowlab.stages import STAGES
 
-    store = Store(store_root(asked.store, asked.artifacts))
+    store = open_store(asked.store, asked.artifacts)
     try:
         return graph_states(config, catalogue, prepare(STAGES, config, catalogue, store), constants=constants)
     finally:
@@ -108,7 +110,7 @@ def explain(stage: str, config: Any, catalogue: Any, asked: Asked, run: str | No
     from flowlab.engine.why import why
     from flowlab.stages import STAGES
 
-    store = Store(store_root(asked.store, asked.artifacts))
+    store = open_store(asked.store, asked.artifacts)
     other = None
     if run is not None:
         from flowlab.engine.which_run import which_run
@@ -139,6 +141,10 @@ def _take_cached(session: Session) -> bool:
     clock = time.monotonic()
     records = session.prepared.cached()
     if len(records) < len(session.prepared.plan):
+        return False
+    try:
+        session.prepared.fetch(records.values())
+    except DamagedObject:  # an engine makes it again
         return False
     seconds = round((time.monotonic() - clock) / len(records), 3)
     for stage, record in records.items():

@@ -16,7 +16,7 @@ from flowlab.config.tiers import FEATURES
 from flowlab.errors import ConfigError, DataError
 from flowlab.roles import role_digest
 from flowlab.store.downloads import Download, key_of
-from flowlab.store.store import Store
+from flowlab.store.store import CACHES, Store
 
 DEFAULT_STORE = ".store"  # beside the runs' folders
 MAX_ENTRIES = 100_000  # files and folders below the data's folder
@@ -98,7 +98,7 @@ def _held(store: Store, sha256: str, seen: str) -> Download | None:
     """The pinned object, wherever it came from."""
     if not store.objects.holds(sha256):
         return None
-    return Download(sha256, store.objects.path(sha256).stat().st_size, seen, "")
+    return Download(sha256, store.objects.fetched(sha256).stat().st_size, seen, "")
 
 
 def _unpinned(download: Download) -> str:
@@ -108,7 +108,9 @@ def _unpinned(download: Download) -> str:
     )
 
 
-def sources(config: Any, store: Store, download: Download | None = None) -> dict[str, RoleFiles]:
+def sources(
+    config: Any, store: Store, download: Download | None = None, seen: dict[str, RoleFiles] | None = None
+) -> dict[str, RoleFiles]:
     """The roles that no stage makes, for this config.
 
     ``source`` is empty for a dataset that makes itself (its name, options and code are in ingest's declaration);
@@ -119,6 +121,7 @@ def sources(config: Any, store: Store, download: Download | None = None) -> dict
         config: whose data are at hand (`located`), or lie behind an address that is not downloaded yet: no files.
         store: remembers the hashes of files.
         download: what the data's address became.
+        seen: files by path that were looked at just now, for another config; it grows by this one's.
 
     Raises:
         DataError: when ``dataset.input_data_path`` is not there, holds nothing or too much, or is not what
@@ -126,9 +129,12 @@ def sources(config: Any, store: Store, download: Download | None = None) -> dict
     """
     path = str(getattr(config.dataset, "input_data_path", None) or "")
     if download is not None:
-        source = {Path(path).name: InputFile(download.sha256, download.size)}
+        source: RoleFiles = {Path(path).name: InputFile(download.sha256, download.size)}
     else:
-        source = _source(Path(path), store) if path and not is_address(path) else {}
+        seen = {} if seen is None else seen
+        if path not in seen:
+            seen[path] = _source(Path(path), store) if path and not is_address(path) else {}
+        source = seen[path]
         _refuse_other_bytes(config, source)
     said = notes(config)
     return {"source": source, "notes": {"notes.json": InputFile(hashlib.sha256(said).hexdigest(), len(said))}}
@@ -236,7 +242,7 @@ def _refuse_too_much(path: Path, found: Mapping[str, Path]) -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether runs are kept there: started from within the data, each run would else be a change of them."""
-    return (folder / DEFAULT_STORE).is_dir()
+    return any((folder / name).is_dir() for name in (DEFAULT_STORE, CACHES))
 
 
 def _walk(folder: Path) -> list[tuple[str, Path]]:

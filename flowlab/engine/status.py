@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flowlab import __version__
 from flowlab.engine.execute import gather, lookup
 from flowlab.engine.local import Prepared
 from flowlab.engine.source import files_digest
@@ -122,14 +123,25 @@ def _depends(node: Node, missing: tuple[str, ...], last: Record | None) -> Statu
     if last is None:
         return Status(node.name, "depends", waits_for=missing)
     own = changes({key: value for key, value in last.document.items() if key != "inputs"}, node.asked)
-    return Status(node.name, "will run" if own else "depends", _shown(own), own, missing)
+    return Status(node.name, "will run" if own else "depends", _shown(own) + _upgraded(own, last), own, missing)
 
 
 def _will_run(node: Node, document: Mapping[str, Any], last: Record | None) -> Status:
     if last is None:
         return Status(node.name, "will run", "it has not run in this store yet")
     found = changes(last.document, document)
-    return Status(node.name, "will run", _shown(found) or "a file of its result is lost or damaged", found)
+    reason = _shown(found) or "a file of its result is lost or damaged"
+    return Status(node.name, "will run", reason + _upgraded(found, last), found)
+
+
+def _upgraded(found: Sequence[Change], last: Record) -> str:
+    """Where code changed because flowlab is another one than that which made the last record: both versions."""
+    before = last.aside.get("flowlab")
+    return f" (flowlab {before} -> {__version__})" if before not in (None, __version__) and _any_code(found) else ""
+
+
+def _any_code(found: Sequence[Change]) -> bool:
+    return any(map(_is_code, found))
 
 
 def _of(run: Mapping[str, Any], stage: str, prepared: Prepared) -> Record | None:
@@ -139,8 +151,9 @@ def _of(run: Mapping[str, Any], stage: str, prepared: Prepared) -> Record | None
 
 
 def _made(record: Record) -> str:
-    started, seconds = record.aside.get("started"), record.aside.get("seconds")
-    return f"{started}, in {seconds} s" if started and seconds is not None else ""
+    started, seconds, version = (record.aside.get(name) for name in ("started", "seconds", "flowlab"))
+    by = f", by flowlab {version}" if version not in (None, __version__) else ""
+    return f"{started}, in {seconds} s{by}" if started and seconds is not None else ""
 
 
 def _shown(found: Sequence[Change]) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from flowlab.errors import StoreError, did_you_mean, plural
 from flowlab.store.objects import DamagedObject
 from flowlab.store.records import Record
-from flowlab.store.store import Store, store_root
+from flowlab.store.store import Store, open_store
 
 LATEST = "latest"
+IMPORT = "import"  # the stage in place of recordings, features and training (`flowlab.stages.own`)
 SHOWN = 5  # names in an error
 MOST_DIGITS = 6  # of how many runs back
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -31,6 +32,11 @@ class StoredRun:
 
     def record(self, stage: str) -> Record:
         """The record of a stage. Raises `StoreError` where the run never came so far, or the record is gone."""
+        if stage not in self.records and IMPORT in self.records:
+            raise StoreError(
+                f"run {self.name} has no stage '{stage}': `flowlab compile` made it, from a network that was trained "
+                "elsewhere. Name a run of a config"
+            )
         if stage not in self.records:
             raise StoreError(
                 f"run {self.name} has no result of stage '{stage}': it was stopped before, its config leaves the stage "
@@ -65,7 +71,7 @@ def which_run(asked: str, store: str | None, artifacts: Path) -> StoredRun:
     folder = _folder(asked)
     if folder is not None:
         name, artifacts = folder.name, folder.parent.parent
-    found = Store(store_root(store, artifacts))
+    found = open_store(store, artifacts)
     value = _named(found, name)
     if value is None and folder is None:
         value = _newest(found, asked) or _begun(found, asked)
@@ -134,13 +140,13 @@ def _unknown(asked: str, store: Store) -> str:
         whose = "" if name == LATEST else f" of '{name}'"
         held = plural(len(of_it), f"completed run{whose}", f"completed runs{whose}")
         oldest = f"{name}~{len(of_it) - 1}" if len(of_it) > 1 else name
-        return f"no run '{asked}': the store {store.root} has {held}, so the oldest is '{oldest}'"
+        return f"no run '{asked}': the store {store.place} has {held}, so the oldest is '{oldest}'"
     if not runs:
-        return f"no run '{asked}': the store {store.root} has no runs. `flowlab run config.yaml` makes one"
+        return f"no run '{asked}': the store {store.place} has no runs. `flowlab run config.yaml` makes one"
     if any(run.get("dataset") == asked for run in runs) or (asked == LATEST and not completed):
-        return f"no completed run of '{asked}' in the store {store.root}; name one of: {', '.join(names[:SHOWN])}"
+        return f"no completed run of '{asked}' in the store {store.place}; name one of: {', '.join(names[:SHOWN])}"
     more = ", ..." if len(names) > SHOWN else ""
     return (
-        f"no run '{asked}' in the store {store.root}.{did_you_mean(asked, [*names, *datasets])} "
+        f"no run '{asked}' in the store {store.place}.{did_you_mean(asked, [*names, *datasets])} "
         f"Runs: {', '.join(names[:SHOWN])}{more}. Datasets: {', '.join(datasets) or 'none'}"
     )

@@ -9,7 +9,8 @@ Decisions that a reader may wonder about:
 * A teacher (the float network, of one that is quantized) is asked once for each training window, before the first
   epoch; its outputs are kept.
 * Nothing is random but through (seed, epoch), so a checkpoint needs no generator's state: weights, optimizer and best
-  epoch are all there is, and a resumed training ends with the same bits as an undisturbed one.
+  epoch are all there is. What a module keeps beside its state is brought back by ``begin_epoch`` of the last epoch
+  that is done. So a resumed training ends with the same bits as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class _Run:
     problem: Problem
     settings: FitSettings
     checkpoint: Path | None
+    every: int  # epochs from one checkpoint to the next
     progress: Progress
     taught: torch.Tensor | None = None  # a teacher's outputs, one row a training window
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -111,6 +113,7 @@ def fit(
     settings: FitSettings,
     *,
     checkpoint: Path | None = None,
+    checkpoint_every: int = 1,
     progress: Progress = lambda what, done: None,
     teacher: torch.nn.Module | None = None,
 ) -> History:
@@ -118,13 +121,15 @@ def fit(
 
     The loop calls ``module.train()`` and ``module.eval()`` once each epoch, and before that
     ``module.begin_epoch(epoch, epochs)`` (from 0) where the module has it; that call, and not a count of its own, is
-    how a module that changes with the epochs stays right after a restart.
+    how a module that changes with the epochs stays right after a restart: there it is told of the last epoch that is
+    done, then gets that epoch's state, then goes on.
 
     Args:
         module: float32 ``(batch, channel, height, width)`` -> ``(batch, outputs)``.
         data: both splits.
         settings: how; the same settings, data and initial module give the same bits.
-        checkpoint: a file that is written after each epoch, and continued from where it fits.
+        checkpoint: a file that is written after epochs, and continued from where it fits.
+        checkpoint_every: epochs from one checkpoint to the next, 1 or more; one more is written after the last epoch.
         progress: called after each epoch with a sentence and the fraction done.
         teacher: what ``settings.distillation`` learns from, a module of the same inputs and outputs.
 
@@ -146,7 +151,7 @@ def fit(
         optimizer = make_optimizer(
             settings.optimizer, module.parameters(), settings.learning_rate, settings.weight_decay
         )
-        run = _Run(module, optimizer, problem, settings, checkpoint, progress, taught)
+        run = _Run(module, optimizer, problem, settings, checkpoint, checkpoint_every, progress, taught)
         _train(run, train, val, data)
         if run.best_epoch:
             module.load_state_dict(run.best_state)
@@ -186,9 +191,11 @@ def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> 
     settings, checkpoint = run.settings, run.checkpoint
     targets = torch.from_numpy(data.train_targets.astype(np.int64))
     identity = _identity(run.module, data, settings, run.taught)
-    _resume(run, load_checkpoint(checkpoint, identity))
-    if run.rows:
-        run.progress(f"{GOES_ON} after epoch {len(run.rows)} of {settings.epochs}", len(run.rows) / settings.epochs)
+    damaged: list[str] = []
+    _resume(run, load_checkpoint(checkpoint, identity, damaged.append))
+    if run.rows or damaged:
+        told = "; ".join([f"{GOES_ON} after epoch {len(run.rows)} of {settings.epochs}", *damaged])
+        run.progress(told, len(run.rows) / max(1, settings.epochs))
     for epoch in range(len(run.rows), settings.epochs):
         loss, reached = _epoch(run, epoch, train, targets)
         value, val_loss = _measure(run, val, data.val_targets)
@@ -200,7 +207,7 @@ def _train(run: _Run, train: torch.Tensor, val: torch.Tensor, data: FitData) -> 
         if not run.best_epoch or run.problem.at_least_as_good(value, run.best_value):
             run.best_epoch, run.best_value = epoch + 1, value
             run.best_state = copy.deepcopy(run.module.state_dict())
-        if checkpoint is not None:
+        if checkpoint is not None and ((epoch + 1) % run.every == 0 or epoch + 1 == settings.epochs):
             save_checkpoint(checkpoint, _state(run, identity))
         done = f"epoch {epoch + 1} of {settings.epochs}: loss {loss:.4f}, validation {run.problem.metric} {value:.4f}"
         run.progress(done, (epoch + 1) / settings.epochs)
@@ -220,9 +227,7 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
                 settings.learning_rate, epoch, settings.epochs, settings.lr_scheduler, settings.warmup_epochs
             ),
         )
-    begin = getattr(module, "begin_epoch", None)
-    if callable(begin):
-        begin(epoch, settings.epochs)
+    _begin(run, epoch)
     module.train()
     total = 0.0
     seen: list[tuple[NDArray[Any], NDArray[np.int64]]] = []
@@ -241,10 +246,17 @@ def _epoch(run: _Run, epoch: int, features: torch.Tensor, targets: torch.Tensor)
             )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        fault_point("batch")
         total += value * len(chosen)
         seen.append((outputs.detach().numpy(), targets[chosen].numpy()))
     said, meant = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     return total / len(targets), run.problem.measure(said, meant)[run.problem.metric]
+
+
+def _begin(run: _Run, epoch: int) -> None:
+    begin = getattr(run.module, "begin_epoch", None)
+    if callable(begin):
+        begin(epoch, run.settings.epochs)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -318,6 +330,7 @@ def _state(run: _Run, identity: str) -> dict[str, Any]:
 def _resume(run: _Run, state: dict[str, Any] | None) -> None:
     if state is None:
         return
+    _begin(run, len(state["rows"]) - 1)  # before the state: what it does to weights was done long ago
     run.module.load_state_dict(state["module"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.rows, run.best_state = list(state["rows"]), state["best_state"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from flowlab.contracts import NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult
+from flowlab.contracts import DECIDES_NOTHING, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult
 from flowlab.errors import OptionError
 from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, chosen_format
 from flowlab.stages.network import build, surgery
@@ -24,6 +24,7 @@ class QuantizeOptions:
     recipe for the bits says (`flowlab.quant.recipe`). ``finetune``: a quantizer that does not train may go on from the
     calibration windows. ``edge_bits``: of the first and the last layer's weights, where they have their own.
     ``mixed``: weight bits are chosen for each layer, within the one of the three budgets behind it that is not None.
+    ``checkpoint_every``: epochs from one checkpoint to the next, which decides nothing.
     """
 
     problem: str
@@ -48,6 +49,7 @@ class QuantizeOptions:
     mean_bits: float | None = None
     weight_bytes: int | None = None
     tolerance: float | None = None
+    checkpoint_every: int = field(default=1, metadata=DECIDES_NOTHING)
 
 
 def options(config: Any, catalogue: Any) -> QuantizeOptions:
@@ -83,6 +85,7 @@ def options(config: Any, catalogue: Any) -> QuantizeOptions:
         output_int=config.output_int and not floats,
         test=config.testing.enable,
         surgery=surgery(config, catalogue),
+        checkpoint_every=training.checkpoint_every_epochs,
         edge_bits=None if floats else _edge_bits(training, quantizer, config),
         **({} if floats else _budget(training, quantizer, config)),
     )
@@ -300,7 +303,15 @@ def _job(job: StageJob, model: Any, data: Any) -> tuple[Any, Any]:
             settings.epochs, settings.optimizer, settings.learning_rate, settings.distillation
         )
         job.progress(f"quantization-aware training: {said}", 0.0)
-        found = fit(module, data, settings, checkpoint=checkpoint, progress=job.progress, teacher=Teacher(made.graph))
+        found = fit(
+            module,
+            data,
+            settings,
+            checkpoint=checkpoint,
+            checkpoint_every=asked.checkpoint_every,
+            progress=job.progress,
+            teacher=Teacher(made.graph),
+        )
         return {**found, "recipe": said}
 
     chosen = reservoir(len(data.train_features), asked.calibration_count, asked.seed)

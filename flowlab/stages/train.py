@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from flowlab.contracts import Model, Plugin, Stage, StageJob, StageResult
+from flowlab.contracts import DECIDES_NOTHING, Model, Plugin, Stage, StageJob, StageResult
 from flowlab.errors import NotBuiltYet, OptionError
 from flowlab.stages.network import build, surgery
 
@@ -18,7 +18,8 @@ MOST_SHOWN = 8  # replacements in one sentence
 class TrainOptions:
     """What of the config decides a float training.
 
-    ``test``: measure on the test split at the end; ``surgery``: replace what the accelerator lacks before.
+    ``test``: measure on the test split at the end; ``surgery``: replace what the accelerator lacks before;
+    ``checkpoint_every``: epochs from one checkpoint to the next, which decides nothing.
     """
 
     problem: str
@@ -32,6 +33,7 @@ class TrainOptions:
     threads: int
     test: bool
     surgery: bool = False
+    checkpoint_every: int = field(default=1, metadata=DECIDES_NOTHING)
 
 
 def options(config: Any, catalogue: Any) -> TrainOptions:
@@ -53,6 +55,7 @@ def options(config: Any, catalogue: Any) -> TrainOptions:
         threads=training.threads,
         test=config.testing.enable,
         surgery=surgery(config, catalogue),
+        checkpoint_every=training.checkpoint_every_epochs,
     )
 
 
@@ -144,6 +147,7 @@ def run(job: StageJob) -> StageResult:
             threads=asked.threads,
         ),
         checkpoint=job.scratch / "float.checkpoint",
+        checkpoint_every=asked.checkpoint_every,
         progress=job.progress,
     )
     after = {problem.metric: history["best_value"]}

@@ -11,8 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flowlab.canonical import read_json
-from flowlab.store.files import LocalFiles, temporary_name
+from flowlab.canonical import digest, read_json
+from flowlab.store.files import Files, LocalFiles, temporary_name
 from flowlab.store.objects import Objects
 
 VERSION = 1
@@ -34,7 +34,7 @@ class Downloads:
 
     def __init__(self, root: Path, objects: Objects) -> None:
         self._root = root
-        self._files = LocalFiles(root)
+        self._files: Files = LocalFiles(root)
         self._objects = objects
 
     def read(self, key: str) -> Download | None:
@@ -50,7 +50,8 @@ class Downloads:
 
     def write(self, key: str, download: Download) -> None:
         """Remember it."""
-        data = json.dumps({"version": VERSION, "download": asdict(download)}, indent=1)
+        body = {"version": VERSION, "download": asdict(download)}
+        data = json.dumps({**body, "check": digest(body)}, indent=1)
         self._files.replace(f"{self.place(key)}/entry.json", data.encode())
 
     def link(self, key: str, name: str, sha256: str) -> Path:

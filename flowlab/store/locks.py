@@ -13,19 +13,20 @@ AGAIN_S = 0.05  # so soon a lock that was let go is taken
 
 
 @contextmanager
-def held(path: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock file exclusively, waiting for it; the system lets go of it when the process dies.
+def held(path: Path, waits: Callable[[], None] = lambda: None, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file, waiting for it; the system lets go of it when the process dies.
 
     The file stays: to remove it would let two holders have two files of one name.
 
     Args:
         path: the lock's file; its folder is made.
         waits: called again and again while another has the lock; what it raises ends the waiting.
+        shared: others may hold it too who ask for it so; else nobody.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        while not _is_taken(descriptor):
+        while not _is_taken(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
             waits()
             time.sleep(AGAIN_S)
         yield
@@ -44,9 +45,9 @@ def held_if_free(path: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _is_taken(descriptor: int) -> bool:
+def _is_taken(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -35,7 +35,7 @@ class Objects:
 
     def path(self, sha256: str) -> Path:
         """Where an object lies, whether or not it is there."""
-        return self._root / self._key(sha256)
+        return self._root / self.key(sha256)
 
     def add(self, path: Path, *, move: bool = False) -> tuple[str, int]:
         """Take a file in, atomically; returns (sha256, size in bytes).
@@ -44,17 +44,8 @@ class Objects:
         """
         sha = sha256_of(path)
         size = path.stat().st_size
-        target = self.path(sha)
-        if not self.holds(sha):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staged = path if move else self._copy(path)
-            staged.chmod(0o444)
-            os.utime(staged, (OLD_S, OLD_S))
-            with staged.open("rb") as file:
-                os.fsync(file.fileno())
-            staged.replace(target)
-            sync_folder(target.parent)
-            self._stats.rehash(target)
+        if not self.is_here(sha):
+            self.settle(path if move else self._copy(path), sha)
         return sha, size
 
     def add_bytes(self, data: bytes) -> tuple[str, int]:
@@ -62,7 +53,7 @@ class Objects:
         sha = hashlib.sha256(data).hexdigest()
         if self.holds(sha):
             return sha, len(data)
-        staged = self._staged()
+        staged = self.staged()
         try:
             staged.write_bytes(data)
             return self.add(staged, move=True)
@@ -74,6 +65,10 @@ class Objects:
 
         One that does not match is moved aside.
         """
+        return self.is_here(sha256)
+
+    def is_here(self, sha256: str) -> bool:
+        """The same of this machine's own copy."""
         if not NAME.fullmatch(sha256):
             return False
         path = self.path(sha256)
@@ -84,8 +79,16 @@ class Objects:
             pass
         except OSError:
             return False
-        self._files.move_aside(self._key(sha256))
+        self._files.move_aside(self.key(sha256))
         return False
+
+    def fetched(self, sha256: str) -> Path:
+        """The path of an object that the store holds; where that is remote, this machine's copy.
+
+        Raises:
+            DamagedObject: when a remote one is lost or wrong.
+        """
+        return self.path(sha256)
 
     def verified(self, sha256: str) -> Path:
         """The path of an object whose bytes were hashed just now.
@@ -102,20 +105,34 @@ class Objects:
             raise DamagedObject(sha256, "it is not in the store") from None
         if found != sha256:
             size = path.stat().st_size
-            self._files.move_aside(self._key(sha256))
+            self._files.move_aside(self.key(sha256))
             raise DamagedObject(sha256, f"its content ({size} bytes) has the hash {found[:12]}")
         return path
 
-    def _key(self, sha256: str) -> str:
+    def key(self, sha256: str) -> str:
+        """Where an object lies in its store, relative to the root."""
         return f"objects/{sha256[:2]}/{sha256}"
 
-    def _staged(self) -> Path:
+    def settle(self, staged: Path, sha256: str) -> None:
+        """Rename a whole file with this hash to its place."""
+        target = self.path(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.chmod(0o444)
+        os.utime(staged, (OLD_S, OLD_S))
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.replace(target)
+        sync_folder(target.parent)
+        self._stats.rehash(target)
+
+    def staged(self) -> Path:
+        """A name for a file that is to become an object."""
         folder = self._root / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
         return folder / temporary_name()
 
     def _copy(self, path: Path) -> Path:
-        staged = self._staged()
+        staged = self.staged()
         try:
             shutil.copyfile(path, staged)
         except BaseException:  # a full disk, or a Ctrl-C: nothing half stays

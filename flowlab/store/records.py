@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from flowlab.canonical import canonical_json, digest, read_json
 from flowlab.roles import role_digest
@@ -13,6 +13,7 @@ from flowlab.store.files import LocalFiles
 from flowlab.store.objects import NAME
 
 FORMAT = 1
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,19 @@ class Record:
         if value["schema"] != FORMAT:
             raise ValueError(f"record format {value['schema']}, known: {FORMAT}")
         outputs = {
-            role: {_plain(name): Stored(_hash(stored["sha256"]), int(stored["size"])) for name, stored in files.items()}
+            role: {
+                _plain(name): Stored(_hash(stored["sha256"]), _size(stored["size"])) for name, stored in files.items()
+            }
             for role, files in value["outputs"].items()
         }
         return Record(
-            value["stage"],
-            value["fingerprint"],
-            value["document"],
+            _of(str, value["stage"]),
+            _hash(value["fingerprint"]),
+            _of(dict, value["document"]),
             outputs,
-            value["metrics"],
-            tuple(value["warnings"]),
-            value["aside"],
+            _of(dict, value["metrics"]),
+            tuple(_of(str, warning) for warning in _of(list, value["warnings"])),
+            _of(dict, value["aside"]),
         )
 
 
@@ -95,7 +98,7 @@ class Records:
             data = self._files.read(key)
         except OSError:
             return None
-        record = _parsed(data)
+        record = parsed(data)
         if record is None or record.stage != stage or record.fingerprint != fingerprint:
             self._files.move_aside(key)
             return None
@@ -107,8 +110,7 @@ class Records:
 
     def create(self, record: Record) -> Record:
         """Write a record; who loses a race gets the winner's, which is the one that counts."""
-        body = record.to_json()
-        data = canonical_json({**body, "check": digest(body)})
+        data = written(record)
         key = self._key(record.stage, record.fingerprint)
         while not self._files.create(key, data, fault="record-write"):
             winner = self.read(record.stage, record.fingerprint)
@@ -117,8 +119,8 @@ class Records:
             self._files.move_aside(key)  # a folder, a link to nowhere: the name is taken, and no record is behind it
         return record
 
-    def replace(self, record: Record) -> Record:
-        """Move the record of this fingerprint aside and create this one: its objects came back otherwise."""
+    def replace(self, record: Record, standing: Record) -> Record:
+        """Move the standing record of this fingerprint aside and create this one: its objects came back otherwise."""
         self._files.move_aside(self._key(record.stage, record.fingerprint))
         return self.create(record)
 
@@ -126,8 +128,14 @@ class Records:
         return f"records/{stage}/{fingerprint}.json"
 
 
-def _parsed(data: bytes) -> Record | None:
-    """The record, if every bit of it is as it was written and its name is the hash of its document."""
+def written(record: Record) -> bytes:
+    """The bytes of a record's file; `parsed` reads them."""
+    body = record.to_json()
+    return canonical_json({**body, "check": digest(body)})
+
+
+def parsed(data: bytes) -> Record | None:
+    """The record of a file's bytes, if every bit is as it was written and its name is the hash of its document."""
     try:
         value = read_json(data)
         if canonical_json(value) != data:  # 0.30000000000000005 reads as the same number as ...04
@@ -146,6 +154,18 @@ def _plain(name: str) -> str:
     if not path.name or path.is_absolute() or ".." in path.parts or "\0" in name:
         raise ValueError(f"file name {name!r}")
     return name
+
+
+def _of(kind: type[_Kind], value: Any) -> _Kind:
+    if not isinstance(value, kind):
+        raise TypeError(f"found {type(value).__name__}, expected {kind.__name__}")
+    return value
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or _of(int, value) < 0:
+        raise ValueError(f"size {value!r}")
+    return int(value)
 
 
 def _hash(value: str) -> str:

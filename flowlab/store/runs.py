@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from flowlab.canonical import canonical_json, read_json
-from flowlab.store.files import LocalFiles
+from flowlab.canonical import canonical_json, digest, read_json
+from flowlab.store.files import Files, LocalFiles
 
 State = Literal["Running", "Completed", "Failed"]
 KILLED = "Killed"  # how a run is shown whose process ended without a word
@@ -31,12 +31,17 @@ def state_of(run: Mapping[str, Any]) -> str:
 
     A run of another host, or one that an older version wrote, is taken at its word.
     """
-    state, process = str(run.get("state", "")), run.get("process")
-    if state != "Running" or not isinstance(process, Mapping) or process.get("host") != os.uname().nodename:
-        return state
+    state = str(run.get("state", ""))
+    return KILLED if state == "Running" and is_gone(run) else state
+
+
+def is_gone(run: Mapping[str, Any]) -> bool:
+    """Whether the process of a run has ended; of one on another host nobody here can say so."""
+    process = run.get("process")
+    if not isinstance(process, Mapping) or process.get("host") != os.uname().nodename:
+        return False
     pid = process.get("pid")
-    alive = isinstance(pid, int) and _started(pid) is not None and _started(pid) == process.get("start")
-    return state if alive else KILLED
+    return not (isinstance(pid, int) and _started(pid) is not None and _started(pid) == process.get("start"))
 
 
 def _started(pid: int) -> int | None:
@@ -55,7 +60,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._files = LocalFiles(root)
+        self._files: Files = LocalFiles(root)
 
     def claim(self) -> str:
         """A name that no other run has: makes the run's folder. Runs that start in one second may draw one name."""
@@ -68,15 +73,18 @@ class Runs:
             return name
 
     def write(self, run: str, dataset: str, state: State, **more: Any) -> None:
-        """Write ``run.json``, whole. ``more`` is JSON: ``config`` as it was given, ``stages`` with their fingerprints.
+        """Write ``run.json``, whole, with a hash of all that it says under ``check``.
 
         Args:
             run: from `run_name`.
             dataset: the dataset's name; runs of one dataset are compared with each other.
             state: ``Running`` is written first; a run that stays so was killed (`state_of`).
+            more: JSON. ``config`` as it was given, ``stages`` with their fingerprints. While it goes on, ``asks`` has
+                for each stage the hash of what decides its result but its inputs, and ``objects`` what it starts from:
+                what they name is no garbage (`flowlab.store.collect`).
         """
         value = {"run": run, "dataset": dataset, "state": state, **more}
-        self._files.replace(f"runs/{run}/run.json", canonical_json(value))
+        self._files.replace(f"runs/{run}/run.json", canonical_json({**value, "check": digest(value)}))
 
     def read(self, run: str) -> Mapping[str, Any] | None:
         """The content of ``run.json``, or None where it is not there or damaged; the folder's name is the run's."""
@@ -84,13 +92,18 @@ class Runs:
             value = read_json(self._files.read(f"runs/{run}/run.json"))
         except (OSError, ValueError):
             return None
-        return {**value, "run": run} if isinstance(value, dict) and isinstance(value.get("dataset"), str) else None
+        if not (isinstance(value, dict) and isinstance(value.get("dataset"), str)):
+            return None
+        return {key: one for key, one in value.items() if key != "check"} | {"run": run}
 
     def newest_first(self, dataset: str | None = None) -> Iterator[Mapping[str, Any]]:
         """The runs of a dataset, or of all."""
-        folder = self._root / "runs"
-        names = sorted((path.name for path in folder.iterdir()), reverse=True) if folder.is_dir() else []
-        for name in names:
+        for name in reversed(self.names()):
             value = self.read(name)
             if value is not None and dataset in (None, value.get("dataset")):
                 yield value
+
+    def names(self) -> list[str]:
+        """The runs' names, oldest first."""
+        folder = self._root / "runs"
+        return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

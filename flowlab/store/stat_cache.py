@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flowlab.canonical import read_json
+from flowlab.canonical import digest, read_json
 from flowlab.store.files import LocalFiles, open_plain
 
 UNTRUSTED_NS = 2_000_000_000  # a file may change again within its clock's tick without another mtime
@@ -62,7 +62,7 @@ class StatCache:
                 return
             merged = {**self._read(), **self._loaded()}
             self._changed = False
-        data = json.dumps({"version": VERSION, "files": merged}, separators=(",", ":"))
+        data = json.dumps({"version": VERSION, "files": merged, "check": digest(merged)}, separators=(",", ":"))
         self._files.replace("stat_cache.json", data.encode())
 
     def _loaded(self) -> dict[str, list[Any]]:

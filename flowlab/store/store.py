@@ -1,7 +1,11 @@
-"""A store: objects, records, locks, scratch folders, and what was remembered about files."""
+"""A store: objects, records, locks, scratch folders, and what was remembered about files.
+
+It is a folder, or an address that fsspec opens (`flowlab.store.shared`) with a folder of this machine beside it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,17 +21,56 @@ from flowlab.store.records import Record, Records
 from flowlab.store.runs import Runs
 from flowlab.store.stat_cache import StatCache
 
+FILE = "file://"
+CACHES = ".remote-stores"  # beside the runs' folders: what this machine has of stores at addresses
+CLEANING = "gc"  # the lock between what nothing names yet and the clean-up
 
-def store_root(chosen: str | None, artifacts: Path) -> Path:
-    """Where the store is: ``--store``, else ``FLOWLAB_STORE``, else ``<artifacts>/.store``.
+
+def open_store(chosen: str | None, artifacts: Path) -> Store:
+    """The store that was asked for: ``--store``, else ``FLOWLAB_STORE``, else ``<artifacts>/.store``.
+
+    Args:
+        chosen: a folder, or an address as ``s3://bucket/prefix``; None where it was not said.
+        artifacts: where the default store is, and what this machine has of a remote one. ``FLOWLAB_CACHE`` names
+            another folder for the latter.
 
     Raises:
-        NotBuiltYet: for a URL.
+        StoreError: for an address that names no store, or a home folder that nobody has.
+    """
+    address = store_address(chosen)
+    if address is None:
+        return Store(store_root(chosen, artifacts))
+    caches = os.environ.get("FLOWLAB_CACHE")
+    name = hashlib.sha256(address.encode()).hexdigest()[:16]
+    return Store((Path(caches) if caches else artifacts.absolute() / CACHES) / name, address)
+
+
+def store_address(chosen: str | None) -> str | None:
+    """The address of a remote store that was asked for; None where the store is a folder. Nothing is opened."""
+    asked = chosen or os.environ.get("FLOWLAB_STORE") or ""
+    if "://" not in asked or asked.lower().startswith(FILE):
+        return None
+    from flowlab.store.remote import checked
+
+    return checked(asked)
+
+
+def store_root(chosen: str | None, artifacts: Path) -> Path:
+    """Where a store in a folder is: ``--store``, else ``FLOWLAB_STORE``, else ``<artifacts>/.store``.
+
+    Raises:
+        NotBuiltYet: for the address of a remote store.
         StoreError: for a home folder that nobody has.
     """
     asked = chosen or os.environ.get("FLOWLAB_STORE") or ""
-    if "://" in asked:
-        raise NotBuiltYet(f"store {asked}: stores on remote file systems are not built yet; name a folder")
+    if asked.lower().startswith(FILE):
+        from urllib.parse import unquote
+
+        asked = unquote(asked[len(FILE) :])
+        if not asked.startswith("/"):
+            raise StoreError(f"store file://{asked}: write the folder's whole path, as in file:///home/me/store")
+    if (address := store_address(asked)) is not None:
+        raise NotBuiltYet(f"store {address}: this works on stores in folders only; name a folder")
     try:
         return Path(asked).expanduser().absolute() if asked else artifacts.absolute() / ".store"
     except RuntimeError as error:
@@ -35,11 +78,17 @@ def store_root(chosen: str | None, artifacts: Path) -> Path:
 
 
 class Store:
-    """One store in a local folder. Opening it touches nothing; writing creates what is missing.
+    """One store. Opening it touches nothing; writing creates what is missing.
+
+    Args:
+        root: its folder; of one at an address, the folder of what this machine has of it.
+        address: of a remote store, from `store_address`.
 
     Attributes:
-        root: its folder.
-        files: the file system under it.
+        root: the folder.
+        place: where it is, for people: its folder or its address.
+        address: of a remote store, or None.
+        files: the files in the folder that are this machine's alone.
         stats: the stat cache; `close` saves it.
         objects: files by content.
         records: results by fingerprint.
@@ -47,14 +96,13 @@ class Store:
         downloads: what addresses became.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, address: str | None = None) -> None:
         self.root = root.absolute()
+        self.address = address
+        self.place = address or str(self.root)
         self.files = LocalFiles(self.root)
         self.stats = StatCache(self.root)
-        self.objects = Objects(self.root, self.stats)
-        self.records = Records(self.root)
-        self.runs = Runs(self.root)
-        self.downloads = Downloads(self.root, self.objects)
+        self.objects, self.records, self.runs, self.downloads = _parts(self.root, address, self.stats)
 
     def close(self) -> None:
         """Save the stat cache. Nothing is lost but time if it is never called."""
@@ -73,6 +121,18 @@ class Store:
     def lock(self, name: str, waits: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
         """Hold the lock of this name (a fingerprint); ``waits`` is called again and again while another has it."""
         return held(self._lock(name), waits)
+
+    def keeping(self) -> AbstractContextManager[None]:
+        """While this is held, a clean-up (`flowlab.store.collect`) removes nothing: for what nothing names yet."""
+        return held(self._lock(CLEANING), shared=True)
+
+    def cleaning(self, waits: Callable[[], None] = lambda: None) -> AbstractContextManager[None]:
+        """While this is held, nobody is `keeping`; held for a moment only, because runs wait for it."""
+        return held(self._lock(CLEANING), waits)
+
+    def checkpoints(self, fingerprint: str) -> AbstractContextManager[bool]:
+        """Hold the lock of a scratch folder if nobody works in it; yields whether it is held."""
+        return held_if_free(self._lock(fingerprint))
 
     def scratch(self, fingerprint: str) -> Path:
         """The folder of a fingerprint's checkpoints; it survives a kill, and is dropped with `drop_scratch`."""
@@ -113,7 +173,7 @@ class Store:
                     path.unlink(missing_ok=True)
         for path in _entries(self.root / "scratch"):
             if self.records.names(path.name):
-                with held_if_free(self._lock(path.name)) as free:
+                with self.checkpoints(path.name) as free:
                     if free:  # who makes the result again, because an object of it was lost, holds the lock
                         shutil.rmtree(path, ignore_errors=True)
 
@@ -133,6 +193,24 @@ class Store:
 
     def _lock(self, name: str) -> Path:
         return self.root / "locks" / f"{name}.lock"
+
+
+def _parts(root: Path, address: str | None, stats: StatCache) -> tuple[Objects, Records, Runs, Downloads]:
+    """What a store is made of, in a folder or at an address."""
+    if address is None:
+        objects = Objects(root, stats)
+        return objects, Records(root), Runs(root), Downloads(root, objects)
+    from flowlab.store import shared
+    from flowlab.store.remote import RemoteFiles
+
+    remote = RemoteFiles(address)
+    there = shared.SharedObjects(root, stats, remote)
+    return (
+        there,
+        shared.SharedRecords(root, remote),
+        shared.SharedRuns(root, remote),
+        shared.SharedDownloads(root, there, remote),
+    )
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from flowlab.compiler.passes.allocate import Allocate
 from flowlab.compiler.passes.drop_dead import DropDead
 from flowlab.compiler.passes.drop_identity import DropIdentity
 from flowlab.compiler.passes.fold_batchnorm import FoldBatchNorm
+from flowlab.compiler.passes.fuse_bnorm import FuseBnorm
 from flowlab.compiler.passes.legalise import Legalise
 from flowlab.compiler.passes.pad_channels import PadChannels, touching
 from flowlab.compiler.passes.pad_linear_inputs import PadLinearInputs
@@ -33,13 +34,13 @@ from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
 from flowlab.compiler.rules import Layer, rule
 from flowlab.compiler.verify import verify
-from flowlab.engine.integer_file import meanings, with_float_entry
+from flowlab.stages.own.integers import meanings, with_float_entry
 
 from .random_graphs import random_features, random_graph
 
 PASSES: tuple[Pass, ...] = (
     DropDead(), DropIdentity(), FoldBatchNorm(), SplitMaxPool(), SplitGroups(), PadChannels(), PadLinearInputs(),
-    Place(), Legalise(), Schedule(), Allocate(), SignedInput(),
+    Place(), Legalise(), FuseBnorm(), Schedule(), Allocate(), SignedInput(),
 )  # fmt: skip
 
 every_pass = pytest.mark.parametrize("each", PASSES, ids=lambda each: each.name)

@@ -254,24 +254,24 @@ def test_narrow_weights_take_as_many_bytes_as_they_have_bits() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("moved", {"index": np.full(48, 48, np.int32)}, "would write None"),
-        ("moved", {"index": np.full(48, -2, np.int32)}, "would write None"),
-        ("dilated.bnorm", {"dilation": (9, 1)}, "would write"),
-        ("again", {"op": "flatten"}, r"would write \(48,\)"),
-        ("gated.bnorm", {"op": "add"}, "would write None"),
+        ("moved", {"index": np.full(48, 48, np.int32)}, ".*would write None"),
+        ("moved", {"index": np.full(48, -2, np.int32)}, ": runs of places from -2 to -2"),
+        ("dilated.bnorm", {"dilation": (9, 1)}, ".*would write"),
+        ("again", {"op": "flatten"}, r".*would write \(48,\)"),
+        ("gated.bnorm", {"op": "add"}, ".*would write None"),
     ],
 )
 def test_a_layer_that_does_not_fit_its_tensors_is_refused_by_name(name: str, change: dict[str, Any], said: str) -> None:
     container = program_of(moving_graph(), vectors=1)
     layers = tuple(replace(one, **change) if one.name == name else one for one in container.layers)
-    with pytest.raises(ProgramError, match=f"layer '{name}' .*{said}"):
+    with pytest.raises(ProgramError, match=f"layer '{name}'{said}"):
         parse(encode(replace(container, layers=layers, golden=None)))
 
 
 def test_a_list_of_places_that_is_too_short_is_refused() -> None:
     container = program_of(moving_graph(), vectors=1)
     layers = tuple(replace(one, index=one.index[:-1]) if one.name == "turned" else one for one in container.layers)
-    with pytest.raises(ProgramError, match="section TAKE: 384 bytes at 192 lie outside its 572 bytes"):
+    with pytest.raises(ProgramError, match="layer 'turned': 12 runs of 95 places; 96 are needed"):
         parse(encode(replace(container, layers=layers, golden=None)))
 
 

@@ -98,8 +98,8 @@ def test_given_reads_again_to_an_equal_config(loaded: Load, catalogue: Catalogue
 
 
 def test_a_misspelt_key_is_named_with_file_line_and_suggestion(loaded: Load) -> None:
-    text = message(loaded, "\npruning:\n  scope: layer\n  amonut: 0.5\n")
-    assert "part.yaml, pruning, line 4: no key 'amonut'. Did you mean 'amount'? Known: amount, scope" in text
+    text = message(loaded, "\npruning:\n  scope: layer\n  amounts: 0.5\n")
+    assert "part.yaml, pruning, line 4: no key 'amounts'. Did you mean 'amount'? Known: amount, scope" in text
 
 
 def test_values_of_wrong_types_are_said_all_at_once(loaded: Load) -> None:
@@ -175,3 +175,16 @@ def test_equal_sections_of_two_packages_are_told_apart_by_their_distribution(
 def test_the_secret_of_a_set_is_not_in_its_place(loaded: Load) -> None:
     config: Any = loaded("", "pruning.api_key=s3cret")
     assert "s3cret" not in str(config.tiers)
+
+
+def test_a_sweep_varies_keys_of_such_a_section(write: Callable[..., Path], catalogue: Catalogue) -> None:
+    from flowlab.config.sweep import load_sweep, load_sweep_mapping
+
+    base = write(WHOLE + "pruning: {scope: network}\n")
+    path = write(f"config: {base.name}\nmatrix:\n  pruning.amount: [0.1, 0.5]\n", "sweep.yaml")
+    sweep = load_sweep(path, catalogue=catalogue)
+    for read in (sweep, load_sweep_mapping(sweep.given, catalogue=catalogue)):
+        values = [read.config(cell, catalogue).own["pruning"].values for cell in read.cells]
+        assert values == [PruneOptions(0.1, "network"), PruneOptions(0.5, "network")]
+    with pytest.raises(ConfigError, match="no section 'pruning'"):
+        load_sweep(path)

@@ -81,8 +81,13 @@ def test_a_store_that_cannot_be_written_is_unusable(tmp_path: Path) -> None:
     taken = tmp_path / "file"
     taken.write_text("")
     assert findings(tmp_path, store=str(taken))["store"][0].state == "unusable"
-    remote = findings(tmp_path, store="s3://bucket/x")["store"][0]
-    assert (remote.state, "not built yet" in remote.found) == ("unusable", True)
+    remote = findings(tmp_path, store="thing://bucket/x")["store"][0]
+    assert (remote.state, "nothing here opens thing://" in remote.found) == ("unusable", True)
+
+
+def test_a_store_at_an_address_is_asked(tmp_path: Path) -> None:
+    (found,) = findings(tmp_path, store="memory://doctor")["store"]
+    assert (found.state, found.found) == ("ok", "memory://doctor: 0 runs, not tried whether it can be written")
 
 
 @pytest.mark.parametrize(("free", "state"), [(1 << 20, "unusable"), (1 << 30, "warning"), (1 << 40, "ok")])

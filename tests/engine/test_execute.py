@@ -400,3 +400,16 @@ def test_a_name_that_is_not_set_is_said_with_its_option(
     monkeypatch.delenv("TOKEN", raising=False)
     with pytest.raises(ConfigError, match=r"^options of model 'imagined'\.token: '\$\{TOKEN\}' is not set"):
         run_local(asks(tmp_path, []), lambda node: silent)
+
+
+def test_a_record_without_a_role_that_the_stage_makes_is_a_miss(tmp_path: Path, data: Path) -> None:
+    """As another version wrote it: what reads the role would find nothing."""
+    run(tmp_path)
+    store = Store(tmp_path / "store")
+    (path,) = (store.root / "records" / "train").iterdir()
+    whole = store.records.read("train", path.stem)
+    assert whole is not None
+    store.records.replace(replace(whole, outputs={"graph": whole.outputs["float_model"]}), whole)
+    done = run(tmp_path)
+    assert cached(done) == {"ingest": True, "train": False, "report": True}
+    assert store.records.read("train", path.stem) == replace(whole, aside=done["train"].record.aside)

@@ -40,7 +40,7 @@ def test_every_layer_is_a_row_and_the_numbers_are_those_of_the_file(graph: Graph
     assert [row["layer"] for row in found["layers"]] == [layer.name for layer in shown.container.layers]
     text = "\n".join(shown.lines())
     assert all(layer.name in text for layer in shown.container.layers)
-    assert f"{file.stat().st_size:,} bytes, version 4.1" in text
+    assert f"{file.stat().st_size:,} bytes, version 5.0" in text
     assert "bounds" not in found
 
 

@@ -46,19 +46,49 @@ def test_any_flipped_bit_starts_from_the_beginning(tmp_path: Path) -> None:
     assert load_checkpoint(path, "a") is None
 
 
-def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
+def test_of_a_damaged_checkpoint_the_one_before_is_used_and_it_is_said(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "c"
-    save_checkpoint(path, STATE)
-
-    def killed(descriptor: int) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoint.os, "fsync", killed)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(path, {**STATE, "rows": []})
-    monkeypatch.undo()
+    save_checkpoint(path, {**STATE, "rows": [1]})
+    save_checkpoint(path, {**STATE, "rows": [1, 2]})
+    sound = path.read_bytes()
+    middle = len(sound) // 2
+    flipped = sound[:middle] + bytes([sound[middle] ^ 8]) + sound[middle + 1 :]
+    path.write_bytes({"torn": sound[:middle], "flipped": flipped, "empty": b""}[damage])
+    said: list[str] = []
+    loaded = load_checkpoint(path, "a", said.append)
+    assert loaded is not None and loaded["rows"] == [1]
+    assert said == ["c is damaged, and is not used"]
+    save_checkpoint(path, {**STATE, "rows": [1, 2, 3]})  # the damaged one does not take the place of the sound one
+    path.write_bytes(b"")
     loaded = load_checkpoint(path, "a")
-    assert loaded is not None and loaded["rows"] == STATE["rows"]
+    assert loaded is not None and loaded["rows"] == [1]
+
+
+@pytest.mark.parametrize(("call", "rows"), [("fsync", [1, 2]), ("first rename", [1, 2]), ("second rename", [1, 2])])
+def test_a_kill_while_writing_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, rows: list[int]
+) -> None:
+    path = tmp_path / "c"
+    save_checkpoint(path, {**STATE, "rows": [1]})
+    save_checkpoint(path, {**STATE, "rows": [1, 2]})
+    left, real = {"first rename": 0, "second rename": 1}.get(call, 9), Path.replace
+
+    def killed(*given: object) -> Path:
+        nonlocal left
+        if call == "fsync" or not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(*((checkpoint.os, "fsync") if call == "fsync" else (Path, "replace")), killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(path, {**STATE, "rows": [1, 2, 3]})
+    monkeypatch.undo()
+    said: list[str] = []
+    loaded = load_checkpoint(path, "a", said.append)
+    assert loaded is not None and loaded["rows"] == rows
+    assert said == []
 
 
 def test_equal_values_give_equal_bytes() -> None:

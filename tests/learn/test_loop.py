@@ -143,6 +143,81 @@ def test_a_checkpoint_of_other_settings_or_data_is_not_continued(tmp_path: Path)
     assert len(seen) == SETTINGS.epochs
 
 
+@pytest.mark.parametrize(("every", "left"), [(1, 5), (2, 4), (3, 3), (7, 0)])
+def test_a_checkpoint_is_written_every_so_many_epochs_and_decides_nothing(
+    every: int, left: int, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, epochs=7)
+
+    def progress(what: str, done: float) -> None:
+        if what.startswith("epoch 5 "):
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(network(), data(), settings, checkpoint=tmp_path / "c", checkpoint_every=every, progress=progress)
+    told: list[str] = []
+    module = network()
+    history = fit(
+        module,
+        data(),
+        settings,
+        checkpoint=tmp_path / "c",
+        checkpoint_every=every,
+        progress=lambda what, done: told.append(what),
+    )
+    assert told[0].startswith(f"goes on after epoch {left} of 7" if left else "epoch 1 of 7")
+    assert (dump(module.state_dict()), history) == trained(settings)
+
+
+def test_a_damaged_checkpoint_is_said_and_costs_the_epochs_since_the_one_before(tmp_path: Path) -> None:
+    trained(SETTINGS, tmp_path / "c")
+    whole = (tmp_path / "c").read_bytes()
+    (tmp_path / "c").write_bytes(whole[:-1])
+    told: list[str] = []
+    module = network()
+    fit(module, data(), SETTINGS, checkpoint=tmp_path / "c", progress=lambda what, done: told.append(what))
+    assert told[0] == "goes on after epoch 3 of 4; c is damaged, and is not used"
+    assert len(told) == 2
+    assert dump(module.state_dict()) == trained()[0]
+
+
+class Frozen(nn.Module):
+    """Freezes in its third epoch; what it is frozen with is part of its state, that it is frozen is not."""
+
+    frozen_by: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+        self.live = True
+        self.register_buffer("frozen_by", torch.zeros(1))
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        if self.live and epoch >= 2:
+            self.live = False
+            self.frozen_by += self.inner[0].weight.detach().sum()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) + self.frozen_by
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+def test_a_module_that_changed_with_the_epochs_is_not_changed_a_second_time(stop: int, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=5)
+
+    def progress(what: str, done: float) -> None:
+        if what.startswith(f"epoch {stop} "):
+            raise Stop
+
+    one, other = Frozen(), Frozen()
+    fit(one, data(), settings)
+    with pytest.raises(Stop):
+        fit(Frozen(), data(), settings, checkpoint=tmp_path / "c", progress=progress)
+    fit(other, data(), settings, checkpoint=tmp_path / "c")
+    assert dump(other.state_dict()) == dump(one.state_dict())
+    assert other.live is one.live is False
+
+
 class Scripted(nn.Module):
     """Says what a list holds: the share of right answers in each epoch's validation."""
 

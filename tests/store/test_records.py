@@ -115,7 +115,7 @@ def test_a_replaced_record_is_kept_aside(tmp_path: Path) -> None:
     one, records = record(), Records(tmp_path)
     records.create(one)
     other = replace(one, outputs={"float_model": {"best_model.pt": Stored("b" * 64, 3)}})
-    assert records.replace(other) == other
+    assert records.replace(other, one) == other
     assert records.read("train", one.fingerprint) == other
     assert len(list((tmp_path / "aside").iterdir())) == 1
 
@@ -174,3 +174,44 @@ def test_what_is_no_plain_file_is_no_record_and_takes_no_time(tmp_path: Path, wh
         path.symlink_to("/dev/zero")
     assert Records(tmp_path).read("train", one.fingerprint) is None
     assert Records(tmp_path).create(one) == one
+
+
+@given(field=st.sampled_from(sorted(record().to_json())), value=JSON)
+def test_a_record_in_which_any_field_is_anything_is_a_miss_or_a_record(
+    tmp_path_factory: pytest.TempPathFactory, field: str, value: object
+) -> None:
+    """As another version of flowlab, or a stranger, could write it: with a check that is right."""
+    one, root = record(), tmp_path_factory.mktemp("store")
+    body = {**one.to_json(), field: value}
+    if field == "document":
+        body["fingerprint"] = digest(value)
+    path = root / "records" / "train" / f"{body['fingerprint'] if field == 'document' else one.fingerprint}.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(canonical_json({**body, "check": digest(body)}))
+    back = Records(root).read("train", path.stem)
+    assert back is None or (back.stage, back.fingerprint) == ("train", path.stem)
+    if back is not None:
+        assert all(isinstance(each, dict) for each in (back.document, back.outputs, back.metrics, back.aside))
+        assert all(isinstance(each, str) for each in back.warnings)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schema", 2), ("schema", "1"), ("schema", None), ("stage", 7), ("stage", "ingest"), ("document", []),
+        ("outputs", []), ("outputs", {"float_model": []}), ("outputs", {"float_model": {"a": {"sha256": "a" * 64}}}),
+        ("outputs", {"float_model": {"a": {"sha256": "a" * 63, "size": 1}}}),
+        ("outputs", {"float_model": {"a": {"sha256": "a" * 64, "size": "1"}}}),
+        ("outputs", {"float_model": {"a": {"sha256": "a" * 64, "size": -1}}}),
+        ("outputs", {"float_model": {"../a": {"sha256": "a" * 64, "size": 1}}}),
+        ("metrics", [1]), ("warnings", "a warning"), ("warnings", [None]), ("aside", None),
+    ],
+)  # fmt: skip
+def test_a_record_of_another_schema_or_shape_is_a_miss(tmp_path: Path, field: str, value: object) -> None:
+    one, records = record(), Records(tmp_path)
+    body = {**one.to_json(), field: value}
+    path = path_of(tmp_path, one)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(canonical_json({**body, "check": digest(body)}))
+    assert records.read("train", one.fingerprint) is None
+    assert records.create(one) == one

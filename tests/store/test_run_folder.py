@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from flowlab.canonical import digest
 from flowlab.errors import StoreError
 from flowlab.store import runs
 from flowlab.store.records import Record, Stored
@@ -103,7 +104,8 @@ def test_a_run_is_written_first_and_again_at_its_end(tmp_path: Path) -> None:
     runs.write("one", "motor", "Completed", stages={})
     read = runs.read("one")
     assert read is not None and read["state"] == "Completed"
-    assert json.loads((tmp_path / "runs" / "one" / "run.json").read_text()) == read
+    written = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())
+    assert written == {**read, "check": digest(read)}  # what `flowlab store verify` holds it against
     assert [run["run"] for run in runs.newest_first("motor")] == ["one"]
     assert list(runs.newest_first("fan")) == []
 

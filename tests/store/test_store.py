@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from flowlab.canonical import digest
-from flowlab.errors import NotBuiltYet
 from flowlab.store.records import Record
 from flowlab.store.store import Store, store_root
 
@@ -20,11 +19,6 @@ def test_the_store_is_where_one_says_or_beside_the_runs(tmp_path: Path, monkeypa
     monkeypatch.setenv("FLOWLAB_STORE", str(tmp_path / "env"))
     assert store_root(None, tmp_path) == tmp_path / "env"
     assert store_root(str(tmp_path / "said"), tmp_path) == tmp_path / "said"
-
-
-def test_a_remote_store_is_refused_in_plain_words(tmp_path: Path) -> None:
-    with pytest.raises(NotBuiltYet, match=r"s3://bucket: stores on remote file systems are not built yet"):
-        store_root("s3://bucket", tmp_path)
 
 
 def test_opening_a_store_touches_nothing(tmp_path: Path) -> None:

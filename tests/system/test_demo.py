@@ -214,9 +214,10 @@ def test_prefects_api_shows_nine_stages_with_their_edges(demo_text: str, demo_fo
 def test_every_state_of_the_network_is_printed(demo: dict[str, Any], demo_folder: Path) -> None:
     states = flowlab(demo_folder, "explain")["states"]
     names = [one["name"] for one in states]
-    assert names[0] == "float" and names[-5:] == [
+    assert names[0] == "float" and names[-6:] == [
         "placed",
         "pass legalise",
+        "pass fuse_bnorm",
         "pass schedule",
         "pass allocate",
         "program",
@@ -228,7 +229,7 @@ def test_every_state_of_the_network_is_printed(demo: dict[str, Any], demo_folder
     assert 'layer="FCONV"' in by_name["placed"] and 'unit="npu"' in by_name["placed"]
     assert "offset=" not in by_name["pass schedule"] and "offset=0" in by_name["pass allocate"]
     assert "conv1.bnorm [0..1024)" in by_name["program"]
-    whole = flowlab(demo_folder, "explain", "--constants")["states"][-5]["text"]
+    whole = flowlab(demo_folder, "explain", "--constants")["states"][-6]["text"]
     (graph,) = demo["artifacts"]["placed_graph"]
     assert whole.split() == Path(graph["path"]).read_text().split()
 
@@ -238,4 +239,5 @@ def test_what_has_not_run_cannot_be_explained(demo: dict[str, Any], demo_folder:
         [sys.executable, "-m", "flowlab.cli", "explain", "--set", "training.seed=7"],
         cwd=demo_folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 2 and "stage 'train' of this config is not in the store" in done.stderr
+    assert done.returncode == 2
+    assert "stage 'train' of this config is not in the store (train: options.seed: " in done.stderr

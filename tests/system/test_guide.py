@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import object_store
 import pytest
 
 import flowlab
@@ -25,6 +26,7 @@ BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.D
 CODE = re.compile(r"#\s*exit code (\d+)\s*$")
 EXPORT = re.compile(r"export (\w+)=(.*)")
 STOP_TIMEOUT_S = 10
+MANY = "many-machines.md"  # it needs a bucket
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,16 @@ def run_page(page: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_the_page_does_what_it_promises(page: str, folder: Path) -> None:
-    run_page(page, folder)
+def test_every_command_of_the_page_does_what_it_promises(
+    page: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if page != MANY:
+        run_page(page, folder)
+        return
+    with object_store.served(tmp_path, "my-bucket") as endpoint:
+        for name, value in object_store.environment(endpoint).items():
+            monkeypatch.setenv(name, value)
+        run_page(page, folder)
 
 
 def test_the_index_names_every_page() -> None:

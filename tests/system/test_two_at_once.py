@@ -28,9 +28,9 @@ STAGES = ["ingest", "extract", "inspect", "train", "quantize", "validate", "comp
 IMAGINED = ["ingest", "train", "simulate", "report"]
 WAITS = "goes on when another run has done this stage"
 
-# Where a run is killed: in every stage, after an epoch of those that train, and behind the last stage.
+# Where a run is killed: in every stage, in those that train and in their checkpoints, and behind the last stage.
 IN_EVERY_STAGE = ("object-record", "record-write", "record-scratch")
-IN_TRAINING = {"train": ("epoch",), "quantize": ("epoch",)}
+IN_TRAINING = dict.fromkeys(("train", "quantize"), ("batch", "epoch", "checkpoint-write", "checkpoint-rename"))
 BEHIND_THE_STAGES = ("latest",)
 
 CONFIG = """\
@@ -312,8 +312,8 @@ def test_kill_at_every_fault_point_of_every_real_stage_costs_that_stage_alone(
     assert cached(last) == dict.fromkeys(STAGES, True)
     assert (folder / "artifacts" / "tones" / "latest").readlink().name == last["run"]
     assert records(folder) == undisturbed[1]
-    assert kills == 29
-    assert states(folder) == {"Killed": 29, "Completed": 2}, "killed before `latest` moved, a run was complete"
+    assert kills == 35
+    assert states(folder) == {"Killed": 35, "Completed": 2}, "killed before `latest` moved, a run was complete"
     assert_nothing_is_left(folder)
 
 
