@@ -106,7 +106,7 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
     """
     ordered = _order(_asked_for(stages, config), sources)
     made_by = {role: stage for stage in ordered for role in stage.makes}
-    recipes: dict[str, str] = {role: sources[role] for role in SOURCES if role in sources}
+    recipes: dict[str, str] = dict(sources)
     nodes = []
     for stage in ordered:
         needs = (*stage.needs, *(role for role in stage.optional if role in made_by or role in sources))

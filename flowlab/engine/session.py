@@ -33,15 +33,17 @@ class Asked:
 
     Args:
         engine: ``prefect``, ``local``, or None when it was not said.
-        store: the store's folder, or None for the default.
+        store: the store's folder or address, or None for the default.
         require: executions of the program that must have run here.
         artifacts: where runs and the default store go.
+        runner: ``dask://host:port`` where the stages run elsewhere, else None.
     """
 
     engine: str | None = None
     store: str | None = None
     require: tuple[str, ...] = ()
     artifacts: Path = Path("artifacts")
+    runner: str | None = None
 
 
 class Watch(Protocol):
@@ -205,6 +207,10 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     from flowlab.stages import STAGES
 
     store = open_store(asked.store, asked.artifacts)
+    if asked.runner is not None:
+        from flowlab.engine import on_dask
+
+        on_dask.check(asked.runner, store)  # before a trace of the run is written
     while True:
         prepared = prepare(STAGES, config, catalogue, store, _fetch(store, watch))
         with store.keeping():
