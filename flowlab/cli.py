@@ -646,6 +646,7 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         require=tuple(getattr(arguments, "require", ())),
         artifacts=ARTIFACTS,
         promote=getattr(arguments, "promote", False),
+        runner=getattr(arguments, "runner", None),
     )
     check_required(asked.require, config, catalogue)
     if getattr(arguments, "strict", False):
@@ -923,6 +924,8 @@ def _with_store(parser: argparse.ArgumentParser) -> None:
 
 def _with_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["prefect", "local"], help="what runs the stages (default: prefect)")
+    text = "where the stages run: dask://HOST:PORT, or dask:// for a cluster on this machine (default: in this process)"
+    parser.add_argument("--runner", metavar="ADDRESS", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--strict", action="store_true", help="warnings and broken plugin packages are errors")
     parser.add_argument(
