@@ -107,7 +107,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from flowlab.engine.sweep import run_sweep, survey_sweep
     from flowlab.plugins import load as load_plugins
 
-    sweep, catalogue = load_sweep(Path(arguments.sweep), arguments.set), load_plugins()
+    catalogue = load_plugins()
+    sweep = load_sweep(Path(arguments.sweep), arguments.set, catalogue)
     asked = _asked_for_cells(arguments, sweep, catalogue)
     if arguments.plan:
         plan, cached = survey_sweep(sweep, catalogue, asked)
@@ -431,9 +432,13 @@ def _plugin_check(arguments: argparse.Namespace) -> int:
 
 
 def _overhead(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.bench import overhead
+    from flowlab.engine.bench_overhead import Asked, measure
 
-    return _say_all(overhead(arguments.configs, arguments.set))
+    if arguments.rounds < 1:
+        raise ConfigError(f"--rounds {arguments.rounds}: 1 or more")
+    csv = None if arguments.csv is None else Path(arguments.csv)
+    asked = Asked(arguments.configs, arguments.set, arguments.rounds, csv)
+    return _say_all(measure(asked, lambda text: _say(text, flush=True)))
 
 
 def _quantization(arguments: argparse.Namespace) -> int:
@@ -470,9 +475,32 @@ def _down(arguments: argparse.Namespace) -> int:
 def _deploy(arguments: argparse.Namespace) -> int:
     from flowlab.engine import deploy
 
+    if arguments.configs[:1] == ["run"]:
+        return _deploy_run(arguments)
     config, _ = _config(arguments) if arguments.configs else _demo_config(arguments)
-    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON)
+    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON, arguments.promote)
     return _say_all(deploy.deploy(asked, PREFECT_HOME, lambda text: _say(text, flush=True)))
+
+
+def _deploy_run(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.deploy_run import deploy_run
+    from flowlab.plugins import load
+
+    if len(arguments.configs) != 2:
+        raise ConfigError("deploy run: expected one deployment, as in: flowlab deploy run on-demand --set a.b=c")
+
+    def said(text: str) -> None:
+        _say(text, flush=True)
+
+    said(deploy_run(arguments.configs[1], arguments.set, load(), PREFECT_HOME, watch=arguments.watch, said=said))
+    return 0
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.promote import promote_by_hand
+
+    _say(promote_by_hand(arguments.run, arguments.store, ARTIFACTS))
+    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -598,6 +626,7 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         store=arguments.store,
         require=tuple(getattr(arguments, "require", ())),
         artifacts=ARTIFACTS,
+        promote=getattr(arguments, "promote", False),
     )
     check_required(asked.require, config, catalogue)
     if getattr(arguments, "strict", False):
@@ -662,6 +691,8 @@ def _running(commands: Commands) -> None:
     run = _command(commands, "run", _run, "run a config's stages; what is in the store is not repeated")
     _with_configs(run)
     _with_run_options(run)
+    text = "the run takes the place of the dataset's promoted one, if it is not worse on the same test windows"
+    run.add_argument("--promote", action="store_true", help=text)
 
     sweep = _command(commands, "sweep", _sweep, "run a matrix of configs; what is the same in several is done once")
     sweep.add_argument("sweep", metavar="SWEEP", help="a YAML file: a config, and a matrix of what is varied in it")
@@ -712,6 +743,10 @@ def _asking(commands: Commands) -> None:
     _with_store(runs)
 
     text = "say in what two runs differ: config, metrics, sizes, layers, stages"
+    promote = _command(commands, "promote", _promote, "make a run the promoted one of its dataset, whatever it reaches")
+    promote.add_argument("run", metavar="RUN", help=A_RUN)
+    _with_store(promote)
+
     both = _command(commands, "compare", _compare, text, json=True)
     both.add_argument("first", metavar="RUN", help=A_RUN)
     both.add_argument("second", metavar="RUN", help="the other one")
@@ -789,7 +824,7 @@ def _installed(commands: Commands) -> None:
     )
     new = _command(plugin, "new", _plugin_new, "write a package that installs and passes its own tests")
     new.set_defaults(name="plugin new")
-    new.add_argument("kind", metavar="KIND", help="quantizer, target or extractor")
+    new.add_argument("kind", metavar="KIND", help="quantizer, target, extractor or stage")
     new.add_argument("package", metavar="NAME", help="of the package, its folder and the plugin: my-quantizer")
     check = _command(
         plugin, "check", _plugin_check, "run the conformance checks on all that an installed package brings"
@@ -804,18 +839,25 @@ def _server(commands: Commands) -> None:
     up.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: 4200, or a free one)")
     _command(commands, "down", _down, "stop the server of `flowlab up`, and say what is left behind")
     deploy = _command(commands, "deploy", _deploy, "give the server deployments of a config, on demand and nightly")
-    deploy.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
+    deploy.add_argument(
+        "configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example. 'run NAME': a run of a deployment"
+    )
     deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
     deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
+    deploy.add_argument("--promote", action="store_true", help="runs take the place of the promoted one, if not worse")
+    deploy.add_argument("--watch", action="store_true", help="with 'run NAME': wait for its end")
     status = _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
     status.add_argument("--api", action="store_true", help="print its API's address alone, for PREFECT_API_URL")
 
 
 def _measuring(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure flowlab itself").add_subparsers(metavar="WHAT", required=True)
-    overhead = _command(bench, "overhead", _overhead, "the time of a run in which everything is cached")
+    text = "what flowlab takes for itself: cached, nine stages on either engine, beside other tools that are here"
+    overhead = _command(bench, "overhead", _overhead, text)
     overhead.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     overhead.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    overhead.add_argument("--rounds", type=int, default=5, metavar="N", help="of everything, in turns (default: 5)")
+    overhead.add_argument("--csv", metavar="FOLDER", help="write overhead.csv there")
     compile_ = _command(bench, "compile", _compile_bench, "instructions, bytes and stack of programs on emulated cores")
     compile_.add_argument("--quick", action="store_true", help="one network, hardly trained")
     compile_.add_argument("--csv", metavar="FOLDER", help="write compile.csv there")

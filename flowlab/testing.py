@@ -33,6 +33,7 @@ from flowlab.contracts import (
     Quantizer,
     Reader,
     Recording,
+    Stage,
     Target,
 )
 
@@ -49,7 +50,7 @@ SECTIONS = ("common", "dataset", "data_processing_feature_extraction", "training
 KINDS = (Reader, Dataset, FeatureExtractor, Model, Quantizer, Core, Target)
 
 
-def check_package(module: str) -> tuple[Plugin | Preset, ...]:
+def check_package(module: str) -> tuple[Plugin | Preset | Stage, ...]:
     """Load a module as if it were announced; check everything that it brings, and return it.
 
     Raises:
@@ -60,10 +61,26 @@ def check_package(module: str) -> tuple[Plugin | Preset, ...]:
     catalogue = load_announced([Announced(module, module, module.partition(".")[0])])
     assert not catalogue.broken, "; ".join(f"{name}: {reason}" for name, reason in catalogue.broken.items())
     items = tuple(one.item for one in catalogue.brought)
-    assert items, f"{module} brings nothing: is every hook marked with @hookimpl?"
+    assert items or catalogue.watchers, f"{module} brings nothing: is every hook marked with @hookimpl?"
     for item in items:
-        check_preset(item) if isinstance(item, Preset) else check_plugin(item)
+        if isinstance(item, Preset):
+            check_preset(item)
+        elif isinstance(item, Stage):
+            check_stage(item)
+        else:
+            check_plugin(item)
     return items
+
+
+def check_stage(stage: Stage) -> None:
+    """Check a stage's declaration: its function, code and libraries are there."""
+    who = f"stage '{stage.name}'"
+    module, _, function = stage.run.partition(":")
+    assert callable(getattr(import_module(module), function, None)), f"{who}: {module} has no function {function}"
+    for name in stage.code:
+        assert util.find_spec(name) is not None, f"{who}: code '{name}' is not importable, so it cannot be hashed"
+    for name in stage.libraries:
+        _check_installed(name, who)
 
 
 def check_plugin(plugin: Plugin) -> None:

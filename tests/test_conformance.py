@@ -239,10 +239,12 @@ def test_a_rule_without_a_cure_a_sentence_or_an_answer_fails() -> None:
     assert "a rule or pass raises ZeroDivisionError" in refusal(Mutable([*RULES, raising]))
 
 
-def test_rules_that_take_nothing_of_a_kind_fail() -> None:
+def test_rules_that_take_nothing_of_a_kind_are_reported_and_fail_where_they_take_nothing_at_all() -> None:
     nothing = Rule(("FC",), "No FC.", lambda layer: False, lambda layer: "leave it out")
-    said = refusal(Mutable([*RULES, nothing]))
-    assert "its rules speak of FC, and take none of 60 ordinary layers" in said
+    assert "No FC." in testing.check_target(Mutable([*RULES, nothing]), 6).refused["FC"]
+    kinds = tuple({kind for each in RULES for kind in each.layers})
+    nowhere = Rule(kinds, "Nothing.", lambda layer: False, lambda layer: "leave it out")
+    assert "its rules take no ordinary layer of any kind; of " in refusal(Mutable([*RULES, nowhere]))
 
 
 # --- mutants of extractors, quantizers and modules ----------------------------------------------

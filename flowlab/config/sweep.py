@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from flowlab.config.checks import FOLDER_NAME
-from flowlab.config.layer import Layer, from_file, from_sections, from_sets, from_settings, laid_over
+from flowlab.config.layer import Layer, from_file, from_sections, from_sets, from_settings, laid_over, own_laid_over
 from flowlab.config.loading import load_layers
+from flowlab.config.own_sections import NONE, Installed, installed
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
 from flowlab.config.sections import SECTIONS
@@ -94,29 +95,31 @@ class Sweep:
 
     def config(self, cell: Cell, catalogue: Any) -> Config:
         """The config of one cell. Raises as `flowlab.config.load` does."""
-        return load_layers([*self.layers, *(from_settings(one.settings) for one in cell.choices)], catalogue)
+        known = installed(catalogue)
+        return load_layers([*self.layers, *(from_settings(one.settings, known) for one in cell.choices)], catalogue)
 
 
-def load_sweep(path: Path, sets: Sequence[str] = ()) -> Sweep:
-    """Read a sweep's file; ``sets`` lie over its config, and under its matrix.
+def load_sweep(path: Path, sets: Sequence[str] = (), catalogue: Any = None) -> Sweep:
+    """Read a sweep's file; ``sets`` lie over its config, and under its matrix. The catalogue has packages' sections.
 
     Raises:
         ConfigError: naming file, place, what was found and what to do; a line for each problem.
     """
     root = parse(read_text(path), str(path))
-    return _Reader(str(path), path.resolve().parent).read(root, path.stem, sets)
+    return _Reader(str(path), path.resolve().parent, installed(catalogue)).read(root, path.stem, sets)
 
 
-def load_sweep_mapping(mapping: Mapping[str, Any], source: str = "sweep") -> Sweep:
+def load_sweep_mapping(mapping: Mapping[str, Any], source: str = "sweep", catalogue: Any = None) -> Sweep:
     """The same for what `Sweep.given` holds; relative paths count from the working directory."""
-    return _Reader(source, Path.cwd()).read(_node(mapping), source, ())
+    return _Reader(source, Path.cwd(), installed(catalogue)).read(_node(mapping), source, ())
 
 
 class _Reader:
     """Reads one source, and collects what is wrong with it."""
 
-    def __init__(self, source: str, base: Path) -> None:
+    def __init__(self, source: str, base: Path, installed: Installed = NONE) -> None:
         self._source = source
+        self._installed = installed
         self._base = base
         self._problems = Problems()
 
@@ -126,13 +129,13 @@ class _Reader:
         refuse_duplicates(root.pairs, self._source)
         found = {pair.key: pair for pair in root.pairs}
         for pair in root.pairs:
-            if pair.key not in (*KEYS, *SECTIONS):
-                known = (*KEYS, *SECTIONS)
-                self._wrong(
-                    pair.line, "", f"no key '{pair.key}'.{did_you_mean(pair.key, known)} Known: {', '.join(known)}"
-                )
-        sections = from_sections([one for one in root.pairs if one.key in SECTIONS], self._source, self._base)
-        layers = [*self._files(found.get(CONFIG)), sections, from_sets(sets, Path.cwd())]
+            if pair.key not in (*KEYS, *SECTIONS, *self._installed.names):
+                known = (*KEYS, *SECTIONS, *self._installed.shown)
+                listed = f"Known: {', '.join(known)}{self._installed.broken}"
+                self._wrong(pair.line, "", f"no key '{pair.key}'.{did_you_mean(pair.key, known)} {listed}")
+        of_config = [one for one in root.pairs if one.key in SECTIONS or one.key in self._installed.names]
+        sections = from_sections(of_config, self._source, self._base, self._installed)
+        layers = [*self._files(found.get(CONFIG)), sections, from_sets(sets, Path.cwd(), self._installed)]
         for layer in layers:
             self._problems.extend(layer.problems)
         name = self._name(found.get(NAME), name)
@@ -146,6 +149,9 @@ class _Reader:
             section: {key: entry.value for key, entry in entries.items()}
             for section, entries in laid_over(layers).items()
             if entries
+        } | {
+            section: {key: entry.value for key, entry in entries.items()}
+            for section, entries in own_laid_over(layers).items()
         }
         given = self._given(name, base, axes, excluded, baseline)
         return Sweep(name, axes, cells, baseline, given, tuple(layers))
@@ -176,7 +182,7 @@ class _Reader:
                 self._wrong(pair.line, CONFIG, f"found {name!r}, expected the name of a config's file")
                 continue
             with self._problems.collected():
-                layers.append(from_file(self._base / name))
+                layers.append(from_file(self._base / name, self._installed))
         return layers
 
     def _axes(self, pair: Pair | None) -> tuple[Axis, ...]:
@@ -211,7 +217,7 @@ class _Reader:
         for label in sorted({one for one in labels if labels.count(one) > 1}):
             self._wrong(pair.line, where, f"'{label}' stands twice. Leave one out")
         for choice in choices:
-            self._problems.extend(from_settings(choice.settings).problems)
+            self._problems.extend(from_settings(choice.settings, self._installed).problems)
         return Axis(pair.key, tuple(choices))
 
     def _named(self, pair: Pair, where: str) -> Choice:

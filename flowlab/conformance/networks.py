@@ -168,8 +168,9 @@ class Network:
 
     def _biases(self, width: Requantize, largest: NDArray[np.float64]) -> NDArray[np.int64]:
         """Biases that the register holds; none in the channels that meet ties."""
-        most = np.minimum(largest, 2.0 ** (width.bias_bits - 1) - 1).astype(np.int64)
-        bias = self.random.integers(-most, most + 1)
+        unit = 2**width.bias_shift
+        most = np.minimum(largest / unit, 2.0 ** (width.bias_bits - 1) - 1).astype(np.int64)
+        bias: NDArray[np.int64] = self.random.integers(-most, most + 1) * unit
         bias[:2] = 0
         return bias
 

@@ -86,7 +86,7 @@ def _lines(one: Announced) -> Iterator[Line]:
     catalogue = load_announced([one])
     for reason in catalogue.broken.values():
         yield Line(FAILED, one.module, reason)
-    if not catalogue.brought and not catalogue.broken:
+    if not catalogue.brought and not catalogue.watchers and not catalogue.broken:
         yield Line(FAILED, one.module, "it brings nothing: is every hook marked with @hookimpl?")
     elif not catalogue.broken:
         yield _checked(f"{one.module} is light", lambda: testing.check_plugin_is_light(one.module))
@@ -94,6 +94,8 @@ def _lines(one: Announced) -> Iterator[Line]:
     for item in items:
         kind = item.kind.replace("_", " ") + " preset" * isinstance(item, contracts.Preset)
         yield _checked(f"{kind} '{item.name}'", partial(_check, item, items))
+    for watcher in catalogue.watchers:
+        yield Line(NOT_CHECKED, f"watcher {watcher.hook}", "call it with an event in a test of your own")
 
 
 def _checked(what: str, check: Callable[[], None]) -> Line:
@@ -113,6 +115,9 @@ def _check(item: Any, package: Sequence[Any]) -> None:
     if isinstance(item, contracts.Preset):
         testing.check_preset(item)
         return
+    if isinstance(item, contracts.Stage):
+        testing.check_stage(item)
+        raise _Skip("its declaration is sound; call its function with a StageJob in a test of your own")
     testing.check_plugin(item)
     options = _options(item)
     if isinstance(item, contracts.Quantizer):

@@ -14,9 +14,12 @@ from flowlab.store.records import Record
 Ended = tuple[Record, bool] | BaseException
 """A node's record, and whether the store had it; or why there is none."""
 
-Tell = Callable[[Ended], None]
+Tell = Callable[[Callable[[], Ended]], None]
 Begin = Callable[[Shared, Tell], None]
-"""Start a node in the background; its second argument is called once, from any thread, when it has ended."""
+"""Start a node in the background; its second argument is called once, from any thread, when it has ended.
+
+What it is given is asked for the outcome in the thread that drives.
+"""
 
 
 def drive(
@@ -42,7 +45,7 @@ def drive(
     waiting = {node.recipe: node for node in nodes}
     running: dict[str, Shared] = {}
     done: set[str] = set()
-    told: queue.SimpleQueue[tuple[Shared, Ended]] = queue.SimpleQueue()
+    told: queue.SimpleQueue[tuple[Shared, Callable[[], Ended]]] = queue.SimpleQueue()
     while waiting or running:
         _drop(waiting, alive(), ended)
         while len(running) < jobs and (node := _next(waiting, running, done, alive())) is not None:
@@ -51,7 +54,8 @@ def drive(
         if not running:
             assert not waiting, "nodes wait for each other"
             return
-        node, outcome = told.get()
+        node, ask = told.get()
+        outcome = ask()
         del running[node.recipe]
         if not isinstance(outcome, BaseException):
             done.add(node.recipe)
@@ -80,5 +84,5 @@ def _next(
     return None
 
 
-def _teller(node: Shared, told: queue.SimpleQueue[tuple[Shared, Ended]]) -> Tell:
-    return lambda outcome: told.put((node, outcome))
+def _teller(node: Shared, told: queue.SimpleQueue[tuple[Shared, Callable[[], Ended]]]) -> Tell:
+    return lambda ask: told.put((node, ask))

@@ -23,6 +23,7 @@ KINDS = {
     "quantizer": "quantizer",
     "target": "target device",
     "extractor": "feature extractor",
+    "stage": "pipeline stage",
 }
 """What can be made, and how it is called in a sentence."""
 
@@ -40,6 +41,8 @@ def new_plugin(kind: str, name: str, folder: Path) -> list[str]:
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind of package", kind, KINDS))
     module = _module(name)
+    if kind == "stage":
+        _check_section(module)
     place = folder / name
     if place.exists() or place.is_symlink():
         raise ConfigError(f"{name}: is there already, and nothing is overwritten. Give another name, or move it away")
@@ -71,6 +74,15 @@ def _module(name: str) -> str:
     if find_spec(module) is not None:
         raise ConfigError(f"'{name}': a module '{module}' can be imported here already. Give another name")
     return module
+
+
+def _check_section(name: str) -> None:
+    """Refuse a section that flowlab has, or a key: an indented section and a key would be one."""
+    from flowlab.config.sections import SECTIONS, keys
+    from flowlab.config.unread import UNREAD_SECTIONS
+
+    if name in {*SECTIONS, *UNREAD_SECTIONS, *(key for section in SECTIONS for key in keys(section))}:
+        raise ConfigError(f"'{name}' is a section or a key of a config already. Give another name, such as 'my-{name}'")
 
 
 def _filled(kind: str, name: str, module: str) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +25,7 @@ from flowlab.engine.result import RunResult
 from flowlab.engine.session import Session
 from flowlab.engine.work import FLOW_NAME, Work, offered, work_of
 from flowlab.errors import FlowlabError, StageError
-from flowlab.store.runs import KILLED, Runs, state_of
+from flowlab.store.runs import KILLED, Runs, is_gone, state_of
 
 if TYPE_CHECKING:
     from flowlab.engine.sweep import SweepRun
@@ -38,6 +38,7 @@ R = TypeVar("R")
 WRITTEN_TIMEOUT_S = 10
 UNSENT_TIMEOUT_S = 20
 ANSWER_TIMEOUT_S = 5
+UNENDED = ["RUNNING", "PENDING"]
 RUN_LOGS = ("prefect.flow_runs", "prefect.task_runs")
 RETRIES = 3  # of a request, 2 + 4 + 8 s apart: our own server is there, or it is gone
 
@@ -120,7 +121,7 @@ def _on_prefect(
         from flowlab.engine import flows
 
         server.wait_until_healthy(api.url, home, api.log)
-        mark_crashed(api.url, runs)
+        mark_ended(api.url, runs)
         # The heartbeat's thread would cost up to 1 s at the end; only temporary settings can switch it off.
         settings: dict[Any, Any] = {PREFECT_API_URL: api.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         if api.kind != "named":
@@ -162,25 +163,43 @@ def _tell(error: Exception, work: Work, api: server.Api, said: Callable[[str], N
     said(f"Prefect's server at {shown(api.url)} stopped answering; no dashboard shows how this run ended.")
 
 
-def mark_crashed(url: str, runs: Runs) -> None:
-    """Mark flow runs Crashed that Prefect believes to be running, but whose process is gone.
+def mark_ended(url: str, runs: Runs) -> None:
+    """Let Prefect know how flow runs ended that it believes to be running, but whose process is gone.
 
-    Only runs of this store whose record says which process they were. Nothing depends on it but what a dashboard shows.
+    A process that was killed says nothing, and a server that was down hears nothing: what the store says of a run
+    decides, and of a stage whether the run had its result. Only runs of this store whose record says which process
+    they were. Nothing depends on it but what a dashboard shows.
     """
-    asked = {
-        "flows": {"name": {"any_": [FLOW_NAME]}},
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
-    }
-    try:
-        status, answer = server.exchange(url, "POST", "/flow_runs/filter", asked, timeout_s=ANSWER_TIMEOUT_S)
-        for one in json.loads(answer) if status == 200 else ():
+    asked = {"flows": {"name": {"any_": [FLOW_NAME]}}, "flow_runs": {"state": {"type": {"any_": UNENDED}}}}
+    with suppress(OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        for one in _filtered(url, "flow_runs", asked):
             run = runs.read(str(one["name"]))
-            if run is not None and state_of(run) == KILLED:
-                state = {"type": "CRASHED", "message": "the process of the run was gone when the next run started"}
-                path = f"/flow_runs/{one['id']}/set_state"
-                server.exchange(url, "POST", path, {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        return
+            if run is not None and is_gone(run):
+                of_run = {
+                    "flow_runs": {"id": {"any_": [one["id"]]}},
+                    "task_runs": {"state": {"type": {"any_": UNENDED}}},
+                }
+                for task in _filtered(url, "task_runs", of_run):
+                    _set(
+                        url, f"task_runs/{task['id']}", _ended("Completed" if task["name"] in run["stages"] else KILLED)
+                    )
+                _set(url, f"flow_runs/{one['id']}", _ended(state_of(run)))
+
+
+def _ended(state: str) -> Mapping[str, str]:
+    """Prefect's words for the end that the store knows of."""
+    if state == KILLED:
+        return {"type": "CRASHED", "message": "the process of the run was gone when the next run started"}
+    return {"type": state.upper(), "name": state, "message": "Prefect's server was gone when this ended"}
+
+
+def _filtered(url: str, what: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    status, answer = server.exchange(url, "POST", f"/{what}/filter", asked, timeout_s=ANSWER_TIMEOUT_S)
+    return list(json.loads(answer)) if status == 200 else []
+
+
+def _set(url: str, what: str, state: Mapping[str, str]) -> None:
+    server.exchange(url, "POST", f"/{what}/set_state", {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
 
 
 @contextmanager

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flowlab.canonical import digest
 from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
+from flowlab.contracts import RunEnded, RunStarted, StageEnded, StageFailed, StageStarted
 from flowlab.engine.gates import Gate, gates_of
 from flowlab.engine.local import Done, Prepared, prepare
 from flowlab.engine.result import RunResult, agreement_of, result_of
 from flowlab.engine.source import Fetch, keep_notes
+from flowlab.engine.watchers import Watchers
 from flowlab.errors import AgreementError, GateError
 from flowlab.store.downloads import Download
 from flowlab.store.records import Record
 from flowlab.store.run_folder import RunFolder
 from flowlab.store.runs import State, this_process
 from flowlab.store.store import Store, open_store
+
+if TYPE_CHECKING:
+    from flowlab.engine.promote import Promotion
 
 GATE = "inspect"  # the stage whose warnings cannot wait
 
@@ -36,12 +43,14 @@ class Asked:
         store: the store's folder, or None for the default.
         require: executions of the program that must have run here.
         artifacts: where runs and the default store go.
+        promote: the run takes the place of the dataset's promoted one, if it is not worse.
     """
 
     engine: str | None = None
     store: str | None = None
     require: tuple[str, ...] = ()
     artifacts: Path = Path("artifacts")
+    promote: bool = False
 
 
 class Watch(Protocol):
@@ -85,12 +94,18 @@ class Session:
     prepared: Prepared
     done: dict[str, Done] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    watchers: Watchers = field(init=False, repr=False)
+    _began: float = field(default_factory=time.monotonic, init=False, repr=False)
     _writing: Lock = field(default_factory=Lock, init=False, repr=False)
     _ended: bool = field(default=False, init=False, repr=False)
     _asks: dict[str, str] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._asks = {node.name: digest(node.asked) for node in self.prepared.plan}
+        self.watchers = Watchers(getattr(self.catalogue, "watchers", ()), self._say)
+
+    def _say(self, text: str) -> None:
+        self.watch.said(text)  # whoever looks by then
 
     @property
     def store(self) -> Store:
@@ -106,11 +121,23 @@ class Session:
         """Do one stage; records go in and out as plain JSON."""
         clock = time.monotonic()
         records = {name: Record.from_json(record) for name, record in upstream.items()}
-        record, cached = self.prepared.perform(
-            stage, records, lambda what, fraction: self.watch.progress(stage, what, fraction)
-        )
+        with self.telling(stage):
+            record, cached = self.prepared.perform(
+                stage, records, lambda what, fraction: self.watch.progress(stage, what, fraction)
+            )
         self.note(stage, Done(record, cached, round(time.monotonic() - clock, 3)))
         return record.to_json(), cached
+
+    @contextmanager
+    def telling(self, stage: str) -> Iterator[None]:
+        """Tell who watches that a stage begins, and what it raises; `note` tells its end."""
+        clock = time.monotonic()
+        self.watchers.tell("flowlab_before_stage", StageStarted(self.name, stage))
+        try:
+            yield
+        except BaseException as error:
+            self.tell_failure(stage, round(time.monotonic() - clock, 3), error)
+            raise
 
     def note(self, stage: str, done: Done) -> None:
         """A stage has its result; one that was made now is noted at once, so that a killed run is known by it."""
@@ -121,18 +148,47 @@ class Session:
         if stage == GATE and not done.cached:  # before an hour of training, and once more at the end
             for sentence in done.record.warnings:
                 self.watch.said(f"  {sentence}")
+        self.tell_stage(stage, done)
 
-    def write(self, state: State) -> None:
+    def write(self, state: State, missed: str = "") -> None:
         """Write ``run.json``: written first, it is what the store's clean-up starts from, and what lists of runs read.
 
         It has the config as it was given, but for secrets, and in the end metrics, sizes and gates. A run that has
-        ended stays so: of one that is cancelled, a stage may still finish in its thread.
+        ended stays so: of one that is cancelled, a stage may still finish in its thread. Who watches is told the end:
+        what is being raised, or the gates that were ``missed``.
         """
-        with self._writing:
+        error = sys.exception()
+        with ExitStack() as at_last, self._writing:
             if state == "Running" and self._ended:
                 return
+            if state != "Running" and not self._ended:
+                at_last.callback(self._tell_end, state, missed, error)  # also where the disk is full
             self._ended = state != "Running"
             self._write(state)
+
+    def tell_stage(self, stage: str, done: Done) -> None:
+        """Tell who watches that a stage has its result."""
+        record = done.record
+        seen = StageEnded(
+            self.name, stage, done.cached, done.seconds, record.fingerprint, record.metrics, record.warnings
+        )
+        self.watchers.tell("flowlab_after_stage", seen)
+
+    def tell_failure(self, stage: str, seconds: float, error: BaseException) -> None:
+        """Tell who watches that a stage raised."""
+        self.watchers.tell("flowlab_stage_failed", StageFailed(self.name, stage, seconds, _said(error)))
+
+    def tell_start(self) -> None:
+        """Tell who watches that the run begins."""
+        stages = tuple(node.name for node in self.prepared.plan)
+        model, device = self.about["model"], self.about["device"]
+        self.watchers.tell("flowlab_before_run", RunStarted(self.name, self.dataset, model, device, stages))
+
+    def _tell_end(self, state: State, missed: str, error: BaseException | None) -> None:
+        seconds = round(time.monotonic() - self._began, 3)
+        said = missed or (_said(error) if error is not None else "")
+        ended = RunEnded(self.name, self.dataset, state, seconds, self.about.get("metrics", {}), said)
+        self.watchers.tell("flowlab_after_run", ended)
 
     def _write(self, state: State) -> None:
         stages = {name: one.record.fingerprint for name, one in dict(self.done).items()}
@@ -189,15 +245,31 @@ class Session:
             "gates": [gate.to_json() for gate in gates],
         }
         if missed := [gate.missed for gate in gates if not gate.passed]:
-            self.write("Failed")
+            self.write("Failed", "\n".join(missed))
             self.store.close()
             error = GateError("\n".join(missed))
-            error.result = result
+            error.result = self._with_complaints(result)
             raise error
+        promotion = self._promoted(folder) if self.asked.promote else None
+        if promotion is not None:
+            self.about["promotion"] = promotion.to_json()
+            result = replace(result, promotion=promotion)
         self.write("Completed")
         folder.becomes_latest()
         self.store.close()
-        return result
+        return self._with_complaints(result)
+
+    def _with_complaints(self, result: RunResult) -> RunResult:
+        """With what went wrong in packages that watch, the end of the run included."""
+        return replace(result, warnings=(*result.warnings, *self.watchers.complaints))
+
+    def _promoted(self, folder: RunFolder) -> Promotion:
+        """Compare with the promoted run, and take its place where this one is not worse."""
+        from flowlab.engine.promote import promote
+        from flowlab.engine.which_run import StoredRun
+
+        records = {name: one.record for name, one in self.done.items()}
+        return promote(folder, StoredRun(self.name, self.dataset, records, self.store), self.catalogue)
 
 
 def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | None = None) -> Session:
@@ -208,8 +280,10 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     while True:
         prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
         with store.keeping():
-            if starts_whole(prepared):
-                return session_of(prepared, catalogue, asked, watch, name)
+            session = session_of(prepared, catalogue, asked, watch, name) if starts_whole(prepared) else None
+        if session is not None:
+            session.tell_start()
+            return session
 
 
 def starts_whole(prepared: Prepared, keep: Callable[[Any, Store], None] = keep_notes) -> bool:
@@ -246,6 +320,10 @@ def session_of(
     session = Session(config, catalogue, asked, watch, name or prepared.store.runs.claim(), prepared, about=about)
     session.write("Running")
     return session
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _now() -> str:

@@ -143,11 +143,17 @@ def begin_sweep(
     while True:
         plan = plan_sweep(sweep, catalogue, store, fetcher(store, _Downloads(watch)))
         with store.keeping():
-            if all(map(starts_whole, plan.cells)):
-                return _with_runs(SweepRun(plan, asked, watch, jobs, name or run_name()), catalogue)
+            whole = all(map(starts_whole, plan.cells))
+            running = SweepRun(plan, asked, watch, jobs, name or run_name())
+            if whole:
+                _with_runs(running, catalogue)
+        if whole:
+            for session in running.sessions:
+                session.tell_start()
+            return running
 
 
-def _with_runs(running: SweepRun, catalogue: Any) -> SweepRun:
+def _with_runs(running: SweepRun, catalogue: Any) -> None:
     plan = running.plan
     for number, prepared in enumerate(plan.cells):
         about: dict[str, Any] = {
@@ -156,7 +162,6 @@ def _with_runs(running: SweepRun, catalogue: Any) -> SweepRun:
             "cell": dict(plan.cell(number).labels),
         }
         running.sessions.append(session_of(prepared, catalogue, running.asked, Silent(), **about))
-    return running
 
 
 class _Downloads(Silent):
@@ -239,13 +244,9 @@ class SweepRun:
         pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="flowlab-sweep")
 
         def begin(node: Shared, tell: Tell) -> None:
-            pool.submit(work, node, {recipe: self._records[recipe] for recipe in node.reads}, tell)
-
-        def work(node: Shared, records: Mapping[str, Record], tell: Tell) -> None:
-            try:
-                tell(self._perform(node, records, silent))
-            except BaseException as error:  # noqa: BLE001 - told: the thread that waits raises it or keeps it
-                tell(error)
+            records = {recipe: self._records[recipe] for recipe in node.reads}
+            future = pool.submit(self._perform, node, records, silent)
+            future.add_done_callback(lambda one: tell(lambda: one.exception() or one.result()))
 
         try:
             yield begin
@@ -315,7 +316,8 @@ class SweepRun:
                     refused = error
             self._started[node.recipe] = time.monotonic()
             if refused is not None and not self.alive().intersection(node.plans):
-                tell(refused)
+                reason = refused
+                tell(lambda: reason)
                 return
             self.watch.started(node.node.name, name, self.plan.about(node))
             begin(node, tell)
@@ -334,6 +336,7 @@ class SweepRun:
             raise outcome
         self._say(node, FAILED, seconds)
         for number in self.alive().intersection(node.plans):
+            self.sessions[number].tell_failure(node.node.name, seconds, outcome)
             self._fail(number, self.plan.names[node.recipe], outcome)
 
     def _say(self, node: Shared, state: str, seconds: float) -> None:
@@ -346,7 +349,10 @@ class SweepRun:
         self._say(node, CACHED if cached else DONE, seconds)
         for place, number in enumerate(sorted(self.alive().intersection(node.plans))):
             session = self.sessions[number]
-            session.done[node.node.name] = Done(record, cached or place > 0, 0.0 if place else seconds)
+            done = Done(record, cached or place > 0, 0.0 if place else seconds)
+            session.done[node.node.name] = done
+            with session.telling(node.node.name):  # of a cell: what is done once was not begun for each
+                session.tell_stage(node.node.name, done)
             if not cached:  # so that the store's clean-up, and who looks at a killed run, know it
                 session.write("Running")
             if len(session.done) == len(session.prepared.plan):
@@ -377,7 +383,7 @@ class SweepRun:
         self.results[number] = cell_result(self.plan.cell(number), result, session, where, error)
         if result is None:  # else it has written its end
             with suppress(OSError):
-                session.write("Failed")
+                session.write("Failed", str(error))
         self.watch.cell(self.results[number])
 
     def finish(self) -> SweepResult:

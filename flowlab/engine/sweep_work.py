@@ -65,8 +65,9 @@ def planned_sweep(given: Mapping[str, Any], name: str) -> SweepWork:
     from flowlab.config.sweep import load_sweep_mapping
     from flowlab.plugins import load
 
-    sweep = load_sweep_mapping(given)
-    return sweep_work_of(begin_sweep(sweep, load(), Asked(), SilentSweep(), jobs=DEPLOYED_JOBS, name=name))
+    catalogue = load()
+    sweep = load_sweep_mapping(given, catalogue=catalogue)
+    return sweep_work_of(begin_sweep(sweep, catalogue, Asked(), SilentSweep(), jobs=DEPLOYED_JOBS, name=name))
 
 
 def _no_run() -> RunResult:

@@ -37,7 +37,7 @@ class Engine:
         self.most_torch = max(self.most_torch, sum(one.node.stage.torch for one, _ in self._running))
         failed = node.recipe in self._fails
         outcome: Ended = ValueError(node.recipe) if failed else (cast(Record, None), False)
-        tell(outcome)
+        tell(lambda: outcome)
 
     def ended(self, node: Shared, outcome: Ended | None) -> None:
         self._running = [(one, tell) for one, tell in self._running if one is not node]

@@ -42,7 +42,8 @@ def test_a_new_package_is_sound_and_has_no_blank_left(
     assert project["entry-points"]["flowlab"] == {f"own_{kind}": f"own_{kind}.plugin"}
     assert project["dependencies"][0].startswith(f"flowlab>={__version__.rpartition('.')[0]},<")
     monkeypatch.syspath_prepend(str(place))
-    assert f"own-{kind}" in {item.name for item in testing.check_package(f"own_{kind}.plugin")}
+    brought = {item.name for item in testing.check_package(f"own_{kind}.plugin")}
+    assert ("own_stage" if kind == "stage" else f"own-{kind}") in brought
     assert [path.name for path in tmp_path.iterdir()] == [place.name]
 
 
@@ -80,6 +81,13 @@ def test_a_name_that_a_template_imports_makes_another_class(
 def test_a_name_that_cannot_be_is_refused_and_nothing_is_written(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
         new_plugin("extractor", name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["training", "frame-size", "learning-rate"])
+def test_a_stage_takes_no_section_or_key_that_is_flowlabs_own(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a section or a key of a config already"):
+        new_plugin("stage", name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -186,7 +186,7 @@ def test_a_run_with_a_strangers_extractor_ships_its_c(home: Home, compiler: host
     assert float(worst) < 1e-3  # of logarithms between -18 and 3
 
 
-@pytest.mark.parametrize("kind", ["quantizer", "target", "extractor"])
+@pytest.mark.parametrize("kind", ["quantizer", "target", "extractor", "stage"])
 def test_a_new_package_installs_and_passes_its_own_tests_at_once(home: Home, kind: str) -> None:
     name = f"own-{kind}"
     home.call("flowlab", "plugin", "new", kind, name)
@@ -195,6 +195,19 @@ def test_a_new_package_installs_and_passes_its_own_tests_at_once(home: Home, kin
     assert "passed" in done.stdout
     assert "skipped" not in done.stdout
     assert ", 0 failed" in home.call("flowlab", "plugin", "check", name).stdout
+
+
+def test_a_new_stage_is_in_the_plan_where_the_config_has_its_section(home: Home) -> None:
+    home.call("flowlab", "plugin", "new", "stage", "limits")
+    home.call("python", "-m", "pip", "install", *QUIET, "--no-build-isolation", "./limits")
+    path = home.work / "limits.yaml"
+    path.write_text(CONFIG.format(**PLAIN))
+    assert "limits" not in home.call("flowlab", "plan", str(path)).stdout
+    path.write_text(CONFIG.format(**PLAIN) + "limits: {spreads: 2.0}\n")
+    names = [line.split()[0] for line in home.call("flowlab", "plan", str(path)).stdout.splitlines() if line.split()]
+    assert names[names.index("train") :][:3] == ["train", "limits", "quantize"]
+    found = json.loads(home.call("flowlab", "run", str(path), "--engine", "local", "--json").stdout)
+    assert found["agreement"]["mismatches"] == 0
 
 
 def test_a_check_that_fails_is_said_and_is_no_success(home: Home) -> None:
