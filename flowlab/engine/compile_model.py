@@ -24,7 +24,7 @@ from flowlab.engine.gates import check_required
 from flowlab.engine.local import run_local
 from flowlab.engine.own_plan import keep_own_notes, prepare_own
 from flowlab.engine.result import RunResult, SmallFiles
-from flowlab.errors import ConfigError, OptionError
+from flowlab.errors import ConfigError, OptionError, StoreError
 from flowlab.report import costs
 from flowlab.stages.own.declared import OwnConfig
 from flowlab.stages.own.network import check_form
@@ -178,10 +178,11 @@ def compile_model(asked: Asked, catalogue: Catalogue, watch: run_session.Watch |
             session.prepared,
             lambda node: lambda what, fraction: session.watch.progress(node.name, what, fraction),
             lambda node, done: session.note(node.name, done),
+            lambda node: session.telling(node.name),
         )
         result = session.finish(CACHED if all(one.cached for one in session.done.values()) else ENGINE)
     except BaseException:
-        with suppress(OSError):  # a full disk: the first error is the one to tell
+        with suppress(OSError, StoreError):  # a full disk, a store that is gone: the first error is the one to tell
             session.write("Failed")
             store.close()
         raise
@@ -215,8 +216,11 @@ def _begun(asked: Asked, config: OwnConfig, catalogue: Catalogue, watch: run_ses
         if len(prepared.cached()) < len(prepared.plan):
             import onnxruntime  # noqa: F401 - before anything is half made: a signal while it loads is no clean end
         with store.keeping():
-            if run_session.starts_whole(prepared, keep_own_notes):
-                return run_session.session_of(prepared, catalogue, wanted, watch)
+            whole = run_session.starts_whole(prepared, keep_own_notes)
+            session = run_session.session_of(prepared, catalogue, wanted, watch) if whole else None
+        if session is not None:
+            session.tell_start()
+            return session
 
 
 def _compiled(asked: Asked, result: RunResult, small: SmallFiles) -> Compiled:

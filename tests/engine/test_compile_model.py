@@ -358,7 +358,7 @@ def test_every_truncation_and_many_flipped_bits_end_in_an_error_of_ours(tmp_path
         folder = tmp_path / str(number)
         folder.mkdir()
         try:
-            compiled(folder, model, windows(24), "host")
+            compiled(folder, model, windows(24), "host", store=str(tmp_path / "store"))  # hashes of code are kept there
         except FlowlabError as error:
             assert str(error)
 
