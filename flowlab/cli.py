@@ -490,7 +490,8 @@ def _deploy(arguments: argparse.Namespace) -> int:
     if arguments.configs[:1] == ["run"]:
         return _deploy_run(arguments)
     config, _ = _config(arguments) if arguments.configs else _demo_config(arguments)
-    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON, arguments.promote)
+    folder = Path.cwd() / (arguments.folder or "")
+    asked = deploy.Asked(config, folder, arguments.cron or deploy.CRON, arguments.promote)
     return _say_all(deploy.deploy(asked, PREFECT_HOME, lambda text: _say(text, flush=True)))
 
 
@@ -645,6 +646,7 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         require=tuple(getattr(arguments, "require", ())),
         artifacts=ARTIFACTS,
         promote=getattr(arguments, "promote", False),
+        runner=getattr(arguments, "runner", None),
     )
     check_required(asked.require, config, catalogue)
     if getattr(arguments, "strict", False):
@@ -862,6 +864,7 @@ def _server(commands: Commands) -> None:
     )
     deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
     deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
+    deploy.add_argument("--folder", metavar="PATH", help="where runs work, on the worker's machine (default: here)")
     deploy.add_argument("--promote", action="store_true", help="runs take the place of the promoted one, if not worse")
     deploy.add_argument("--watch", action="store_true", help="with 'run NAME': wait for its end")
     status = _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
@@ -921,6 +924,8 @@ def _with_store(parser: argparse.ArgumentParser) -> None:
 
 def _with_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=["prefect", "local"], help="what runs the stages (default: prefect)")
+    text = "where the stages run: dask://HOST:PORT, or dask:// for a cluster on this machine (default: in this process)"
+    parser.add_argument("--runner", metavar="ADDRESS", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--strict", action="store_true", help="warnings and broken plugin packages are errors")
     parser.add_argument(
@@ -1070,7 +1075,7 @@ class _SweepTable:
     def ended(self, stage: str, name: str, state: str, seconds: float) -> None:
         if self._state is not None:
             self._state.ended(stage, name, state)
-        else:
+        elif state in ("done", "failed"):  # a thousand that are cached are counted in the end
             _say(f"{name:<14} {f'{seconds:.1f} s' if state == 'done' else state}", flush=True)
 
     def cell(self, result: Any) -> None:

@@ -457,6 +457,7 @@ class Target(Plugin):
     memory: Mapping[str, int] = {}  # bytes by region: flash, ram
     clock_hz: int = 0  # of the core on this device; 0 where it is not known
     unit_name: str = "NPU"
+    whole_networks: bool = False  # the accelerator runs all of a network or nothing: inspect refuses another one
     silicon: str = ""  # a sentence on what runs here in place of the accelerator; empty where there is none
 
     def rules(self) -> tuple[Rule, ...]:

@@ -164,7 +164,7 @@ def plan(
     ordered = _order(_asked_for(stages, config), sources)
     made = {role for stage in ordered for role in stage.makes}
     versions: dict[str, str] = {}
-    recipes: dict[str, str] = {role: sources[role] for role in SOURCES if role in sources}
+    recipes: dict[str, str] = dict(sources)
     nodes = []
     for stage in ordered:
         optional = (role for role in stage.optional if role in made or role in sources)

@@ -232,6 +232,8 @@ class Catalogue:
             spoken, names = kind.replace("_", " "), self.names(kind)
             self._refuse(kind, name, spoken, names)
             text = unknown_name(spoken, name, names)
+            if not names:
+                text += f": no installed package brings any {spoken}"
             raise PluginError(text + self.broken_text())
         return plugin
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flowlab.errors import ConfigError, StageError, unknown_name
 
 ANSWER_TIMEOUT_S = 30
 ASK_AGAIN_S = 1.0
+BUSY_S = (1, 2, 4)  # between tries, where the server has an error of its own: a database that is locked, mostly
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -55,7 +57,11 @@ def deploy_run(
     if sets:
         config = load_mapping(given.get("config") or {}, catalogue, sets=sets, source=f"deployment {name}")
         given |= parameters(config)
-    body = {"parameters": given, "state": {"type": "SCHEDULED", "message": "asked for by flowlab deploy run"}}
+    body = {
+        "parameters": given,
+        "state": {"type": "SCHEDULED", "message": "asked for by flowlab deploy run"},
+        "idempotency_key": uuid.uuid4().hex,  # asked for again, it is the same run
+    }
     run = _json(api, "POST", f"/deployments/{deployment['id']}/create_flow_run", body)
     if not watch:
         return f"Run {run['name']} of {FLOW_NAME}/{deployment['name']} is asked for; a worker will take it"
@@ -94,7 +100,11 @@ def _end(api: str, run: str) -> Mapping[str, Any]:
 
 def _json(api: str, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     try:
-        status, answer = server.exchange(api, method, path, body, timeout_s=ANSWER_TIMEOUT_S)
+        for wait in (*BUSY_S, None):
+            status, answer = server.exchange(api, method, path, body, timeout_s=ANSWER_TIMEOUT_S)
+            if status < http.client.INTERNAL_SERVER_ERROR or wait is None:
+                break
+            time.sleep(wait)  # another process writes to its database
         value = json.loads(answer)
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise StageError(

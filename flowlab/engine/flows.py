@@ -23,8 +23,8 @@ from flowlab.engine.publish import ProgressArtifact, publish
 from flowlab.engine.result import RunResult
 from flowlab.engine.shown import key_of, shown_of, sweep_shown
 from flowlab.engine.sweep_result import SweepResult
-from flowlab.engine.sweep_work import SWEEP_FLOW, SweepWork, planned_sweep
-from flowlab.engine.work import FLOW_NAME, Step, Work, offered, offered_work, planned
+from flowlab.engine.sweep_work import SweepWork, planned_sweep
+from flowlab.engine.work import FLOW_NAME, SWEEP_FLOW, Step, Work, offered, offered_work, planned
 from flowlab.errors import GateError, StageError
 from flowlab.plan import Shared
 from flowlab.plugins import load

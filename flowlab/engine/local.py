@@ -20,6 +20,10 @@ from flowlab.store.store import Store
 ATTEMPTS = 3  # a damaged input is made again at most this often
 
 
+Execute = Callable[[Node, Mapping[str, RoleFiles], Store, Progress], tuple[Record, bool]]
+"""`execute`, or what does the same elsewhere (`flowlab.engine.on_dask`)."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A plan with the files that it starts from, ready for any engine."""
@@ -29,6 +33,7 @@ class Prepared:
     store: Store
     config: Any = None  # as it was planned: with the path of what was downloaded
     waiting: str = ""  # why ``source`` is not known yet
+    does: Execute = execute  # what does a stage, here or elsewhere
 
     def perform(self, stage: str, records: Mapping[str, Record], progress: Progress) -> tuple[Record, bool]:
         """Do one stage, or find it in the store. ``records`` are those of (at least) the stages that it reads.
@@ -38,7 +43,7 @@ class Prepared:
         """
         node = self.plan.node(stage)
         self.check(node, records)
-        return execute(node, gather(node, records, self.sources), self.store, progress)
+        return self.does(node, gather(node, records, self.sources), self.store, progress)
 
     def check(self, node: Node, records: Mapping[str, Record]) -> None:
         """Ask a node that has not run whether it can use what the stages that it reads have made."""

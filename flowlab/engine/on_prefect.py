@@ -23,7 +23,7 @@ from flowlab.config.redaction import redacted
 from flowlab.engine import server
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Session
-from flowlab.engine.work import FLOW_NAME, Work, offered, work_of
+from flowlab.engine.work import FLOW_NAME, SWEEP_FLOW, Work, offered, work_of
 from flowlab.errors import FlowlabError, StageError
 from flowlab.store.runs import KILLED, Runs, is_gone, state_of
 
@@ -170,11 +170,12 @@ def mark_ended(url: str, runs: Runs) -> None:
     decides, and of a stage whether the run had its result. Only runs of this store whose record says which process
     they were. Nothing depends on it but what a dashboard shows.
     """
-    asked = {"flows": {"name": {"any_": [FLOW_NAME]}}, "flow_runs": {"state": {"type": {"any_": UNENDED}}}}
+    flows = {"name": {"any_": [FLOW_NAME, SWEEP_FLOW]}}
+    asked = {"flows": flows, "flow_runs": {"state": {"type": {"any_": UNENDED}}}}
     with suppress(OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
         for one in _filtered(url, "flow_runs", asked):
-            run = runs.read(str(one["name"]))
-            if run is not None and is_gone(run):
+            run = _gone(str(one["name"]), runs)
+            if run is not None:
                 of_run = {
                     "flow_runs": {"id": {"any_": [one["id"]]}},
                     "task_runs": {"state": {"type": {"any_": UNENDED}}},
@@ -200,6 +201,16 @@ def _filtered(url: str, what: str, asked: Mapping[str, Any]) -> list[dict[str, A
 
 def _set(url: str, what: str, state: Mapping[str, str]) -> None:
     server.exchange(url, "POST", f"/{what}/set_state", {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
+
+
+def _gone(name: str, runs: Runs) -> Mapping[str, Any] | None:
+    """What the store says of a flow run whose process is gone, or None; of a sweep, one of its runs that was killed."""
+    run = runs.read(name)
+    if run is not None:
+        return run if is_gone(run) else None
+    killed = (one for one in runs.newest_first() if one.get("sweep_run") == name and state_of(one) == KILLED)
+    found = next(killed, None)
+    return None if found is None else {**found, "stages": {}}
 
 
 @contextmanager

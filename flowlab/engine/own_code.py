@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import machinery, metadata
+from importlib import invalidate_caches, machinery, metadata, util
 from pathlib import Path
 
 from flowlab.engine.imports import imports_of
@@ -36,10 +36,11 @@ def own_code(module: str) -> OwnCode:
     files: dict[str, Path] = {}
     packages: set[str] = set()
     waiting, seen = [module.partition(":")[0]], set()
+    invalidate_caches()  # a file may be new
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
-        if name in seen or not name or top in sys.stdlib_module_names:
+        if name in seen or not all(map(str.isidentifier, name.split("."))) or top in sys.stdlib_module_names:
             continue
         seen.add(name)
         place = _top(top)
@@ -60,6 +61,11 @@ def own_code(module: str) -> OwnCode:
 def _top(name: str) -> Path | None:
     """A module's file, or a package's folder, of the current folder or of where Python looks."""
     spec = machinery.PathFinder.find_spec(name, [str(Path.cwd()), *sys.path])
+    if spec is None:  # a package that is installed from its folder may have a finder of its own
+        try:
+            spec = util.find_spec(name)
+        except (ImportError, ValueError):
+            return None
     if spec is None:
         return None
     if spec.origin is not None and spec.origin.endswith(".py"):

@@ -57,7 +57,10 @@ def keep_own_notes(config: OwnConfig, store: Store) -> None:
 
 def notes(config: OwnConfig) -> bytes:
     """``notes.json``: what was asked for, as the report shows it."""
+    given = config.given.get("compile", {})
     asked: Mapping[str, Any] = {
+        "model": config.model,
+        "calibration": Path(given["calibration"]).name if given else None,
         "bits": config.bits,
         "module": config.module,
         "real-outputs": not config.output_int or None,

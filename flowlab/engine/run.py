@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowlab.engine import server
@@ -37,10 +39,11 @@ def run(config: Any, catalogue: Any, asked: Asked, watch: Watch | None = None) -
     try:
         if engine is None and _take_cached(session):
             return session.finish(NO_ENGINE)
-        if engine == "local":
-            _run_here(session)
-            return session.finish("local")
-        return _run_on_prefect(session)
+        with _somewhere(session):
+            if engine == "local":
+                _run_here(session)
+                return session.finish("local")
+            return _run_on_prefect(session)
     except BaseException:
         with suppress(OSError, StoreError):  # a full disk, a store that is gone: the first error is the one to tell
             session.write("Failed")
@@ -151,6 +154,19 @@ def _take_cached(session: Session) -> bool:
         with session.telling(stage):
             session.note(stage, Done(record, True, seconds))
     return True
+
+
+@contextmanager
+def _somewhere(session: Session) -> Iterator[None]:
+    """Let the stages run where ``--runner`` says."""
+    if session.asked.runner is None:
+        yield
+        return
+    from flowlab.engine import on_dask
+
+    with on_dask.running(session.asked.runner, session.prepared, session.watch.said) as does:
+        session.prepared = replace(session.prepared, does=does)
+        yield
 
 
 def _run_here(session: Session) -> None:

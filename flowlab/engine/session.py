@@ -40,10 +40,11 @@ class Asked:
 
     Args:
         engine: ``prefect``, ``local``, or None when it was not said.
-        store: the store's folder, or None for the default.
+        store: the store's folder or address, or None for the default.
         require: executions of the program that must have run here.
         artifacts: where runs and the default store go.
         promote: the run takes the place of the dataset's promoted one, if it is not worse.
+        runner: ``dask://host:port`` where the stages run elsewhere, else None.
     """
 
     engine: str | None = None
@@ -51,6 +52,7 @@ class Asked:
     require: tuple[str, ...] = ()
     artifacts: Path = Path("artifacts")
     promote: bool = False
+    runner: str | None = None
 
 
 class Watch(Protocol):
@@ -277,6 +279,10 @@ def begin(config: Any, catalogue: Any, asked: Asked, watch: Watch, name: str | N
     from flowlab.stages import STAGES
 
     store = open_store(asked.store, asked.artifacts)
+    if asked.runner is not None:
+        from flowlab.engine import on_dask
+
+        on_dask.check(asked.runner, store)  # before a trace of the run is written
     while True:
         prepared = prepare(STAGES, config, catalogue, store, fetcher(store, watch))
         with store.keeping():

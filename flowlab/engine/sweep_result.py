@@ -138,13 +138,15 @@ class SweepResult:
         """The table for people, what failed and why, and where the files are."""
         header, rows = sweep_rows.shown_rows(self.table)
         broken = [one for one in self.cells if one.error is not None]
-        ran = sum(counts["done"] for counts in self.nodes.values())
-        total = sum(sum(counts.values()) for counts in self.nodes.values())
+        ended: dict[str, int] = {}
+        for counts in self.nodes.values():
+            for state, count in counts.items():
+                ended[state] = ended.get(state, 0) + count
+        how = ", ".join(f"{count} {state}" for state, count in ended.items() if count)
         lines = [
             *table.lines(header, rows),
             "",
-            f"{len(self.cells) - len(broken)} of {len(self.cells)} cells completed; {ran} nodes run, "
-            f"{total - ran} cached or dropped; engine {self.engine}",
+            f"{len(self.cells) - len(broken)} of {len(self.cells)} cells completed; nodes: {how}; engine {self.engine}",
         ]
         return lines + [f"{one.state}: {one.cell}: {one.reason}" for one in broken]
 

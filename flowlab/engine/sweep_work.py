@@ -13,7 +13,6 @@ from flowlab.engine.sweep_result import SweepResult
 from flowlab.engine.work import ENGINE, Work
 from flowlab.errors import StageError
 
-SWEEP_FLOW = "flowlab-sweep"
 DEPLOYED_JOBS = 2  # nodes at once of a deployment's run: one that uses torch, one that does not
 
 

@@ -16,7 +16,7 @@ from flowlab.errors import GateError, StageError, StoreError
 from flowlab.store.runs import Runs
 
 ENGINE = "prefect"
-FLOW_NAME = "flowlab"
+FLOW_NAME, SWEEP_FLOW = "flowlab", "flowlab-sweep"
 
 Record = dict[str, Any]
 Perform = Callable[[str, Mapping[str, Record], Progress], tuple[Record, bool]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flowlab.report.facts import Document
+from flowlab.report.tables import percent
 
 
 def context(story: Document) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def tiles(story: Document) -> list[dict[str, str]]:
     found = []
     if standing["agree"] is not None:
         more = f"in {story['windows']:,} windows, against {story['by']}"
-        found.append({"name": "the same largest output", "value": f"{standing['agree']:.1%}", "more": more})
+        found.append({"name": "the same largest output", "value": f"{percent(standing['agree'], 1)}", "more": more})
     return [*found, {"name": "relative error", "value": f"{standing['error']:.4f}", "more": f"against {story['by']}"}]
 
 
@@ -41,7 +42,11 @@ def sentence(story: Document) -> str:
     if story["integers"]:
         return f"The integers are the file's own. Outputs are {standing['sentence']}."
     same, whose = standing["agree"], "others" if story["apart"] else "the same"
-    alike = "" if same is None else f"The largest output is the same in {same:.1%} of {story['windows']:,} windows. "
+    alike = (
+        ""
+        if same is None
+        else f"The largest output is the same in {percent(same, 1)} of {story['windows']:,} windows. "
+    )
     return (
         f"{alike}The integers' outputs are off by {standing['error']:.4f} of the size of those of {story['by']} (L2, "
         f"over all windows). Scales were chosen from {story['calibrated']:,} windows; these are {whose}."

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from flowlab.contracts import Model, NumberFormat, Plugin, Quantizer, Stage, StageJob, StageResult, Target
-from flowlab.errors import QuantizationError
+from flowlab.errors import GraphError, QuantizationError
 from flowlab.stages.choice import FLOAT_BITS, NO_FORMAT, accelerator_off, chosen_format
 from flowlab.stages.network import build, surgery
 from flowlab.stages.train import chosen_problem
 
 if TYPE_CHECKING:
     from flowlab.compiler.ir import Graph
+    from flowlab.compiler.place import Placement
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def run(job: StageJob) -> StageResult:
     """Build the model, ask the quantizer, pad and place, and write the layer table.
 
     Raises:
-        GraphError: naming what of the network the graph cannot express.
+        GraphError: naming what of the network the graph cannot express, or what keeps a device from running it whole
+            that runs nothing else.
         QuantizationError: with every problem that the quantizer finds.
     """
     from flowlab.compiler.pipeline import apply_passes, place_for, tidy_passes
@@ -103,6 +105,7 @@ def run(job: StageJob) -> StageResult:
         )
     off = asked.accelerator_off
     placement = place_for(target, apply_passes(graph, tidy_passes()), off)
+    refuse_parts(model.name, target, placement, off)
     warnings = () if off else placement.sentences()  # what the config itself asks for is no surprise
     gate = {
         "layers": [asdict(row) for row in placement.rows],
@@ -117,6 +120,21 @@ def run(job: StageJob) -> StageResult:
         files={"gate": {"gate.json": path}},
         metrics={"npu_share": placement.npu_share, "layers": len(placement.rows)},
         warnings=warnings,
+    )
+
+
+def refuse_parts(model: str, target: Target, placement: Placement, off: str) -> None:
+    """Refuse what a device cannot run whose accelerator runs whole networks alone.
+
+    Raises:
+        GraphError: with every layer that the accelerator does not take, its reason and its cure.
+    """
+    if not target.whole_networks or all(row.unit != "cpu" for row in placement.rows):
+        return
+    reasons = (off,) if off else placement.sentences()
+    raise GraphError(
+        f"{model} cannot run on {target.name}, whose {target.unit_name} runs all of a network, and nothing was "
+        "trained:\n" + "\n".join(f"  * {reason}" for reason in reasons)
     )
 
 

@@ -99,8 +99,8 @@ def collect(
         waits: called again and again while a run is between a file and its record.
     """
     before = contents(store)  # without the lock: to read all records takes a while, and runs would wait
-    if dry:
-        return _result(store, _condemned(store, artifacts, keep_last, before), dry=True)
+    if dry or not store.root.is_dir():
+        return _result(store, _condemned(store, artifacts, keep_last, before), dry=dry)
     with store.workspace() as trash:
         with store.cleaning(waits):
             condemned = _condemned(store, artifacts, keep_last, contents(store, before))

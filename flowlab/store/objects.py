@@ -23,6 +23,7 @@ class DamagedObject(StoreError):  # noqa: N818 - the name says what is the matte
     def __init__(self, sha256: str, found: str) -> None:
         super().__init__(f"object {sha256[:12]}: {found}. It is made again by the stage that makes it")
         self.sha256 = sha256
+        self.found = found
 
 
 class Objects:
@@ -108,6 +109,9 @@ class Objects:
             self._files.move_aside(self.key(sha256))
             raise DamagedObject(sha256, f"its content ({size} bytes) has the hash {found[:12]}")
         return path
+
+    def forget(self, sha256: str) -> None:
+        """Another machine found the object lost: what is known of it here does not hold."""
 
     def key(self, sha256: str) -> str:
         """Where an object lies in its store, relative to the root."""

@@ -62,6 +62,10 @@ class SharedObjects(Objects):
         except DamagedObject:
             return self._download(sha256)
 
+    def forget(self, sha256: str) -> None:
+        """See `Objects.forget`."""
+        self._known.discard(sha256)
+
     def _upload(self, sha256: str) -> None:
         """Bring this machine's copy to the address, unless one of its size is there."""
         path = self.path(sha256)

@@ -5,7 +5,9 @@ Nothing is moved, healed or written: a run heals what it meets (`Objects.verifie
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from flowlab.store.objects import NAME
 from flowlab.store.records import FORMAT, Record, parsed
 from flowlab.store.stat_cache import VERSION as STATS
 from flowlab.store.stat_cache import sha256_of
-from flowlab.store.store import Store
+from flowlab.store.store import CLEANING, Store
 
 AGAIN = "the next run of its config makes it again; `flowlab store import` brings it back from an export"
 RUN_FOLDERS = "what its run folder under artifacts/ holds is a copy and stays"
@@ -121,12 +123,18 @@ class _Names:
 
 
 def verify(store: Store, progress: Callable[[str, float], None] = lambda what, fraction: None) -> Verified:
-    """Hash everything in a store past every cache. Writes nothing.
+    """Hash everything in a store past every cache. Writes nothing; a clean-up waits for it, a run does not.
 
     Args:
         store: which.
         progress: is told what is done, and how much of it (0..1).
     """
+    lock = store.root / "locks" / f"{CLEANING}.lock"
+    with store.keeping() if os.access(lock, os.W_OK) else nullcontext():
+        return _verified(store, progress)
+
+
+def _verified(store: Store, progress: Callable[[str, float], None]) -> Verified:
     found = contents(store)
     notes: list[str] = []
     records: dict[Path, Record] = {}
@@ -135,7 +143,7 @@ def verify(store: Store, progress: Callable[[str, float], None] = lambda what, f
         record, problem = _record(one.path)
         if record is not None:
             records[one.path] = record
-        elif problem is None:
+        elif problem is None and one.path.exists():
             notes.append(f"{_inside(store, one.path)}: of another version of flowlab; here it counts as not there")
     names = _Names(found, records)
     findings += _damaged_records(store, found, names)
@@ -184,6 +192,8 @@ def _record(path: Path) -> tuple[Record | None, str | None]:
     try:
         with open_plain(path) as file:
             data = file.read()
+    except FileNotFoundError:
+        return None, None if not path.is_symlink() else "it leads nowhere"  # moved aside by a run that met it
     except OSError as error:
         return None, f"it cannot be read ({error.strerror or error})"
     record = parsed(data)

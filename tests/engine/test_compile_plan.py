@@ -201,8 +201,10 @@ def test_own_code_is_all_that_is_imported_but_installed_packages() -> None:
         Path(name).write_text(text)
     found = own_code("pack.inner.part:make")
     assert set(found.files) == {"pack", "pack.inner", "pack.inner.part", "other"}
-    assert found.libraries == {"torch": torch.__version__.partition("+")[0]} or set(found.libraries) == {"torch"}
-    assert own_code("nowhere:Net").files == {}
+    assert set(found.libraries) == {"torch"}
+    for name in ("nowhere:Net", "..:Net", "pack..inner:Net", ":Net", "a b:Net"):
+        assert own_code(name).files == {}
+    assert "flowlab_zoo" in own_code("flowlab_zoo:Net").files  # installed, but from its folder
     Path("other.py").write_text("def (")
     with pytest.raises(ConfigError, match=r"other\.py cannot be imported"):
         own_code("pack:make")

@@ -143,3 +143,19 @@ def test_several_outputs_are_refused_before_training(tmp_path: Path) -> None:
 
     with pytest.raises(QuantizationError, match="the outputs output0, output1, and a run trains one"):
         inspect.run(job_of(tmp_path, Two()))
+
+
+def test_a_device_that_runs_whole_networks_alone_is_refused_any_other_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = (nn.Conv2d(1, 8, (5, 1)), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    monkeypatch.setattr(TARGET, "whole_networks", True, raising=False)
+    assert gate(job_of(tmp_path, *layers))["npu_share"] == 1.0
+    odd = (nn.Conv2d(1, 8, (5, 9), padding=(0, 4)), *layers[1:])
+    with pytest.raises(GraphError) as found:
+        gate(job_of(tmp_path, *odd, shape=(1, 32, 9)))
+    said = str(found.value)
+    assert said.startswith(
+        f"given cannot run on {TARGET.name}, whose NPU runs all of a network, and nothing was trained"
+    )
+    assert "is at most 8 wide" in said and "Cure: use a kernel of width 9 -> 8 or less" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowlab.canonical import canonical_json, digest, read_json
+from flowlab.store.collect import collect
 from flowlab.store.downloads import Download, key_of
 from flowlab.store.records import Record
 from flowlab.store.store import Store
@@ -162,6 +164,27 @@ def test_no_content_of_any_file_is_an_error(tmp_path_factory: pytest.TempPathFac
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(junk)
     assert len(verify(store).findings) >= 5
+
+
+def test_a_clean_up_waits_for_it(store: Store, run: str, ran: Ran) -> None:
+    for day in (2, 3):
+        ran(day)
+    with store.keeping():
+        pass  # as any run of this version leaves it: the lock's file
+    waiting = threading.Event()
+    cleaners: list[threading.Thread] = []
+
+    def progress(what: str, fraction: float) -> None:
+        if not cleaners:
+            words = (store, store.root.parent, 1)
+            cleaners.append(threading.Thread(target=lambda: collect(*words, waits=waiting.set)))
+            cleaners[0].start()
+            assert waiting.wait(10)
+
+    found = verify(store, progress)
+    assert found.findings == () and found.runs == 3
+    cleaners[0].join(10)
+    assert verify(store).runs == 1
 
 
 def test_a_store_that_is_not_there_is_whole(tmp_path: Path) -> None:

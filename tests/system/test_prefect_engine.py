@@ -97,7 +97,7 @@ def test_edges_are_the_futures_in_the_inputs(api: str, first: tuple[Path, dict[s
 
 def test_only_small_json_crosses_prefect(api: str, first: tuple[Path, dict[str, Any]]) -> None:
     found = flow_run(api, first[1]["run"])
-    assert found["parameters"] == {"config": {"training": {"training_epochs": 3}}}
+    assert found["parameters"] == {"config": {"training": {"training_epochs": 3}}, "promote": False}
     assert found["name"] == first[1]["run"]
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from flowlab.report.page import render
 from tests.report.conftest import CPU, LAYERS, PADDED, make_facts
+from tests.report.test_elsewhere import STORY, elsewhere_facts
 
 pytestmark = pytest.mark.system
 
@@ -98,6 +99,20 @@ def test_the_page_is_laid_out_and_fetches_nothing(tmp_path: Path, width: int) ->
     assert int(drawn) == 8  # two trainings, one curve against the rest, two windows with their features, the arena
     assert int(fetched) == 0
     assert int(sections) == 9
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_of_a_network_from_elsewhere_is_laid_out(tmp_path: Path, width: int) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    shown = render(elsewhere_facts(make_facts(), STORY))
+    (site / "report.html").write_text(shown.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    with served(site) as (address, asked):
+        dom = chromium(tmp_path / "profile", f"--window-size={width},900", "--dump-dom", f"{address}/report.html")
+    assert asked == ["/report.html"]
+    found = re.search(r"<title>probe (\S+) (\S+) (\d+) (\d+) (\d+)</title>", dom)
+    assert found is not None, dom[:2000]
+    assert found.groups() == ("true", "none", "1", "0", "6")  # the arena is drawn
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -151,6 +151,25 @@ def test_a_worker_gets_the_sweep_as_json_and_does_the_same(api: str, first: tupl
     assert result["run"] == flow_run(api, result["run"])["name"]
 
 
+def test_a_killed_sweep_is_crashed_on_the_dashboard_when_the_next_one_starts(api: str, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    child = start(tmp_path, "trial.yaml", api=api, IMAGINED_GATE=str(gate))
+    deadline = time.monotonic() + 120
+    while not ((tmp_path / "log").exists() and "compile" in (tmp_path / "log").read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    child.kill()
+    child.communicate()
+    runs = [json.loads(path.read_text()) for path in (tmp_path / "artifacts" / ".store" / "runs").glob("*/run.json")]
+    (name,) = {run["sweep_run"] for run in runs}
+    assert flow_run(api, name)["state_type"] == "RUNNING"
+    before = noted(tmp_path)
+    gate.touch()
+    assert {one["state"] for one in sweep(tmp_path, api=api)["cells"]} == {"Completed"}
+    assert flow_run(api, name)["state_type"] == "CRASHED"
+    assert (noted(tmp_path) - before)["train"] == 0
+
+
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     child = start(tmp_path, "trial.yaml", "--engine", "local", IMAGINED_BROKEN="4")
     deadline = time.monotonic() + 120

@@ -12,14 +12,13 @@ from flowlab.contracts import Quantized, QuantizeJob
 from flowlab.quant.fidelity import first_bad_layer
 from flowlab.quant.ptq import LARGE_ERROR, convert, with_warnings, wrap
 from flowlab.quant.real_value import real_values
-from flowlab.quant.steps import LayerStep, value_of
 from flowlab_gptq.rounding import aimed_at, damped, moments, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flowlab.quant.fake_layer import FakeLayer
-    from flowlab.quant.fake_network import FakeQuantized
+    from flowlab.quant.steps import LayerStep
     from flowlab_gptq.plugin import GptqOptions
 
 
@@ -27,27 +26,28 @@ def quantize(job: QuantizeJob, options: GptqOptions, name: str) -> Quantized:
     """One pass over the calibration windows, layer by layer from the input on; nothing is trained."""
     network = wrap(job).eval()
     windows = torch.from_numpy(job.calibration)
-    layers = [(step, part) for step, part in zip(network.plan.steps, network.parts) if isinstance(step, LayerStep)]
+    layers = network.layers()
     with torch.no_grad():
         real = real_values(network.plan, windows.double())
-        for number, (step, part) in enumerate(layers):
-            job.progress(f"rounding {step.name}", number / len(layers))
-            whole = network.values(windows)[step.source].double() * network.scales.scale[step.source]
-            round_layer(step, part, whole, real[step.source], options)
+        for number, part in enumerate(layers):
+            source = part.step.source
+            job.progress(f"rounding {part.step.name}", number / len(layers))
+            whole = network.values(windows)[source].double() * network.scales.scale[source]
+            round_layer(part, whole, real[source], options)
     found = first_bad_layer(network, job.calibration, LARGE_ERROR)
     said = f"second-order rounding of {len(layers)} layers on {len(windows)} windows, damping {options.damping:g}"
     return with_warnings(replace(convert(job, network, name), history={"recipe": said}), *([found] if found else []))
 
 
-def round_layer(step: LayerStep, part: FakeLayer, whole: Tensor, real: Tensor, options: GptqOptions) -> None:
+def round_layer(part: FakeLayer, whole: Tensor, real: Tensor, options: GptqOptions) -> None:
     """Choose the integers of one layer, and the bias that keeps its mean.
 
     Args:
-        step: the float layer, batch norm folded in.
-        part: the layer that ships; its weight and bias are changed in place.
+        part: the layer that ships; its weight and bias are changed in place. Its ``step`` is the float one.
         whole: its inputs as the layers before it make them now, (window, ...), real values.
         real: the same of the float network.
     """
+    step = part.step
     weight = torch.from_numpy(step.weight).double()
     groups = int(step.geometry.get("groups", 1))
     scales = part.scale.double().chunk(groups)

@@ -17,7 +17,6 @@ class CortexM4(Core):
     """The processor beside the accelerator."""
 
     name = "max78000-m4"
-    triple = "thumbv7em-none-eabi"
     clock_hz = 100_000_000
 
 
@@ -41,7 +40,6 @@ class Small(Model):
 
     name = "CLS_max78000"
     summary = "3 convolutions for MAX78000: kernels of 3, stride 1, pools before them"
-    libraries = ("torch",)
     defaults = {"learning_rate": 0.002, "batch_size": 64, "quantization": 2}
 
     def build(self, shape: tuple[int, int, int], outputs: int, options: Any) -> torch.nn.Module:

@@ -73,6 +73,7 @@ class Max78000(Target):
     memory: Mapping[str, int] = MEMORY
     clock_hz = 100_000_000
     unit_name = "accelerator"
+    whole_networks = True
     silicon = "model.m78 runs on a model of the accelerator; ai8x-synthesis makes the registers of the device."
     code = ("flowlab_max78000", "flowlab.compiler", "flowlab.cpu")
     libraries = ("numpy",)
