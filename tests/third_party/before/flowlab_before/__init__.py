@@ -1,0 +1,1 @@
+"""A package of the release before this one: kept as it was."""
