@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from flowlab.engine.result import RunResult
     from flowlab.engine.session import Asked
+    from flowlab.engine.store_replay import Replayed
     from flowlab.plugins import Catalogue
     from flowlab.store.store import Store
 
@@ -99,6 +100,30 @@ def _run_config(arguments: argparse.Namespace, config: Any, catalogue: Catalogue
     if missed is not None:
         raise missed
     return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from flowlab.config.sweep import load_sweep
+    from flowlab.engine.sweep import run_sweep, survey_sweep
+    from flowlab.plugins import load as load_plugins
+
+    catalogue = load_plugins()
+    sweep = load_sweep(Path(arguments.sweep), arguments.set, catalogue)
+    asked = _asked_for_cells(arguments, sweep, catalogue)
+    if arguments.plan:
+        plan, cached = survey_sweep(sweep, catalogue, asked)
+        return _shown_as(arguments, plan.to_json(cached), plan.lines(cached))
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            result = run_sweep(sweep, catalogue, asked, jobs=arguments.jobs)
+            print(json.dumps(result.to_json(), indent=2), file=out)
+        return result.exit_code
+    with _SweepTable() as watch:
+        result = run_sweep(sweep, catalogue, asked, watch, arguments.jobs)
+    _say()
+    _say_all(result.lines())
+    _say(f"files       {_shown(result.folder)}", flush=True)
+    return result.exit_code
 
 
 def _outcome(run: Callable[[], RunResult]) -> tuple[RunResult, GateError | None]:
@@ -218,6 +243,43 @@ def _store_gc(arguments: argparse.Namespace) -> int:
     return _shown_as(arguments, found.to_json(), found.lines())
 
 
+def _store_export(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.store_export import export
+    from flowlab.engine.which_run import which_run
+    from flowlab.plugins import load
+
+    run = which_run(arguments.run, arguments.store, ARTIFACTS)
+    found = export(run, Path(arguments.out), load(), with_data=arguments.with_data)
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_import(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.store_import import import_run
+
+    found = import_run(Path(arguments.archive), _store(arguments))
+    return _shown_as(arguments, found.to_json(), found.lines())
+
+
+def _store_replay(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.session import Silent
+    from flowlab.engine.store_replay import replay
+    from flowlab.plugins import load
+
+    def again(watch: Any) -> Replayed:
+        data = Path(arguments.data) if arguments.data else None
+        return replay(arguments.run, arguments.store, ARTIFACTS, data=data, catalogue=load(), watch=watch)
+
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            found = again(Silent())
+            print(json.dumps(found.to_json(), indent=2), file=out)
+    else:
+        with _watch() as watch:
+            found = again(watch)
+        _say_all(found.lines())
+    return 0 if found.first is None else FAILED
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     from flowlab.engine.compare import compare
     from flowlab.engine.runs import past_run
@@ -255,22 +317,28 @@ def _compile(arguments: argparse.Namespace) -> int:
         Path(arguments.model),
         arguments.target,
         Path(arguments.calibration),
-        Path(arguments.out),
+        None if arguments.out is None else Path(arguments.out),
         arguments.bits,
         {key: json.loads(value) if value in ("true", "false") else value for key, value in options.items()},
         not arguments.real_outputs,
         arguments.module,
+        arguments.store,
+        ARTIFACTS,
+        tuple(arguments.require),
     )
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: what is half made goes
         signal.signal(number, signal.default_int_handler)
-    try:
-        found = compile_model(asked, load(), lambda text: None if arguments.json else _say(text, flush=True))
-    except KeyboardInterrupt:
-        _say("flowlab: stopped; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    if arguments.json:
+        with _stdout_for_json_only() as out:
+            print(json.dumps(compile_model(asked, load()).to_json(), indent=2, default=str), file=out)
+        return 0
+    with _watch() as watch:
+        found = compile_model(asked, load(), watch)
     for warning in found.warnings:
         _say(f"warning: {warning}", file=sys.stderr)
-    return _shown_as(arguments, found.to_json(), found.lines())
+    _say()
+    _say_all(found.lines())
+    return 0
 
 
 def _check_device(arguments: argparse.Namespace) -> int:
@@ -343,10 +411,34 @@ def _plugins(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _overhead(arguments: argparse.Namespace) -> int:
-    from flowlab.engine.bench import overhead
+def _plugin_new(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.new_plugin import new_plugin
 
-    return _say_all(overhead(arguments.configs, arguments.set))
+    return _say_all(new_plugin(arguments.kind, arguments.package, Path()))
+
+
+def _plugin_check(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.check_plugin import Line, check_plugin, verdict
+
+    lines: list[Line] = []
+
+    def say(line: Line) -> None:
+        lines.append(line)
+        _say(str(line), flush=True)
+
+    sound = check_plugin(arguments.package, say)
+    _say(verdict(lines))
+    return 0 if sound else UNUSABLE
+
+
+def _overhead(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.bench_overhead import Asked, measure
+
+    if arguments.rounds < 1:
+        raise ConfigError(f"--rounds {arguments.rounds}: 1 or more")
+    csv = None if arguments.csv is None else Path(arguments.csv)
+    asked = Asked(arguments.configs, arguments.set, arguments.rounds, csv)
+    return _say_all(measure(asked, lambda text: _say(text, flush=True)))
 
 
 def _quantization(arguments: argparse.Namespace) -> int:
@@ -383,9 +475,32 @@ def _down(arguments: argparse.Namespace) -> int:
 def _deploy(arguments: argparse.Namespace) -> int:
     from flowlab.engine import deploy
 
+    if arguments.configs[:1] == ["run"]:
+        return _deploy_run(arguments)
     config, _ = _config(arguments) if arguments.configs else _demo_config(arguments)
-    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON)
+    asked = deploy.Asked(config, Path.cwd(), arguments.cron or deploy.CRON, arguments.promote)
     return _say_all(deploy.deploy(asked, PREFECT_HOME, lambda text: _say(text, flush=True)))
+
+
+def _deploy_run(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.deploy_run import deploy_run
+    from flowlab.plugins import load
+
+    if len(arguments.configs) != 2:
+        raise ConfigError("deploy run: expected one deployment, as in: flowlab deploy run on-demand --set a.b=c")
+
+    def said(text: str) -> None:
+        _say(text, flush=True)
+
+    said(deploy_run(arguments.configs[1], arguments.set, load(), PREFECT_HOME, watch=arguments.watch, said=said))
+    return 0
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    from flowlab.engine.promote import promote_by_hand
+
+    _say(promote_by_hand(arguments.run, arguments.store, ARTIFACTS))
+    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -512,12 +627,22 @@ def _asked(arguments: argparse.Namespace, config: Any, catalogue: Catalogue) -> 
         require=tuple(getattr(arguments, "require", ())),
         artifacts=ARTIFACTS,
         runner=getattr(arguments, "runner", None),
+        promote=getattr(arguments, "promote", False),
     )
     check_required(asked.require, config, catalogue)
     if getattr(arguments, "strict", False):
         complaints = [*config.warnings, *(f"{name}: {reason}" for name, reason in sorted(catalogue.broken.items()))]
         if complaints:
             raise ConfigError("--strict: " + "; ".join(complaints))
+    return asked
+
+
+def _asked_for_cells(arguments: argparse.Namespace, sweep: Any, catalogue: Catalogue) -> Asked:
+    """The same for a sweep; a name of ``--require`` is looked up for each device of its cells."""
+    asked: Asked | None = None
+    for cell in sweep.cells if arguments.require or arguments.strict else sweep.cells[:1]:
+        asked = _asked(arguments, sweep.config(cell, catalogue), catalogue)
+    assert asked is not None  # a sweep has cells
     return asked
 
 
@@ -567,6 +692,15 @@ def _running(commands: Commands) -> None:
     run = _command(commands, "run", _run, "run a config's stages; what is in the store is not repeated")
     _with_configs(run)
     _with_run_options(run)
+    text = "the run takes the place of the dataset's promoted one, if it is not worse on the same test windows"
+    run.add_argument("--promote", action="store_true", help=text)
+
+    sweep = _command(commands, "sweep", _sweep, "run a matrix of configs; what is the same in several is done once")
+    sweep.add_argument("sweep", metavar="SWEEP", help="a YAML file: a config, and a matrix of what is varied in it")
+    _with_sets(sweep)
+    _with_run_options(sweep)
+    sweep.add_argument("--jobs", type=_count, default=_processors(), metavar="N", help="stages at once; default: CPUs")
+    sweep.add_argument("--plan", action="store_true", help="say what would be done, and run nothing")
 
     demo = _command(commands, "demo", _demo, "run the example, from recordings to a report")
     _with_sets(demo)
@@ -610,6 +744,10 @@ def _asking(commands: Commands) -> None:
     _with_store(runs)
 
     text = "say in what two runs differ: config, metrics, sizes, layers, stages"
+    promote = _command(commands, "promote", _promote, "make a run the promoted one of its dataset, whatever it reaches")
+    promote.add_argument("run", metavar="RUN", help=A_RUN)
+    _with_store(promote)
+
     both = _command(commands, "compare", _compare, text, json=True)
     both.add_argument("first", metavar="RUN", help=A_RUN)
     both.add_argument("second", metavar="RUN", help="the other one")
@@ -644,6 +782,20 @@ def _storing(commands: Commands) -> None:
     collected.add_argument("--keep-last", type=int, required=True, metavar="N", help=say)
     collected.add_argument("--dry-run", action="store_true", help="only say what would go")
     _with_store(collected)
+    say = "write a run with config, model, program, golden vectors, records and hashes of its data as one zip"
+    exported = _command(store, "export", _store_export, say, json=True)
+    exported.add_argument("run", metavar="RUN", help=A_RUN)
+    exported.add_argument("out", metavar="OUT.zip", help="the file; there must be none of this name")
+    exported.add_argument("--with-data", action="store_true", help="put the data's files in too")
+    _with_store(exported)
+    imported = _command(store, "import", _store_import, "take an exported run in, every hash checked", json=True)
+    imported.add_argument("archive", metavar="OUT.zip", help="what `flowlab store export` wrote")
+    _with_store(imported)
+    say = "run a run's config here from nothing and compare every hash (exit code 1: it names the first that differs)"
+    replayed = _command(store, "replay", _store_replay, say, json=True)
+    replayed.add_argument("run", metavar="RUN|OUT.zip", help="an exported archive, or a run in the store")
+    replayed.add_argument("--data", metavar="PATH", help="the data, where the config's path does not lead to them here")
+    _with_store(replayed)
 
 
 def _from_elsewhere(commands: Commands) -> None:
@@ -653,10 +805,13 @@ def _from_elsewhere(commands: Commands) -> None:
     compiled.add_argument("--module", metavar="PACKAGE:NAME", help="what makes a state dict's module; it is imported")
     compiled.add_argument("--target", required=True, metavar="DEVICE", help="as in `flowlab targets`")
     compiled.add_argument("--calibration", required=True, metavar="WINDOWS.npy", help="some hundred of its own inputs")
-    compiled.add_argument("--out", required=True, metavar="FOLDER", help="where everything is written; must not exist")
+    text = "a folder that gets copies, besides artifacts/<name of the file>/<run>/; must not exist"
+    compiled.add_argument("--out", metavar="FOLDER", help=text)
     compiled.add_argument("--bits", type=int, default=8, metavar="N", help="of the weights: 8, 4 or 2 (default: 8)")
     compiled.add_argument("--real-outputs", action="store_true", help="end in float32 outputs instead of integers")
     compiled.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the device")
+    compiled.add_argument("--require", action="append", default=[], metavar="EXECUTION", help=REQUIRE)
+    _with_store(compiled)
 
 
 def _installed(commands: Commands) -> None:
@@ -665,6 +820,18 @@ def _installed(commands: Commands) -> None:
         if kind == "targets":
             listed.add_argument("device", nargs="?", metavar="DEVICE", help="say what each of its compile presets does")
     _command(commands, "plugins", _plugins, "list what is installed, and what of it is broken", json=True)
+    plugin = commands.add_parser("plugin", help="write or check a package of your own").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    new = _command(plugin, "new", _plugin_new, "write a package that installs and passes its own tests")
+    new.set_defaults(name="plugin new")
+    new.add_argument("kind", metavar="KIND", help="quantizer, target, extractor or stage")
+    new.add_argument("package", metavar="NAME", help="of the package, its folder and the plugin: my-quantizer")
+    check = _command(
+        plugin, "check", _plugin_check, "run the conformance checks on all that an installed package brings"
+    )
+    check.set_defaults(name="plugin check")
+    check.add_argument("package", metavar="PACKAGE", help="its distribution, or the module that it announces")
     _with_store(_command(commands, "doctor", _doctor, "look whether all that flowlab needs is here", json=True))
 
 
@@ -673,18 +840,25 @@ def _server(commands: Commands) -> None:
     up.add_argument("--port", type=int, help="its port on 127.0.0.1 (default: 4200, or a free one)")
     _command(commands, "down", _down, "stop the server of `flowlab up`, and say what is left behind")
     deploy = _command(commands, "deploy", _deploy, "give the server deployments of a config, on demand and nightly")
-    deploy.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
+    deploy.add_argument(
+        "configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example. 'run NAME': a run of a deployment"
+    )
     deploy.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
     deploy.add_argument("--cron", metavar="'M H D M W'", help="when the scheduled one runs, UTC (default: '0 2 * * *')")
+    deploy.add_argument("--promote", action="store_true", help="runs take the place of the promoted one, if not worse")
+    deploy.add_argument("--watch", action="store_true", help="with 'run NAME': wait for its end")
     status = _command(commands, "status", _status, "say which server runs would use, and how it is", json=True)
     status.add_argument("--api", action="store_true", help="print its API's address alone, for PREFECT_API_URL")
 
 
 def _measuring(commands: Commands) -> None:
     bench = commands.add_parser("bench", help="measure flowlab itself").add_subparsers(metavar="WHAT", required=True)
-    overhead = _command(bench, "overhead", _overhead, "the time of a run in which everything is cached")
+    text = "what flowlab takes for itself: cached, nine stages on either engine, beside other tools that are here"
+    overhead = _command(bench, "overhead", _overhead, text)
     overhead.add_argument("configs", nargs="*", metavar="CONFIG", help="YAML files; none: the example")
     overhead.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one key")
+    overhead.add_argument("--rounds", type=int, default=5, metavar="N", help="of everything, in turns (default: 5)")
+    overhead.add_argument("--csv", metavar="FOLDER", help="write overhead.csv there")
     compile_ = _command(bench, "compile", _compile_bench, "instructions, bytes and stack of programs on emulated cores")
     compile_.add_argument("--quick", action="store_true", help="one network, hardly trained")
     compile_.add_argument("--csv", metavar="FOLDER", help="write compile.csv there")
@@ -741,6 +915,18 @@ def _with_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=REQUIRE,
     )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- what people look at ------------------------------------------------------------------------
@@ -828,6 +1014,58 @@ class _Bars:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task("", total=1.0, stage=stage, what="")
         return self._tasks[stage]
+
+
+class _SweepTable:
+    """How far a sweep is: a table that moves on a terminal, else a line for each node that has ended."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._state: Any = None
+
+    def __enter__(self) -> _SweepTable:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def planned(self, counts: Mapping[str, int], cells: int) -> None:
+        if not sys.stdout.isatty():
+            return
+        from rich.live import Live
+
+        from flowlab.engine.sweep_table import SweepTable
+
+        self.__exit__(None, None, None)
+        self._state = SweepTable(counts, cells)
+        self._live = Live(get_renderable=self._state.drawn, refresh_per_second=4)
+        self._live.start()
+
+    def started(self, stage: str, name: str, about: str) -> None:
+        if self._state is not None:
+            self._state.started(stage, name, about)
+
+    def progress(self, name: str, what: str, fraction: float) -> None:
+        if self._state is not None:
+            self._state.progress(name, "".join(map(_safe, what)), fraction)
+
+    def ended(self, stage: str, name: str, state: str, seconds: float) -> None:
+        if self._state is not None:
+            self._state.ended(stage, name, state)
+        else:
+            _say(f"{name:<14} {f'{seconds:.1f} s' if state == 'done' else state}", flush=True)
+
+    def cell(self, result: Any) -> None:
+        if self._state is not None:
+            self._state.cell(result.state)
+        elif result.error is not None:
+            _say(f"{result.state}: {result.cell}: {result.reason}", flush=True)
+
+    def said(self, text: str) -> None:
+        _say(text, flush=True)
 
 
 class _Late:

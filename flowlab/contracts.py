@@ -173,12 +173,15 @@ Rounding = Literal["floor", "half_up", "single", "double", "nearest_even"]  # si
 class Requantize:
     """How a machine turns accumulators into activations for one width of weights.
 
-    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left.
+    ``multiplier_bits`` 0 means shift only; ``shift`` is (least, most), negative is to the left. The bias register has
+    ``bias_bits``, and is shifted to the left by ``bias_shift`` before it is added: a graph's bias is a multiple of
+    ``2^bias_shift``.
     """
 
     multiplier_bits: int
     shift: tuple[int, int]
     bias_bits: int
+    bias_shift: int = 0
 
 
 @dataclass(frozen=True)
@@ -536,13 +539,31 @@ class StageResult:
 class Stage:
     """A step of the plan; its declaration is light, ``run`` names the function that does the work.
 
+    A package's own stage is in the plan only if the config has its ``section``, so installing it changes no plan::
+
+        @dataclass(frozen=True)
+        class PruneOptions:
+            amount: float = 0.3  # of the weights, 0..1
+
+        Stage(
+            name="prune",
+            run="my_package.prune:run",
+            needs=("features_val",),
+            rewrites=("float_model",),
+            section="pruning",
+            Options=PruneOptions,
+            libraries=("torch",),
+            torch=True,
+        )
+
     Args:
-        name: as in the CLI and in records.
-        run: ``"package.module:function"``, ``StageJob -> StageResult``.
+        name: as in the CLI and in records: letters, digits and ``_``.
+        run: ``"package.module:function"``, ``StageJob -> StageResult``. Its package's code counts in the fingerprint.
         needs: roles that it reads. A role in ``optional`` is read only where the plan makes it.
         makes: roles that it writes.
         options: ``(config, catalogue) -> frozen dataclass of JSON values``; it sees all of the config and copies
-            what the stage may see. The result is in the fingerprint by value, but for `DECIDES_NOTHING`.
+            what the stage may see. The result is in the fingerprint by value, but for `DECIDES_NOTHING`. None: its
+            section, as ``Options``.
         plugins: ``(config, catalogue) -> {kind: (plugin, options)}``: hashed by name, options and code.
         code: modules or packages of the core whose source decides the result.
         libraries: distributions whose version decides the result.
@@ -552,13 +573,18 @@ class Stage:
         after: stages that must have finished, without data.
         torch: True for stages that must not share a process with another one at the same time.
         section: the config section whose presence puts a plugin's stage into the plan.
+        rewrites: roles of which it reads one version and writes the next, under the same file names: it runs between
+            the stage that makes the role and all that read it. Of two that rewrite one role, one names the other in
+            ``after``, or the config does, by the key ``after`` that every such section has.
+        Options: a frozen dataclass of JSON values, whose fields are the keys of the section. None is named ``after``.
+        summary: one sentence for people.
     """
 
     name: str
     run: str
-    needs: tuple[str, ...]
-    makes: tuple[str, ...]
-    options: Callable[[Any, Any], Any]
+    needs: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
+    options: Callable[[Any, Any], Any] | None = None
     plugins: Callable[[Any, Any], Mapping[str, tuple[Plugin, Any]]] = lambda config, catalogue: {}
     check: Callable[[Any, Mapping[str, Mapping[str, Any]]], None] = lambda config, made: None
     optional: tuple[str, ...] = ()
@@ -568,3 +594,79 @@ class Stage:
     after: tuple[str, ...] = ()
     torch: bool = False
     section: str = ""
+    rewrites: tuple[str, ...] = ()
+    Options: type = NoOptions
+    summary: str = ""
+    kind: ClassVar[str] = "stage"
+    not_built: ClassVar[str] = ""
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The roles of its result."""
+        return (*self.makes, *self.rewrites)
+
+
+# --- who watches --------------------------------------------------------------------------------
+#
+# What the watching hooks get: plain values, a copy for each watcher, so that nothing comes back.
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A run begins. ``stages`` are the names in their order, ``device`` and ``model`` as the config has them."""
+
+    run: str
+    dataset: str
+    model: str
+    device: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """A run is over: ``state`` is ``Completed``, ``Failed`` (an error, a missed gate) or ``Cancelled``.
+
+    ``metrics`` are those of `flowlab run --json`, empty where the run did not get so far; ``error`` is its message,
+    empty where there is none; ``seconds`` by the wall's clock.
+    """
+
+    run: str
+    dataset: str
+    state: str
+    seconds: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage is looked up in the store, and done if it is not there. `StageEnded` or `StageFailed` follows."""
+
+    run: str
+    stage: str
+
+
+@dataclass(frozen=True)
+class StageEnded:
+    """A stage has its result: from the store (``cached``), or made now in ``seconds``.
+
+    ``fingerprint`` is its key in the store; ``metrics`` are small JSON, ``warnings`` sentences.
+    """
+
+    run: str
+    stage: str
+    cached: bool
+    seconds: float
+    fingerprint: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageFailed:
+    """A stage raised. ``error`` is its message. A damaged input is made again: then the stage starts once more."""
+
+    run: str
+    stage: str
+    seconds: float
+    error: str

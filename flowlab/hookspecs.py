@@ -1,6 +1,7 @@
-"""The hooks by which packages bring things to flowlab: a page to read to its end.
+"""The hooks by which packages bring things to flowlab, and watch it: a page to read to its end.
 
-Every hook takes no argument and returns a sequence of what it brings.
+A hook that brings takes no argument and returns a sequence of what it brings.
+A hook that watches gets one frozen value of its own and returns nothing: it sees and cannot change.
 A package announces a module with such functions under the entry-point group ``flowlab``::
 
     [project.entry-points.flowlab]
@@ -15,7 +16,22 @@ from collections.abc import Sequence
 
 import pluggy
 
-from flowlab.contracts import Core, Dataset, FeatureExtractor, Model, Preset, Quantizer, Reader, Target
+from flowlab.contracts import (
+    Core,
+    Dataset,
+    FeatureExtractor,
+    Model,
+    Preset,
+    Quantizer,
+    Reader,
+    RunEnded,
+    RunStarted,
+    Stage,
+    StageEnded,
+    StageFailed,
+    StageStarted,
+    Target,
+)
 
 hookspec = pluggy.HookspecMarker("flowlab")
 hookimpl = pluggy.HookimplMarker("flowlab")
@@ -59,3 +75,33 @@ def flowlab_targets() -> Sequence[Target]:  # type: ignore[empty-body]
 @hookspec
 def flowlab_presets() -> Sequence[Preset]:  # type: ignore[empty-body]
     """Values under a name: feature presets, compile presets, example configs."""
+
+
+@hookspec
+def flowlab_stages() -> Sequence[Stage]:  # type: ignore[empty-body]
+    """Steps of the plan, each in it only where the config has its section."""
+
+
+@hookspec
+def flowlab_before_run(run: RunStarted) -> None:
+    """A run begins. Called in the process that runs it, before its first stage."""
+
+
+@hookspec
+def flowlab_after_run(run: RunEnded) -> None:
+    """A run is over, however it ended. A killed process tells nothing."""
+
+
+@hookspec
+def flowlab_before_stage(stage: StageStarted) -> None:
+    """A stage begins. Called in the thread that runs it."""
+
+
+@hookspec
+def flowlab_after_stage(stage: StageEnded) -> None:
+    """A stage has its result, made now or found in the store."""
+
+
+@hookspec
+def flowlab_stage_failed(stage: StageFailed) -> None:
+    """A stage raised."""

@@ -46,6 +46,25 @@ def read_options(plugin: Plugin, mapping: Mapping[str, Any]) -> Any:
         raise OptionError(f"{place}: {error}") from None
 
 
+def read_fields(options: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of some fields of a frozen dataclass, by name, of these fields' types.
+
+    Raises:
+        OptionError: what was found and what is expected; who asks says where.
+    """
+    try:
+        return _exact_values(options, mapping)
+    except _NotExact:
+        pass
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(options, include_extras=True)
+    try:
+        return {key: TypeAdapter(hints.get(key, Any)).validate_python(value) for key, value in mapping.items()}
+    except ValidationError as error:
+        raise OptionError("; ".join(f"found {one['input']!r}. {one['msg']}" for one in error.errors())) from None
+
+
 def _exact_values(options: type, mapping: Mapping[str, Any]) -> dict[str, Any]:
     if not mapping:
         return {}
@@ -107,11 +126,14 @@ def _tuple(value: list[Any] | tuple[Any, ...], arguments: tuple[Any, ...]) -> tu
 def _by_pydantic(plugin: Plugin, mapping: Mapping[str, Any], place: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
+    from flowlab.config.redaction import redacted
+
     try:
         return TypeAdapter(plugin.Options).validate_python(dict(mapping))
     except ValidationError as error:
         problems = "; ".join(
-            f"option '{'.'.join(str(part) for part in one['loc'])}': {one['msg']}, found {one['input']!r}"
+            f"option '{(where := '.'.join(str(part) for part in one['loc']))}': {one['msg']}, "
+            f"found {redacted(one['input'], where)!r}"
             for one in error.errors()
         )
         raise OptionError(f"{place}: {problems}") from None

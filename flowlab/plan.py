@@ -13,12 +13,12 @@ from typing import Any, Protocol
 from flowlab.canonical import digest, plain
 from flowlab.config.redaction import without_secrets, written_out
 from flowlab.contracts import Plugin, Stage
-from flowlab.errors import ConfigError, StageError
+from flowlab.errors import ConfigError, StageError, unknown_name
 from flowlab.roles import ROLES
 
 SCHEMA = 1  # of fingerprints and records: raise it when the engine itself changes what a result is
 _FOR_PEOPLE = frozenset({"name", "version", "summary"})  # a plugin's name has its own place in the document
-SOURCES = ("source", "notes")  # roles that no stage makes
+SOURCES = ("source", "notes", "own_model", "own_inputs", "own_code")  # roles that no stage makes
 
 
 class Facts(Protocol):
@@ -37,7 +37,8 @@ class Facts(Protocol):
 class Node:
     """One stage of one plan, with all that decides its result but the content of its inputs.
 
-    ``needs`` are the roles that it reads in this plan. ``asked`` is the fingerprint's document without ``inputs``.
+    ``needs`` are the roles that it reads in this plan, ``versions`` the stages whose versions of them it gets (none for
+    a source). ``asked`` is the fingerprint's document without ``inputs``.
     """
 
     stage: Stage
@@ -46,6 +47,7 @@ class Node:
     needs: tuple[str, ...]
     asked: Mapping[str, Any]
     recipe: str
+    versions: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -80,17 +82,70 @@ class Plan:
                 return node
         raise KeyError(stage)
 
-    def maker(self, role: str) -> Node | None:
-        """The node that makes a role, or None for a source."""
-        return next((node for node in self.nodes if role in node.stage.makes), None)
+    def maker(self, role: str, reader: Node | None = None) -> Node | None:
+        """The node whose version of a role a reader gets, else the one that writes the last; None for a source."""
+        if reader is not None:
+            return self.node(reader.versions[role]) if role in reader.versions else None
+        return next((node for node in reversed(self.nodes) if role in node.stage.writes), None)
 
     def waits_for(self, node: Node) -> tuple[Node, ...]:
         """The nodes that must have finished before this one: makers of its inputs, and ``after``."""
-        makers = {maker.name for role in node.needs if (maker := self.maker(role))}
+        makers = {maker.name for role in node.needs if (maker := self.maker(role, node))}
         return tuple(other for other in self.nodes if other.name in makers or other.name in node.stage.after)
 
 
-def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mapping[str, str], facts: Facts) -> Plan:
+@dataclass(frozen=True)
+class Shared:
+    """One node of several plans: work that is the same for all of them, and done once.
+
+    Args:
+        node: what is done.
+        plans: the numbers of the plans that have it.
+        reads: the recipes of the nodes whose results it reads; the same in each of these plans.
+        after: for each of its plans the recipes of the nodes that it only waits for.
+    """
+
+    node: Node
+    plans: tuple[int, ...]
+    reads: tuple[str, ...]
+    after: Mapping[int, tuple[str, ...]]
+
+    @property
+    def recipe(self) -> str:
+        """What makes it one: equal recipes are equal work."""
+        return self.node.recipe
+
+
+def merged(plans: Sequence[Plan]) -> tuple[Shared, ...]:
+    """The nodes of all plans, each once, in the order of their stages."""
+    nodes: dict[str, Node] = {}
+    served: dict[str, list[int]] = {}
+    reads: dict[str, tuple[str, ...]] = {}
+    after: dict[str, dict[int, tuple[str, ...]]] = {}
+    places: dict[str, int] = {}
+    for number, one in enumerate(plans):
+        named = {node.name: node.recipe for node in one}
+        for place, node in enumerate(one):
+            places[node.name] = max(place, places.get(node.name, 0))
+            nodes.setdefault(node.recipe, node)
+            served.setdefault(node.recipe, []).append(number)
+            makers = tuple(dict.fromkeys(named[node.versions[role]] for role in node.needs if role in node.versions))
+            waits = (named[name] for name in node.stage.after if name in named)
+            reads[node.recipe] = makers
+            after.setdefault(node.recipe, {})[number] = tuple(recipe for recipe in waits if recipe not in makers)
+    found = [Shared(node, tuple(served[recipe]), reads[recipe], after[recipe]) for recipe, node in nodes.items()]
+    return tuple(sorted(found, key=lambda one: places[one.node.name]))
+
+
+def plan(
+    stages: Sequence[Stage],
+    config: Any,
+    catalogue: Any,
+    *,
+    sources: Mapping[str, str],
+    facts: Facts,
+    known: dict[Any, Node] | None = None,
+) -> Plan:
     """Order the stages that the config asks for and compute their recipes.
 
     Args:
@@ -99,26 +154,50 @@ def plan(stages: Sequence[Stage], config: Any, catalogue: Any, *, sources: Mappi
         catalogue: where they find plugins.
         sources: digests of the roles that no stage makes.
         facts: code hashes and versions.
+        known: nodes of other plans with the same stages, facts and catalogue, by what they were asked for; it grows
+            by this plan's.
 
     Raises:
         ConfigError: when a section is switched off that nothing can replace.
         StageError: when roles and stages do not fit together.
     """
     ordered = _order(_asked_for(stages, config), sources)
-    made_by = {role: stage for stage in ordered for role in stage.makes}
-    recipes: dict[str, str] = dict(sources)
+    made = {role for stage in ordered for role in stage.makes}
+    versions: dict[str, str] = {}
+    recipes: dict[str, str] = {role: sources[role] for role in SOURCES if role in sources}
     nodes = []
     for stage in ordered:
-        needs = (*stage.needs, *(role for role in stage.optional if role in made_by or role in sources))
-        options = stage.options(config, catalogue)
+        optional = (role for role in stage.optional if role in made or role in sources)
+        needs = tuple(dict.fromkeys((*stage.needs, *optional, *stage.rewrites)))
+        options = stage.options(config, catalogue) if stage.options is not None else stage.Options()
         plugins = dict(stage.plugins(config, catalogue))
-        asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
-        if stage.torch:
-            asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
-        recipe = digest({**asked, "recipes": {role: recipes[role] for role in needs}})
-        recipes.update({role: digest([recipe, role]) for role in stage.makes})
-        nodes.append(Node(stage, options, plugins, needs, asked, recipe))
+        tools = stage.tools(config, catalogue)
+        threads = getattr(getattr(config, "training", None), "threads", 1) if stage.torch else None
+        inputs = {role: recipes[role] for role in needs}
+        read = _of(versions, needs)
+        same = _same(stage, options, plugins, (tools, threads, inputs, read)) if known is not None else ""
+        node = known.get(same) if known is not None else None
+        if node is None:
+            asked = _document(stage, options, plugins, tools, facts)
+            if stage.torch:
+                asked["threads"] = threads
+            node = Node(stage, options, plugins, needs, asked, digest({**asked, "recipes": inputs}), read)
+        if known is not None:
+            known[same] = node
+        recipes.update({role: digest([node.recipe, role]) for role in stage.writes})
+        nodes.append(node)
+        versions.update(dict.fromkeys(stage.writes, stage.name))
     return Plan(tuple(nodes))
+
+
+def _of(versions: Mapping[str, str], roles: Iterable[str]) -> dict[str, str]:
+    return {role: versions[role] for role in roles if role in versions}
+
+
+def _same(stage: Stage, options: Any, plugins: Mapping[str, tuple[Plugin, Any]], others: tuple[Any, ...]) -> str:
+    """What tells a node from others of one command, without code and versions: they are the same for all of them."""
+    chosen = [(kind, id(plugin), _plain(given, stage, kind)) for kind, (plugin, given) in sorted(plugins.items())]
+    return repr((stage.name, _plain(options, stage, "options"), chosen, *others))
 
 
 def _document(
@@ -194,8 +273,26 @@ def _no_secrets(options: Any, plugin: Plugin) -> Any:
     return kept
 
 
+def node_of(stage: Stage, config: Any, catalogue: Any, *, needs: Sequence[str], facts: Facts) -> Node:
+    """One stage by itself, where its inputs are at hand: as a plan has it, but for the recipe and the versions.
+
+    Args:
+        stage: its declaration.
+        config: what its ``options`` and ``plugins`` read.
+        catalogue: where they find plugins.
+        needs: the roles that it reads.
+        facts: code hashes and versions.
+    """
+    options = stage.options(config, catalogue) if stage.options is not None else stage.Options()
+    plugins = dict(stage.plugins(config, catalogue))
+    asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
+    if stage.torch:
+        asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
+    return Node(stage, options, plugins, tuple(needs), asked, "", {})
+
+
 def _asked_for(stages: Sequence[Stage], config: Any) -> list[Stage]:
-    """Drop what the config switches off."""
+    """Drop what the config switches off, add what its sections of packages ask for."""
     instead = {
         "dataset": "point dataset.input_data_path at recordings, or name a dataset that makes its own",
         "training": "remove the line; stages whose result is in the store are not repeated anyway",
@@ -208,36 +305,74 @@ def _asked_for(stages: Sequence[Stage], config: Any) -> list[Stage]:
         dropped |= {"simulate"}
     if getattr(getattr(config, "compilation", None), "enable", True) is False:
         dropped |= {"compile", "simulate"}
-    return [stage for stage in stages if stage.name not in dropped]
+    own = getattr(config, "own", {})
+    asked = [*(stage for stage in stages if stage.name not in dropped), *(one.stage for one in own.values())]
+    names = [stage.name for stage in asked]
+    for section, one in own.items():
+        for name in one.after:
+            if name not in names:
+                raise ConfigError(f"{config.where(section, 'after')}: {unknown_name('stage', name, names)}")
+    return asked
 
 
 def _order(stages: Sequence[Stage], sources: Mapping[str, str]) -> list[Stage]:
-    """Sort so that every stage comes after those that make what it reads; otherwise as given."""
+    """Sort so that every stage comes after those that write what it reads; otherwise as given."""
+    made_by = _makers(stages)
+    waiting = list(stages)
+    done: list[Stage] = []
+    before = {stage.name: _before(stage, stages, made_by, sources) for stage in stages}
+    while waiting:
+        ready = {stage.name for stage in done}
+        stage = next((one for one in waiting if before[one.name] <= ready), None)
+        if stage is None:
+            raise StageError(f"stages wait for each other: {', '.join(stage.name for stage in waiting)}")
+        waiting.remove(stage)
+        done.append(stage)
+    _refuse_undecided(done, before)
+    return done
+
+
+def _makers(stages: Sequence[Stage]) -> dict[str, str]:
+    """The stage that makes each role, by role; StageError where roles and stages do not fit together."""
     made_by: dict[str, str] = {}
+    names: set[str] = set()
     for stage in stages:
-        for role in (*stage.needs, *stage.optional, *stage.makes):
+        if stage.name in names:
+            raise StageError(f"two stages of this plan are named '{stage.name}'")
+        names.add(stage.name)
+        for role in (*stage.needs, *stage.optional, *stage.writes):
             if role not in ROLES:
                 raise StageError(f"stage {stage.name}: role '{role}' is not in the table of roles (flowlab/roles.py)")
         for role in stage.makes:
             if role in made_by or role in SOURCES:
                 raise StageError(f"role '{role}' is made by {stage.name} and by {made_by.get(role, 'no stage')}")
             made_by[role] = stage.name
-    waiting = list(stages)
-    names = {stage.name for stage in stages}
-    done: list[Stage] = []
-    ready: set[str] = set()
-    while waiting:
-        for stage in waiting:
-            missing = [role for role in stage.needs if role not in made_by and role not in sources]
-            if missing:
-                raise StageError(f"stage {stage.name} needs {', '.join(missing)}, which no stage of this plan makes")
-            roles = (*stage.needs, *stage.optional)
-            before = {made_by[role] for role in roles if role in made_by} | (set(stage.after) & names)
-            if before <= ready:
-                break
-        else:
-            raise StageError(f"stages wait for each other: {', '.join(stage.name for stage in waiting)}")
-        waiting.remove(stage)
-        done.append(stage)
-        ready.add(stage.name)
-    return done
+    return made_by
+
+
+def _before(stage: Stage, stages: Sequence[Stage], made_by: Mapping[str, str], sources: Mapping[str, str]) -> set[str]:
+    """The stages that must have finished before this one: of what it reads, those that make and rewrite it."""
+    for roles, verb, known in ((stage.needs, "needs", {*made_by, *sources}), (stage.rewrites, "rewrites", {*made_by})):
+        if missing := [role for role in roles if role not in known]:
+            raise StageError(f"stage {stage.name} {verb} {', '.join(missing)}, which no stage of this plan makes")
+    reads = {*stage.needs, *stage.optional} - {*stage.rewrites}
+    found = {made_by[role] for role in (*reads, *stage.rewrites) if role in made_by}
+    found |= {other.name for other in stages if reads & {*other.rewrites}}
+    return found | ({*stage.after} & {other.name for other in stages})
+
+
+def _refuse_undecided(ordered: Sequence[Stage], before: Mapping[str, set[str]]) -> None:
+    """Of two stages that rewrite one role, one must wait for the other: the result depends on it."""
+    ancestors: dict[str, set[str]] = {}
+    last: dict[str, Stage] = {}
+    for stage in ordered:
+        ancestors[stage.name] = {*before[stage.name]}.union(*(ancestors[name] for name in before[stage.name]))
+        for role in stage.rewrites:
+            other = last.get(role)
+            if other is not None and other.name not in ancestors[stage.name]:
+                raise ConfigError(
+                    f"stages {other.name} and {stage.name} both rewrite '{role}', and nothing says which goes first. "
+                    f"Write 'after: {other.name}' under '{stage.section}:', or 'after: {stage.name}' under "
+                    f"'{other.section}:'"
+                )
+            last[role] = stage

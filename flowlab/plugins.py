@@ -7,8 +7,9 @@ The result is an object, never a global; loading one imports no numpy, torch or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib import import_module
 from types import ModuleType
@@ -23,10 +24,17 @@ from flowlab.contracts import (
     Preset,
     Quantizer,
     Reader,
+    RunEnded,
+    RunStarted,
+    Stage,
+    StageEnded,
+    StageFailed,
+    StageStarted,
     Target,
 )
 from flowlab.errors import NotBuiltYet, PluginError, did_you_mean, unknown_name
 from flowlab.options import read_options
+from flowlab.roles import ROLES
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
@@ -44,8 +52,20 @@ HOOKS: Mapping[str, type] = {
     "flowlab_cores": Core,
     "flowlab_targets": Target,
     "flowlab_presets": Preset,
+    "flowlab_stages": Stage,
 }
 """Which hook brings which contract."""
+
+WATCHING: Mapping[str, type] = {
+    "flowlab_before_run": RunStarted,
+    "flowlab_after_run": RunEnded,
+    "flowlab_before_stage": StageStarted,
+    "flowlab_after_stage": StageEnded,
+    "flowlab_stage_failed": StageFailed,
+}
+"""Which hook watches what."""
+
+Item = Plugin | Preset | Stage
 
 KINDS: tuple[str, ...] = tuple(contract.kind for contract in HOOKS.values() if issubclass(contract, Plugin))
 """What can be asked for by kind and name."""
@@ -62,19 +82,38 @@ class Announced:
 
 @dataclass(frozen=True)
 class Brought:
-    """One plugin or preset, and the distribution that brought it."""
+    """One plugin, preset or stage, and the distribution that brought it."""
 
-    item: Plugin | Preset
+    item: Item
     distribution: str
 
     @property
     def full_name(self) -> str:
         """The name that is never ambiguous: ``distribution:name``."""
-        return f"{self.distribution}:{self.item.name}"
+        return f"{self.distribution}:{self.asked_for}"
+
+    @property
+    def asked_for(self) -> str:
+        """What a config writes for it: its name, of a stage its section."""
+        return self.item.section if isinstance(self.item, Stage) else self.item.name
 
     def answers_to(self, name: str) -> bool:
         """Whether a user who writes ``name`` can mean this one."""
-        return name in (self.item.name, self.full_name)
+        return name in (self.asked_for, self.full_name)
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """One implementation of a watching hook, and whether it takes what the hook has to say."""
+
+    hook: str
+    distribution: str
+    function: Callable[..., object]
+    arguments: tuple[str, ...] = ()
+
+    def tell(self, event: Any) -> None:
+        """Call it with a copy of its own. Raises what the package's code raises."""
+        self.function(*(deepcopy(event) for _ in self.arguments))
 
 
 @dataclass(frozen=True)
@@ -87,6 +126,7 @@ class Catalogue:
 
     brought: tuple[Brought, ...] = ()
     broken: Mapping[str, str] = field(default_factory=dict)
+    watchers: tuple[Watcher, ...] = ()
 
     def get(self, kind: str, name: str) -> Plugin:
         """The plugin of this kind and name.
@@ -103,7 +143,7 @@ class Catalogue:
             spoken, names = kind.replace("_", " "), self.names(kind)
             self._refuse(kind, name, spoken, names)
             text = unknown_name(spoken, name, names)
-            raise PluginError(text + self._broken_text())
+            raise PluginError(text + self.broken_text())
         return plugin
 
     def find(self, kind: str, name: str) -> Plugin | None:
@@ -196,6 +236,31 @@ class Catalogue:
             if isinstance(one.item, Preset) and one.item.kind == kind and not one.item.not_built:
                 yield one
 
+    def stages(self) -> tuple[Brought, ...]:
+        """All stages of packages."""
+        return tuple(one for one in self.brought if isinstance(one.item, Stage))
+
+    def sections(self) -> tuple[str, ...]:
+        """The sections that packages bring, sorted, each as a config writes it."""
+        brought = self.stages()
+        bare = [one.asked_for for one in brought]
+        return tuple(sorted(one.asked_for if bare.count(one.asked_for) == 1 else one.full_name for one in brought))
+
+    def section_names(self) -> frozenset[str]:
+        """Every name that a section of a package can have in a config, ambiguous ones too."""
+        return frozenset(name for one in self.stages() for name in (one.asked_for, one.full_name))
+
+    def stage_of(self, section: str) -> Stage:
+        """The stage that a section asks for.
+
+        Raises:
+            PluginError: if two packages bring this section, or none does.
+        """
+        answering = [one for one in self.stages() if one.answers_to(section)]
+        if not answering:
+            raise PluginError(unknown_name("section", section, self.sections()) + self.broken_text())
+        return cast(Stage, _choose("section", section, answering).item)
+
     def options(self, plugin: Plugin, mapping: Mapping[str, Any]) -> Any:
         """An instance of the plugin's ``Options``: keys are checked first, then types (by pydantic).
 
@@ -215,7 +280,8 @@ class Catalogue:
             if why and one.item.kind == kind and one.answers_to(name):
                 raise NotBuiltYet(f"{spoken} '{name}' is not built yet: {why}. Known: {', '.join(built) or 'none'}")
 
-    def _broken_text(self) -> str:
+    def broken_text(self) -> str:
+        """What to say behind a name that nobody brings: which packages are broken, and why. Empty where none is."""
         if not self.broken:
             return ""
         reasons = "; ".join(f"{package}: {reason}" for package, reason in sorted(self.broken.items()))
@@ -258,24 +324,28 @@ def load_announced(announced: Iterable[Announced]) -> Catalogue:
 
     broken: dict[str, list[str]] = {}
     brought: list[Brought] = []
+    watchers: list[Watcher] = []
     seen: set[tuple[str, str, str]] = set()
     manager = pluggy.PluginManager("flowlab")
     manager.add_hookspecs(hookspecs)
     for one in announced:
         reasons: list[str] = []
-        for item in _from_package(manager, one, reasons):
+        for item in _from_package(manager, one, reasons, watchers):
             known = (item.kind, item.name, one.distribution)
-            if isinstance(item, Plugin) and known in seen:  # of presets, one name may hold for several devices
+            if not isinstance(item, Preset) and known in seen:  # of presets, one name may hold for several devices
                 reasons.append(f"brings a second {item.kind.replace('_', ' ')} named '{item.name}'")
                 continue
             seen.add(known)
             brought.append(Brought(item, one.distribution))
         if reasons:
             broken.setdefault(_package(one), []).extend(reasons)
-    return Catalogue(tuple(brought), {package: "; ".join(reasons) for package, reasons in broken.items()})
+    said = {package: "; ".join(reasons) for package, reasons in broken.items()}
+    return Catalogue(tuple(brought), said, tuple(watchers))
 
 
-def _from_package(manager: pluggy.PluginManager, one: Announced, reasons: list[str]) -> list[Plugin | Preset]:
+def _from_package(
+    manager: pluggy.PluginManager, one: Announced, reasons: list[str], watchers: list[Watcher]
+) -> list[Item]:
     """What one announced module brings; whatever goes wrong ends as a sentence in ``reasons``."""
     name = f"{one.distribution}:{one.name}"
     try:
@@ -285,32 +355,37 @@ def _from_package(manager: pluggy.PluginManager, one: Announced, reasons: list[s
         reasons.append(f"cannot be loaded: {_said(error)}")
         return []
     _unmarked(module, manager, name, reasons)
-    items: list[Plugin | Preset] = []
+    items: list[Item] = []
     for hook in manager.get_hookcallers(module) or ():
         contract = HOOKS.get(hook.name)
-        if contract is None:
-            reasons.append(f"there is no hook '{hook.name}'.{did_you_mean(hook.name, HOOKS)}")
+        if contract is None and hook.name not in WATCHING:
+            reasons.append(f"there is no hook '{hook.name}'.{did_you_mean(hook.name, (*HOOKS, *WATCHING))}")
             continue
         for implementation in hook.get_hookimpls():
-            if implementation.plugin_name == name:
+            if implementation.plugin_name != name:
+                continue
+            if contract is None:
+                function, arguments = implementation.function, tuple(implementation.argnames)
+                watchers.append(Watcher(hook.name, one.distribution, function, arguments))
+            else:
                 items.extend(_sound(hook.name, contract, implementation.function, reasons))
     return items
 
 
-def _sound(hook: str, contract: type, function: Any, reasons: list[str]) -> list[Plugin | Preset]:
+def _sound(hook: str, contract: type, function: Any, reasons: list[str]) -> list[Item]:
     """The items of one hook implementation that obey the contract."""
     try:
         items: Sequence[object] = list(function())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's code may raise anything
         reasons.append(f"{hook} raises {_said(error)}")
         return []
-    sound: list[Plugin | Preset] = []
+    sound: list[Item] = []
     for item in items:
         problem = _problem(contract, item)
         if problem:
             reasons.append(f"{hook}: {problem}")
         else:
-            sound.append(cast("Plugin | Preset", item))
+            sound.append(cast(Item, item))
     return sound
 
 
@@ -328,7 +403,32 @@ def _problem(contract: type, item: object) -> str:
         return f"{type(item).__name__} has no usable name (found {name!r}; a text without ':')"
     if isinstance(item, Plugin) and not _is_frozen_dataclass(item.Options):
         return f"the Options of '{name}' are not a frozen dataclass"
-    return ""
+    return _stage_problem(item) if isinstance(item, Stage) else ""
+
+
+def _stage_problem(stage: Stage) -> str:
+    """Why a package's stage cannot be in any plan, or an empty text."""
+    from flowlab.config.own_sections import AFTER
+    from flowlab.config.sections import SECTIONS, keys
+    from flowlab.config.unread import UNREAD_SECTIONS
+
+    taken = {*SECTIONS, *UNREAD_SECTIONS, *(key for section in SECTIONS for key in keys(section))}
+    known = {one.name for one in fields(stage.Options)} if _is_frozen_dataclass(stage.Options) else {AFTER}
+    unknown = [role for role in (*stage.needs, *stage.optional, *stage.writes) if role not in ROLES]
+    module, _, function = stage.run.partition(":")
+    problems = {
+        "its name is not of letters, digits and '_'": not stage.name.isidentifier(),
+        "it has no section of letters, digits and '_', whose presence puts it into a plan": (
+            not stage.section.isidentifier()
+        ),
+        f"'{stage.section}' is a section or a key of flowlab's own": stage.section in taken,
+        "its Options are not a frozen dataclass": not _is_frozen_dataclass(stage.Options),
+        f"its Options have a field '{AFTER}', a key that every such section has already": AFTER in known,
+        f"run is '{stage.run}', expected 'package.module:function'": not (module and function.isidentifier()),
+        f"there is no role {', '.join(unknown)}": bool(unknown),
+        "it makes and rewrites nothing": not stage.writes,
+    }
+    return "".join(f"stage '{stage.name}': {text}" for text in [text for text, holds in problems.items() if holds][:1])
 
 
 def _is_frozen_dataclass(options: type) -> bool:

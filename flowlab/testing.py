@@ -7,7 +7,10 @@ Each check raises AssertionError with a sentence that names the plugin and what 
     def test_my_model():
         check_model(MyModel(), shape=(1, 256, 1), outputs=3)
 
-`check_package` loads an announced module as flowlab does and fails on everything that flowlab would report.
+`check_package` loads an announced module as flowlab does and fails on everything that flowlab would report;
+`check_plugin_is_light` does so in a fresh interpreter and names what is imported too early. `check_quantizer` and
+`check_target` run what they check: random networks inside the number format, held against the graph's meaning to the
+bit.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from flowlab.contracts import (
     Quantizer,
     Reader,
     Recording,
+    Stage,
     Target,
 )
 
@@ -37,13 +41,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from flowlab.compiler.ir import Graph
+    from flowlab.conformance.programs import Checked
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 PRESET_KINDS = ("feature_extraction", "compile", "example", "bench")
 SECTIONS = ("common", "dataset", "data_processing_feature_extraction", "training", "testing", "compilation")
 KINDS = (Reader, Dataset, FeatureExtractor, Model, Quantizer, Core, Target)
 
 
-def check_package(module: str) -> tuple[Plugin | Preset, ...]:
+def check_package(module: str) -> tuple[Plugin | Preset | Stage, ...]:
     """Load a module as if it were announced; check everything that it brings, and return it.
 
     Raises:
@@ -54,10 +61,26 @@ def check_package(module: str) -> tuple[Plugin | Preset, ...]:
     catalogue = load_announced([Announced(module, module, module.partition(".")[0])])
     assert not catalogue.broken, "; ".join(f"{name}: {reason}" for name, reason in catalogue.broken.items())
     items = tuple(one.item for one in catalogue.brought)
-    assert items, f"{module} brings nothing: is every hook marked with @hookimpl?"
+    assert items or catalogue.watchers, f"{module} brings nothing: is every hook marked with @hookimpl?"
     for item in items:
-        check_preset(item) if isinstance(item, Preset) else check_plugin(item)
+        if isinstance(item, Preset):
+            check_preset(item)
+        elif isinstance(item, Stage):
+            check_stage(item)
+        else:
+            check_plugin(item)
     return items
+
+
+def check_stage(stage: Stage) -> None:
+    """Check a stage's declaration: its function, code and libraries are there."""
+    who = f"stage '{stage.name}'"
+    module, _, function = stage.run.partition(":")
+    assert callable(getattr(import_module(module), function, None)), f"{who}: {module} has no function {function}"
+    for name in stage.code:
+        assert util.find_spec(name) is not None, f"{who}: code '{name}' is not importable, so it cannot be hashed"
+    for name in stage.libraries:
+        _check_installed(name, who)
 
 
 def check_plugin(plugin: Plugin) -> None:
@@ -125,7 +148,8 @@ def check_feature_extractor(
     """Extract random windows of shape ``window`` = (channel, length).
 
     Checks that `shape` says what `extract` does, that a batch does not decide (windows one by one give the same
-    bytes), that the input stays as it is, and that the result is finite.
+    bytes), that what was extracted before does not, that the input stays as it is, that the result is finite, and that
+    a window which is too short is refused with an error of ours or has a shape.
     """
     import numpy as np
 
@@ -140,9 +164,36 @@ def check_feature_extractor(
     said = (count, *extractor.shape(window, chosen))
     assert features.shape == said, f"{who}: shape() says {said[1:]}, extract() gives {features.shape[1:]}"
     assert np.isfinite(features).all(), f"{who} gives NaN or infinity for ordinary windows"
+    extractor.extract(windows[::-1] * 2 + 1, chosen)
+    again = extractor.extract(windows, chosen)
+    assert again.tobytes() == features.tobytes(), f"{who} keeps something: windows in between change a feature"
     alone = np.concatenate([extractor.extract(windows[one : one + 1], chosen) for one in range(count)])
     assert np.allclose(features, alone, rtol=1e-5, atol=1e-5), f"{who}: other windows of the batch change a feature"
+    for short in ((window[0], 1), (window[0], 2), (window[0], 3), (1, 1)):
+        _check_short(extractor, short, chosen, who)
     return features
+
+
+check_extractor = check_feature_extractor  # as the guide's pages call it
+
+
+def _check_short(extractor: FeatureExtractor, window: tuple[int, int], options: Any, who: str) -> None:
+    """`shape` of a window that may be too short: a shape that `extract` makes too, or an error of ours."""
+    import numpy as np
+
+    from flowlab.errors import FlowlabError
+
+    try:
+        said = extractor.shape(window, options)
+    except FlowlabError:
+        return
+    except Exception as error:  # noqa: BLE001 - what a plugin raises is what is being looked for
+        raise AssertionError(
+            f"{who}: shape() raises {type(error).__name__}: {error} for a window of {window}; errors are OptionError"
+        ) from None
+    assert min(said) > 0, f"{who}: shape() of a window of {window} is {said}; raise OptionError where there is none"
+    found = extractor.extract(np.zeros((2, *window), np.float32), options).shape[1:]
+    assert found == said, f"{who}: shape() says {said} for a window of {window}, extract() gives {found}"
 
 
 def check_feature_c(
@@ -223,8 +274,80 @@ def check_preset(preset: Preset) -> None:
         assert isinstance(values, tuple), f"{who}: when['{key}'] is a tuple of texts"
 
 
-def check_target(target: Target) -> None:
-    """Check a target's data: formats, quantizers by method, memory in bytes, rules with a sentence each."""
+def check_quantizer(
+    quantizer: Quantizer, format: NumberFormat | None = None, options: Any = None, *, widths: Sequence[int] = ()
+) -> dict[int, Graph]:
+    """Quantize a small network to the widths of weights of a number format; the graphs by width.
+
+    Checks that the graph obeys the format, that the same job gives the same graph whatever the global random state,
+    that model and calibration windows stay as they are, that the torch module is one more execution of the graph, that
+    8 bits stay near the float network, and that errors are of ours. It takes a few seconds.
+
+    Args:
+        quantizer: yours.
+        format: what it is asked for; `flowlab.compiler.number_format.GENERIC` without one.
+        options: of its own; its defaults without them.
+        widths: of weights; all of the format without them.
+    """
+    from flowlab.compiler.number_format import GENERIC
+    from flowlab.conformance.quantizing import Asked, check_quantizing
+
+    check_plugin(quantizer)
+    return check_quantizing(Asked(quantizer, format or GENERIC, _options(quantizer, options)), widths)
+
+
+def check_target(
+    target: Target, networks: int = 9, executions: Sequence[str] | None = None, *, core: Core | None = None
+) -> Checked:
+    """Check a target's data, then programs of random networks inside each of its number formats.
+
+    Single layers of every kind that its rules speak of, whose sums meet ties of both signs and saturation at both ends,
+    and small chains. What the rules take lowers; what they refuse has a sentence and a cure; every execution gives the
+    interpreter's integers, fed at once or in parts; errors are of ours. It takes some seconds for each execution.
+
+    Args:
+        target: yours.
+        networks: how many are lowered and run in each format; 0 for the data alone. With 9 every kind comes once.
+        executions: names of those that run; all that are not missing here without them.
+        core: the core that the target names; found among the installed plugins without one.
+
+    Returns:
+        What it was checked with.
+    """
+    from flowlab.conformance.programs import Checked, Subject, check_programs
+
+    _check_target_data(target)
+    if not networks:
+        return Checked()
+    return check_programs(Subject(target, core or _core(target), _options(target, None)), networks, executions)
+
+
+def _core(target: Target) -> Core:
+    """The installed core of this name, or an empty one."""
+    from flowlab.plugins import load
+
+    found = load().find("core", target.core)
+    if isinstance(found, Core):
+        return found
+    nothing = Core()
+    nothing.name = target.core
+    return nothing
+
+
+def check_plugin_is_light(module: str) -> None:
+    """Load an announced module in a fresh interpreter and ask what it brings: nothing heavy is imported on the way.
+
+    Raises:
+        AssertionError: naming library, file and line.
+    """
+    from flowlab.conformance.light import heavy_imports
+
+    found = heavy_imports(module)
+    assert not found, f"plugin module '{module}' imports {'; '.join(found)}: import it in the method that needs it"
+
+
+def _check_target_data(target: Target) -> None:
+    """Formats, quantizers by method, memory in bytes, rules with a sentence each."""
     check_plugin(target)
     who = f"target '{target.name}'"
     for name, found in target.formats.items():

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
+collect_ignore_glob = ["third_party/*"]  # their own suites run where they are installed
+
 settings.register_profile(
     "flowlab",
     deadline=None,  # the machine is shared: a slow example is not a wrong one

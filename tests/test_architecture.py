@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flowlab import hookspecs
-from flowlab.plugins import HOOKS, OWN, Catalogue, load
+from flowlab.plugins import HOOKS, OWN, WATCHING, Catalogue, load
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "prefect", "numpy", "pyarrow", "fsspec", "onnx", "onnxruntime", "scipy", "rich", "jinja2")
@@ -147,10 +147,16 @@ def test_every_hook_has_a_docstring(hook: str) -> None:
     assert (getattr(hookspecs, hook).__doc__ or "").strip()
 
 
-@pytest.mark.parametrize("hook", HOOK_NAMES)
+@pytest.mark.parametrize("hook", sorted({*HOOK_NAMES} - {"flowlab_stages", *WATCHING}))
 def test_every_hook_is_used_by_a_bundled_plugin(hook: str) -> None:
     brought = [one for one in catalogue().brought if one.distribution == OWN and isinstance(one.item, HOOKS[hook])]
     assert brought, f"no bundled package brings anything through {hook}"
+
+
+@pytest.mark.parametrize("hook", ["flowlab_stages", *WATCHING])
+def test_every_hook_that_none_of_ours_needs_is_used_by_a_package_of_a_stranger(hook: str) -> None:
+    sources = (ROOT / "tests" / "third_party").glob("*/flowlab_*/*.py")
+    assert any(re.search(rf"^@hookimpl\ndef {hook}\(", path.read_text(), re.MULTILINE) for path in sources)
 
 
 @pytest.mark.parametrize("hook", HOOK_NAMES)

@@ -95,8 +95,10 @@ def test_run_json_prints_one_object_with_the_promised_keys_and_nothing_else(tmp_
         "warnings",
         "report",
         "gates",
+        "promotion",
     ]
     assert result["gates"] == []
+    assert result["promotion"] is None
     assert set(result["costs"]) == {"model", "estimate"}
     assert set(result["stages"][0]) == {"name", "cached", "seconds"}
     assert set(result["metrics"]) == {"float", "quantized", "simulated"}

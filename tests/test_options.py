@@ -41,6 +41,22 @@ def test_an_option_of_the_wrong_type_is_named_with_what_was_found() -> None:
 
 
 @dataclass(frozen=True)
+class Account:
+    api_token: int = 0
+
+
+class OfAccount(Core):
+    name = "of_account"
+    Options = Account
+
+
+def test_what_was_found_under_a_secret_s_name_is_not_said() -> None:
+    with pytest.raises(OptionError, match=r"core 'of_account': option 'api_token': .*found '\*\*\*'") as caught:
+        Catalogue().options(OfAccount(), {"api_token": "canary"})
+    assert "canary" not in str(caught.value)
+
+
+@dataclass(frozen=True)
 class Many:
     flag: bool = False
     count: int = 1

@@ -11,7 +11,7 @@ import pytest
 
 from flowlab.contracts import DECIDES_NOTHING, NoOptions, Plugin, Stage
 from flowlab.errors import ConfigError, StageError
-from flowlab.plan import Plan, plan
+from flowlab.plan import Plan, merged, plan
 
 SOURCES = {"source": "0" * 64, "notes": "1" * 64}
 
@@ -238,6 +238,33 @@ def test_an_option_that_is_no_json_value_is_named() -> None:
         planned((path,))
 
 
+def test_merged_plans_have_equal_work_once() -> None:
+    nodes = merged([planned(epochs=30), planned(epochs=30), planned(epochs=5)])
+    found = {name: [node.plans for node in nodes if node.node.name == name] for name in ("extract", "train", "report")}
+    assert found["extract"] == [(0, 1, 2)]
+    assert found["train"] == [(0, 1), (2,)]
+    assert found["report"] == [(0, 1), (2,)]
+
+
+def test_a_merged_node_knows_what_it_reads_and_what_it_waits_for_in_each_plan() -> None:
+    plans = [planned(epochs=30), planned(epochs=5)]
+    nodes = {(node.node.name, node.plans): node for node in merged(plans)}
+    train = nodes["train", (1,)]
+    assert train.reads == (plans[1].node("extract").recipe,)
+    assert train.after == {1: (plans[1].node("inspect").recipe,)}
+    assert nodes["compile", (1,)].reads == (train.recipe,)
+    names = [node.node.name for node in merged(plans)]
+    assert names == sorted(names, key=[one.name for one in plans[0]].index)
+
+
+def test_nodes_of_another_plan_are_used_again_and_change_no_recipe() -> None:
+    known: dict[Any, Any] = {}
+    for epochs in (30, 5, 30):
+        again = plan(STAGES, config(epochs), None, sources=SOURCES, facts=SaidFacts(), known=known)
+        assert recipes(again) == recipes(planned(epochs=epochs))
+    assert len(known) < 3 * len(STAGES)
+
+
 def test_makers_are_found_by_role() -> None:
     made = planned()
     maker = made.maker("float_model")
@@ -279,3 +306,79 @@ def test_a_secret_in_an_address_of_an_option_is_refused() -> None:
         of_account(Account(where="https://me:pw@host/a"))
     assert "pw" not in str(caught.value)
     assert of_account(Account(where="https://me:${PW}@host/a"))
+
+
+def rewriter(name: str, *roles: str, after: tuple[str, ...] = (), said: tuple[str, ...] = ()) -> SimpleNamespace:
+    """A section of a package as the config has it; ``said`` is what the config says."""
+    made = stage(name, (), (), rewrites=roles or ("float_model",), section=f"{name}s", after=(*after, *said))
+    return SimpleNamespace(stage=made, after=said)
+
+
+def rewritten(*own: SimpleNamespace) -> Plan:
+    asked = config()
+    asked.own = {one.stage.section: one for one in own}
+    asked.where = lambda section, key: f"a.yaml, {section}.{key}"
+    return plan(STAGES, asked, None, sources=SOURCES, facts=SaidFacts())
+
+
+def test_a_rewriter_runs_between_the_maker_of_a_role_and_all_that_read_it() -> None:
+    made = rewritten(rewriter("prune"))
+    names = [node.name for node in made]
+    assert names.index("train") < names.index("prune") < names.index("compile")
+    assert made.node("prune").versions == {"float_model": "train"}
+    assert made.node("compile").versions == {"float_model": "prune"}
+    assert [one.name for one in made.waits_for(made.node("compile"))] == ["prune"]
+    assert [one.name for one in made.waits_for(made.node("prune"))] == ["train"]
+    assert made.maker("float_model") is made.node("prune")
+    assert made.maker("float_model", made.node("prune")) is made.node("train")
+
+
+def test_a_rewriter_changes_the_recipes_behind_it_and_no_other() -> None:
+    assert changed(planned(), rewritten(rewriter("prune"))) == {"compile", "simulate", "report"}
+    assert recipes(rewritten()) == recipes(planned())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (rewriter("prune"), rewriter("distil", after=("prune",))),
+        (rewriter("prune"), rewriter("distil", said=("prune",))),
+    ],
+    ids=["the package says so", "the config says so"],
+)
+def test_two_rewriters_of_a_role_are_chained_in_the_order_that_is_said(
+    first: SimpleNamespace, second: SimpleNamespace
+) -> None:
+    for own in ((first, second), (second, first)):
+        made = rewritten(*own)
+        assert made.node("distil").versions == {"float_model": "prune"}
+        assert made.node("compile").versions == {"float_model": "distil"}
+    other = rewritten(rewriter("prune", said=("distil",)), rewriter("distil"))
+    assert other.node("compile").versions == {"float_model": "prune"}
+    assert recipes(other)["compile"] != recipes(made)["compile"]
+
+
+def test_two_rewriters_of_a_role_in_no_order_are_refused_with_what_to_write() -> None:
+    with pytest.raises(
+        ConfigError, match=r"prune and distil both rewrite 'float_model'.*'after: prune' under 'distils:'"
+    ):
+        rewritten(rewriter("prune"), rewriter("distil"))
+    rewritten(rewriter("prune"), rewriter("scale", "features_train"))  # of two roles: no order is needed
+
+
+def test_three_rewriters_need_an_order_of_each_two() -> None:
+    chain = (rewriter("a"), rewriter("b", said=("a",)), rewriter("c", said=("b",)))
+    assert rewritten(*chain).node("compile").versions == {"float_model": "c"}
+    with pytest.raises(ConfigError, match="both rewrite"):
+        rewritten(rewriter("a"), rewriter("b", said=("a",)), rewriter("c", said=("a",)))
+
+
+def test_what_a_rewriter_waits_for_must_be_in_the_plan() -> None:
+    with pytest.raises(ConfigError, match=r"a\.yaml, prunes\.after: no stage named 'trai'\. Did you mean 'train'"):
+        rewritten(rewriter("prune", said=("trai",)))
+    with pytest.raises(StageError, match="stage prune rewrites costs, which no stage of this plan makes"):
+        rewritten(rewriter("prune", "costs"))
+    with pytest.raises(StageError, match="wait for each other"):
+        rewritten(rewriter("prune", said=("compile",)))
+    with pytest.raises(StageError, match="two stages of this plan are named 'train'"):
+        rewritten(rewriter("train"))

@@ -3,15 +3,29 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowlab.contracts import Core, Dataset, FeatureExtractor, Model, Plugin, Preset, Quantizer, Reader, Target
+from flowlab.contracts import (
+    Core,
+    Dataset,
+    FeatureExtractor,
+    Model,
+    NoOptions,
+    Plugin,
+    Preset,
+    Quantizer,
+    Reader,
+    Stage,
+    StageStarted,
+    Target,
+)
 from flowlab.errors import NotBuiltYet, PluginError
 from flowlab.hookspecs import hookimpl
-from flowlab.plugins import HOOKS, KINDS, Announced, Brought, Catalogue, load, load_announced
+from flowlab.plugins import HOOKS, KINDS, WATCHING, Announced, Brought, Catalogue, load, load_announced
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -338,5 +352,77 @@ def test_every_hook_has_its_contract() -> None:
     from flowlab import hookspecs
 
     hooks = {name for name in vars(hookspecs) if name.startswith("flowlab_")}
-    assert hooks == set(HOOKS)
-    assert all(issubclass(contract, Plugin) or contract is Preset for contract in HOOKS.values())
+    assert hooks == {*HOOKS, *WATCHING}
+    assert all(issubclass(contract, Plugin) or contract in (Preset, Stage) for contract in HOOKS.values())
+
+
+@dataclass(frozen=True)
+class Amount:
+    amount: float = 0.3
+
+
+PRUNE = Stage("prune", "somewhere:run", rewrites=("float_model",), section="pruning", Options=Amount)
+
+
+def test_a_stage_is_found_by_its_section(bring: Bring) -> None:
+    catalogue = load_announced([bring("someone", flowlab_stages=lambda: [PRUNE])])
+    assert catalogue.broken == {}
+    assert catalogue.stage_of("pruning") is catalogue.stage_of("someone:pruning") is PRUNE
+    assert catalogue.sections() == ("pruning",)
+    with pytest.raises(PluginError, match=r"no section named 'prunning'. Did you mean 'pruning'"):
+        catalogue.stage_of("prunning")
+
+
+@dataclass(frozen=True)
+class After:
+    after: str = ""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"section": ""}, "it has no section"),
+        ({"section": "training"}, "'training' is a section or a key of flowlab's own"),
+        ({"section": "batch_size"}, "'batch_size' is a section or a key of flowlab's own"),
+        ({"name": "a/b"}, "its name is not of letters"),
+        ({"Options": dict}, "its Options are not a frozen dataclass"),
+        ({"Options": After}, "a field 'after'"),
+        ({"run": "somewhere"}, "run is 'somewhere', expected 'package.module:function'"),
+        ({"rewrites": ("float_modle",)}, "there is no role float_modle"),
+        ({"rewrites": ()}, "it makes and rewrites nothing"),
+    ],
+)
+def test_a_stage_that_can_be_in_no_plan_is_refused_with_the_reason(
+    bring: Bring, change: Mapping[str, Any], reason: str
+) -> None:
+    catalogue = load_announced([bring("someone", flowlab_stages=lambda: [replace(PRUNE, **change)])])
+    assert reason in catalogue.broken["someone"]
+    assert catalogue.stages() == ()
+
+
+def test_a_stage_without_options_of_its_own_has_none() -> None:
+    assert Stage("a", "b:c", section="d").Options is NoOptions
+
+
+def test_watchers_are_found_and_take_what_they_name_or_nothing(bring: Bring) -> None:
+    seen: list[Any] = []
+    announced = [
+        bring("one", flowlab_before_stage=lambda stage: seen.append(stage)),
+        bring("two", flowlab_before_stage=lambda: seen.append("told")),
+    ]
+    catalogue = load_announced(announced)
+    assert catalogue.broken == {}
+    event = StageStarted("run", "train")
+    for one in catalogue.watchers:
+        one.tell(event)
+    assert seen == [event, "told"]
+    assert [(one.hook, one.distribution) for one in catalogue.watchers] == [
+        ("flowlab_before_stage", "one"),
+        ("flowlab_before_stage", "two"),
+    ]
+
+
+def test_a_watcher_that_asks_for_what_there_is_not_is_reported(bring: Bring) -> None:
+    catalogue = load_announced([bring("one", flowlab_after_run=lambda result: None)])
+    assert "result" in catalogue.broken["one"]
+    assert catalogue.watchers == ()

@@ -171,3 +171,14 @@ def test_every_bundled_plugin_and_preset_conforms() -> None:
             testing.check_preset(one.item)
         else:
             testing.check_plugin(one.item)
+
+
+def test_a_stage_whose_function_is_not_there_is_refused() -> None:
+    from flowlab.contracts import Stage
+    from flowlab.testing import check_stage
+
+    check_stage(Stage("join", "os.path:join", rewrites=("float_model",), section="joining", libraries=("numpy",)))
+    with pytest.raises(AssertionError, match=r"stage 'join': os.path has no function jion"):
+        check_stage(Stage("join", "os.path:jion", rewrites=("float_model",), section="joining"))
+    with pytest.raises(AssertionError, match="no_such_library"):
+        check_stage(Stage("join", "os.path:join", section="joining", libraries=("no_such_library",)))

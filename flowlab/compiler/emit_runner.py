@@ -333,6 +333,7 @@ int main(int argc, char **argv)
     static float features[MODEL_FEATURES];
 {declarations}
     FILE *given, *results;
+    size_t found;
 
     if (argc != 3) {{
         print_layout();
@@ -344,8 +345,12 @@ int main(int argc, char **argv)
         fputs("cannot open the files\\n", stderr);
         return 2;
     }}
-    while (fread(features, sizeof(float), MODEL_FEATURES, given) == MODEL_FEATURES) {{
+    while ((found = fread(features, sizeof(float), MODEL_FEATURES, given)) == MODEL_FEATURES) {{
 {loop}
+    }}
+    if (found != 0) {{
+        fputs("the features are no whole vectors of this network\\n", stderr);
+        return 4;
     }}
     fclose(given);
     return fclose(results) ? 3 : 0;

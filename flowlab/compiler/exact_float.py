@@ -93,6 +93,8 @@ def choose_form(bounds: NDArray[np.int64], parts: int, requantize: Node) -> Form
         np.asarray(requantize.constants[key], np.int64) for key in ("bias", "multiplier", "shift")
     )
     total = bounds + np.abs(bias)
+    if requantize.attributes.get("rounding") == "half_up":
+        total = total + np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
     if parts != 1 or total.max(initial=0) >= LIMIT or shift.min(initial=0) < 0:
         return Form(parts, double=True, stop_fusion=False)
     if (total * np.abs(multiplier)).max(initial=0) < LIMIT:

@@ -259,8 +259,11 @@ def _write_pair(writer: _Writer, node: Node, op_type: str, largest: Callable[[li
 
 
 def _write_requantize(writer: _Writer, node: Node) -> None:
-    if node.attributes["rounding"] != "floor" or node.attributes["bias_before_multiply"] is not True:
-        raise GraphError(f"{node.name}: only floor, with the bias before the multiplier, has an ONNX form here")
+    half_up = node.attributes["rounding"] == "half_up"
+    if not (half_up or node.attributes["rounding"] == "floor") or node.attributes["bias_before_multiply"] is not True:
+        raise GraphError(
+            f"{node.name}: only floor and half_up, with the bias before the multiplier, have an ONNX form here"
+        )
     form = writer.forms[node.inputs[0]]
     real = np.float64 if form.double else np.float32
     rank = len(node.type.shape)
@@ -275,6 +278,9 @@ def _write_requantize(writer: _Writer, node: Node) -> None:
     value = writer.op("Mul", [value, constant("multiplier", node.constants["multiplier"])], f"{node.name}/mul")
     divisor = np.exp2(node.constants["shift"].astype(np.float64))
     value = writer.op("Div", [value, constant("divisor", divisor)], f"{node.name}/div")
+    if half_up:  # a whole number, of which nothing was shifted out, stays one
+        half = writer.constant(f"{node.name}.half", np.array(HALF, real))
+        value = writer.op("Add", [value, half], f"{node.name}/half_up")
     value = writer.op("Floor", [value], f"{node.name}/floor")
     bounds = [writer.constant(f"{node.name}.{key}", np.array(node.attributes[key], real)) for key in ("low", "high")]
     target = f"{node.name}/clip" if form.double else node.name
@@ -300,6 +306,7 @@ def _write_requantize_float(writer: _Writer, node: Node) -> None:
     writer.op("Clip", [value, *bounds], node.name)
 
 
+HALF = 0.5
 _FUSION_STOP = (("least", -exact_float.LIMIT), ("most", exact_float.LIMIT))
 
 

@@ -23,6 +23,7 @@ from flowlab.compiler.onnx_model import Array, OnnxModel, attributes_of, node_er
 from flowlab.errors import GraphError
 
 Proto: TypeAlias = onnx.NodeProto
+HALF = 0.5  # what is added before the floor of a machine that rounds half up
 LEAST = {-128: "int8", 0: "uint8"}  # what a table adds to make an index of a byte, negated
 
 
@@ -237,7 +238,10 @@ class _Importer:
         floor = self.model.maker(proto.input[0], "Floor")
         if floor is None:
             return
-        divided = self._back(floor.input[0], "Div")
+        half = self._back(floor.input[0], "Add")
+        if half is not None and not (half[2].size == 1 and float(half[2].reshape(())) == HALF):
+            raise node_error(half[0], "adds something else than half a step behind a division")
+        divided = self._back(floor.input[0] if half is None else half[1], "Div")
         if divided is None or divided[0].input[0] != divided[1]:
             raise node_error(proto, "follows no division by a constant")
         cast = self.model.reader(proto.output[0], "Cast")
@@ -255,7 +259,9 @@ class _Importer:
         name = ends[-1].output[0]
         low, high = (int(_whole(proto, self.model.constant(proto, index), "int32").reshape(())) for index in (1, 2))
         protos = tuple(
-            each for each in (added[0], stop, multiplied[0], whole, divided[0], floor, *ends) if each is not None
+            each
+            for each in (added[0], stop, multiplied[0], whole, divided[0], half and half[0], floor, *ends)
+            if each is not None
         )
         attributes: dict[str, Attribute] = {"low": low, "high": high}
         constants: dict[str, Array] = {
@@ -264,11 +270,13 @@ class _Importer:
             "shift": _shift(divided[0], divided[2]),
         }
         if whole is not None:
+            if half is not None:
+                raise node_error(half[0], "adds half a step to the input's quantization, which floors")
             constants["bias"] = constants["bias"].astype(np.float32)
             self.add(name, "quantize", (added[1],), protos, attributes, constants=constants)
             return
         constants["bias"] = _whole(added[0], constants["bias"], "int32")
-        attributes |= {"rounding": "floor", "bias_before_multiply": True}
+        attributes |= {"rounding": "floor" if half is None else "half_up", "bias_before_multiply": True}
         self.add(name, "requantize", (added[1],), protos, attributes, constants=constants)
 
     def _channels(self, proto: Proto, array: Array) -> Array:

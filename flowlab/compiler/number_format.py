@@ -172,10 +172,13 @@ def requantize_by(format: NumberFormat, case: Case, weight_bits: int = 8) -> int
 
 def _check_fits(format: NumberFormat, case: Case, weight_bits: int) -> None:
     width = format.by_weight_bits[weight_bits]
+    unit = 2**width.bias_shift
+    if case.bias % unit:
+        raise GraphError(f"number format '{format.name}': bias {case.bias} is no multiple of {unit}")
     checks = (
         ("multiplier", case.multiplier, 1 if width.multiplier_bits == 0 else 0, max(1, 2**width.multiplier_bits - 1)),
         ("shift", case.shift, *width.shift),
-        ("bias", case.bias, -(2 ** (width.bias_bits - 1)), 2 ** (width.bias_bits - 1) - 1),
+        ("bias", case.bias, -(2 ** (width.bias_bits - 1)) * unit, (2 ** (width.bias_bits - 1) - 1) * unit),
         ("zero point", case.zero_point, *((-128, 127) if format.zero_point else (0, 0))),
     )
     for what, value, least, most in checks:

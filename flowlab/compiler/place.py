@@ -148,9 +148,14 @@ def describe(graph: Graph, node: Node) -> Layer:
 def _geometry(node: Node, extent: tuple[int, int]) -> dict[str, Any]:
     if node.op == "conv":
         kernel = node.constants["weight"].shape[2:]
-        return {"kernel": kernel, "stride": integers(node, "stride", 2), "groups": integer(node, "groups")}
+        padding = integers(node, "padding", 4)
+        return {
+            "kernel": kernel, "stride": integers(node, "stride", 2), "groups": integer(node, "groups"),
+            "padding": padding,
+        }  # fmt: skip
     if node.op == "max_pool":
-        return {"kernel": integers(node, "kernel", 2), "stride": integers(node, "stride", 2)}
+        padding = integers(node, "padding", 4)
+        return {"kernel": integers(node, "kernel", 2), "stride": integers(node, "stride", 2), "padding": padding}
     if node.op in ("sum_pool", "average_pool"):
         return {"kernel": extent}
     return {}

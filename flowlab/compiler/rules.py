@@ -23,6 +23,7 @@ class Layer:
     kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
     weight_bits: int = 8
     activation_bits: int = 8
 

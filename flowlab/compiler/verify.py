@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flowlab.contracts import NumberFormat
+    from flowlab.contracts import NumberFormat, Requantize
 
 COMMON_ATTRIBUTES = (
     "unit", "layer",  # placement
@@ -384,8 +384,26 @@ def _check_format(graph: Graph, format: NumberFormat) -> None:
         if bits is not None and bits not in format.by_weight_bits:
             raise _error(node, f"number format '{format.name}' has no {bits}-bit weights")
         widths = [width for key, width in format.by_weight_bits.items() if bits in (None, key)]  # pools have no weights
-        bias_bits = max(width.bias_bits for width in widths)
         _whole_numbers(node, "multiplier", 0, max(1, 2 ** max(width.multiplier_bits for width in widths) - 1))
         _whole_numbers(node, "shift", min(width.shift[0] for width in widths), max(width.shift[1] for width in widths))
-        _whole_numbers(node, "bias", -(2 ** (bias_bits - 1)), 2 ** (bias_bits - 1) - 1)
+        _bias_law(node, max(widths, key=lambda width: width.bias_bits))
+        if format.per == "layer":
+            _one_for_all(node)
+        if not format.unsigned_after_relu:
+            _need(node, "the result", node.type.dtype, ("int8",))
         _need(node, "the rounding", str(node.attributes["rounding"]), (format.rounding,))
+
+
+def _bias_law(node: Node, width: Requantize) -> None:
+    """A bias is what its register holds, shifted to the left as the machine shifts it."""
+    unit, most = 2**width.bias_shift, 2 ** (width.bias_bits - 1)
+    _whole_numbers(node, "bias", -most * unit, (most - 1) * unit)
+    for channel, value in enumerate(node.constants["bias"].tolist()):
+        if value % unit:
+            raise _error(node, f"bias {value} of channel {channel} is no multiple of {unit}")
+
+
+def _one_for_all(node: Node) -> None:
+    for key in ("multiplier", "shift"):
+        if len(set(node.constants[key].tolist())) > 1:
+            raise _error(node, f"has several {key}s; the number format has one for a layer")

@@ -47,6 +47,21 @@ def names_secret(key: str) -> bool:
     return any(word in plain for word in SECRET_WORDS)
 
 
+def nearly_names_secret(text: str) -> bool:
+    """Whether a word of a text is one for a secret, or one letter away from it: ``api_tokn``, ``secrett``."""
+    words = re.split(r"[\W_]+", text.lower())
+    return names_secret(text) or any(_is_one_letter_away(one, word) for one in words for word in SECRET_WORDS)
+
+
+def _is_one_letter_away(one: str, other: str) -> bool:
+    """Whether a letter is missing, too much, another one, or has changed places with the next."""
+    same = next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    a, b = one[same:], other[same:]
+    return a[1:] == b or a == b[1:] or a[1:] == b[1:] or (a[1::-1] == b[:2] and a[2:] == b[2:])
+
+
 def problem(address: str) -> str:
     """Why an address cannot be downloaded, or an empty text."""
     scheme = address.partition("://")[0].lower()

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowlab.config.address import nearly_names_secret
+from flowlab.config.own_sections import NONE, Installed
 from flowlab.config.place import Entry, Place
 from flowlab.config.problems import Problems
-from flowlab.config.redaction import redacted
+from flowlab.config.redaction import HIDDEN, redacted
 from flowlab.config.sections import ALIASES, PATHS, PLUGINS, SECTIONS, keys
 from flowlab.config.unread import UNREAD, UNREAD_SECTIONS
 from flowlab.errors import ConfigError, did_you_mean
@@ -31,32 +33,48 @@ class Layer:
     """What one source says. A value of None resets a key to its default.
 
     ``options`` are options of a plugin by themselves, by the key that chooses it: they lie over what the key has.
+    ``own`` are sections of packages; None takes one out again.
     """
 
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     options: dict[tuple[str, str], dict[str, Entry]] = field(default_factory=dict)
+    own: dict[str, dict[str, Entry] | None] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     problems: Problems = field(default_factory=Problems)
 
 
-def from_file(path: Path) -> Layer:
-    """The settings of a YAML file. Raises `ConfigError` naming file and line of what is no YAML of sections."""
+def from_file(path: Path, installed: Installed = NONE) -> Layer:
+    """The settings of a YAML file.
+
+    Args:
+        path: the file.
+        installed: the sections of packages.
+
+    Raises:
+        ConfigError: naming file and line of what is no YAML of sections.
+    """
     from flowlab.config.misindentation import refuse_misindentation
     from flowlab.config.yaml_source import parse, read_text, refuse_duplicates
 
     source = str(path)
     root = parse(read_text(path), source)
-    layer = Layer()
     if root is None or (root.kind == "scalar" and root.value is None):
-        return layer
+        return Layer()
     if root.kind != "mapping":
         raise ConfigError(f"{source}: holds {_kind(root)}, expected sections: {', '.join(SECTIONS)}")
     refuse_misindentation(root.pairs, source)
     refuse_duplicates(root.pairs, source)
-    base = path.resolve().parent
-    for pair in root.pairs:
-        if pair.key not in SECTIONS:
-            _unknown_section(layer, pair.key, Place(source, pair.line))
+    return from_sections(root.pairs, source, path.resolve().parent, installed)
+
+
+def from_sections(pairs: Sequence[Pair], source: str, base: Path, installed: Installed = NONE) -> Layer:
+    """The settings of a file's sections; relative paths count from ``base``."""
+    layer = Layer()
+    for pair in pairs:
+        if pair.key in installed.names:
+            _read_own(layer, pair, source, base)
+        elif pair.key not in SECTIONS:
+            _unknown_section(layer, pair.key, Place(source, pair.line), installed)
         elif pair.node.kind == "mapping":
             _read_section(layer, pair, source, base)
         elif not (pair.node.kind == "scalar" and pair.node.value in NOT_GIVEN):
@@ -65,7 +83,21 @@ def from_file(path: Path) -> Layer:
     return layer
 
 
-def from_sets(sets: Sequence[str], base: Path) -> Layer:
+def from_settings(settings: Mapping[str, Entry], installed: Installed = NONE) -> Layer:
+    """Single settings by their names, ``section.key`` or ``section.key.option``, as ``--set`` writes them."""
+    layer = Layer()
+    for name, entry in settings.items():
+        section, dot, key = name.partition(".")
+        if not dot or not key:
+            layer.problems.add(f"{entry.place}: '{name}' names no key; expected section.key, as in training.seed")
+        elif section not in SECTIONS and section not in installed.names:
+            _unknown_section(layer, section, entry.place, installed)
+        else:
+            _set(layer, section, key, entry)
+    return layer
+
+
+def from_sets(sets: Sequence[str], base: Path, installed: Installed = NONE) -> Layer:
     """The settings of ``--set section.key=value``; values are YAML, relative paths count from ``base``.
 
     ``section.key.option=value`` sets one option of the plugin that the key chooses.
@@ -73,12 +105,12 @@ def from_sets(sets: Sequence[str], base: Path) -> Layer:
     layer = Layer()
     for text in sets:
         name, equals, value = text.partition("=")
-        source = f"--set {name}{equals}{redacted(value, name)}"[:LONGEST]  # it stands in messages
+        source = f"--set {name}{equals}{_shown(name, value)}"[:LONGEST]  # it stands in messages
         section, dot, key = name.strip().partition(".")
         if not equals or not dot or not key:
             layer.problems.add(f"{source}: expected section.key=value, as in --set training.training_epochs=5")
-        elif section not in SECTIONS:
-            _unknown_section(layer, section, Place(source))
+        elif section not in SECTIONS and section not in installed.names:
+            _unknown_section(layer, section, Place(source), installed)
         else:
             from flowlab.config.yaml_source import parse, plain
 
@@ -89,7 +121,16 @@ def from_sets(sets: Sequence[str], base: Path) -> Layer:
     return layer
 
 
+def _shown(name: str, value: str) -> Any:
+    """The value as messages show it. Keys get misspelt, so words like those of a secret's key hide it too."""
+    beside = f"{name} {value}" if value.lstrip().startswith(("{", "[")) else name
+    return HIDDEN if value and nearly_names_secret(beside) else redacted(value, name)
+
+
 def _set(layer: Layer, section: str, key: str, entry: Entry) -> None:
+    if section not in SECTIONS:
+        layer.own[section] = {**(layer.own.get(section) or {}), key: entry}
+        return
     key, dot, option = key.partition(".")
     if not dot:
         layer.options.pop((section, key), None)  # a later word wins
@@ -106,12 +147,16 @@ def _set(layer: Layer, section: str, key: str, entry: Entry) -> None:
         )
 
 
-def from_mapping(mapping: Mapping[str, Any], source: str, base: Path) -> Layer:
+def from_mapping(mapping: Mapping[str, Any], source: str, base: Path, installed: Installed = NONE) -> Layer:
     """The settings of a mapping of sections; relative paths count from ``base``."""
     layer = Layer()
     for section, values in mapping.items():
-        if section not in SECTIONS:
-            _unknown_section(layer, str(section), Place(source))
+        if section in installed.names and (values is None or isinstance(values, Mapping)):
+            layer.own[section] = (
+                None if values is None else {str(key): Entry(one, Place(source), base) for key, one in values.items()}
+            )
+        elif section not in SECTIONS and section not in installed.names:
+            _unknown_section(layer, str(section), Place(source), installed)
         elif isinstance(values, Mapping):
             _add(layer, section, {str(key): Entry(value, Place(source), base) for key, value in values.items()})
         elif values not in NOT_GIVEN:
@@ -130,6 +175,18 @@ def laid_over(layers: Sequence[Layer]) -> dict[str, dict[str, Entry]]:
             merged[section].update(entries)
         for (section, key), options in layer.options.items():
             merged[section][key] = _with_options(merged[section].get(key), options)
+    return {section: _given(entries) for section, entries in merged.items()}
+
+
+def own_laid_over(layers: Sequence[Layer]) -> dict[str, dict[str, Entry]]:
+    """The same of the sections of packages: there is one, also without a key, unless the last word took it out."""
+    merged: dict[str, dict[str, Entry]] = {}
+    for layer in layers:
+        for section, entries in layer.own.items():
+            if entries is None:
+                merged.pop(section, None)
+            else:
+                merged[section] = {**merged.get(section, {}), **entries}
     return {section: _given(entries) for section, entries in merged.items()}
 
 
@@ -152,6 +209,26 @@ def _read_section(layer: Layer, pair: Pair, source: str, base: Path) -> None:
         refuse_duplicates(pair.node.pairs, f"{source}, {pair.key}")
         entries = {one.key: Entry(plain(one.node, source), Place(source, one.line), base) for one in pair.node.pairs}
         _add(layer, pair.key, entries)
+
+
+def _read_own(layer: Layer, pair: Pair, source: str, base: Path) -> None:
+    """A section of a package. Empty it says that there is none, which somebody who wrote it hardly meant."""
+    from flowlab.config.yaml_source import plain, refuse_duplicates
+
+    if pair.node.kind == "scalar" and pair.node.value is None:
+        layer.own[pair.key] = None
+        layer.warnings.append(
+            f"section {pair.key} is empty, and its stage does not run; '{pair.key}: {{}}' asks for it"
+        )
+    elif pair.node.kind != "mapping":
+        text = f"{source}, {pair.key}, line {pair.line}: holds {_kind(pair.node)}, expected keys"
+        layer.problems.add(text, pair.key)
+    else:
+        with layer.problems.collected(pair.key):
+            refuse_duplicates(pair.node.pairs, f"{source}, {pair.key}")
+            layer.own[pair.key] = {
+                one.key: Entry(plain(one.node, source), Place(source, one.line), base) for one in pair.node.pairs
+            }
 
 
 def _add(layer: Layer, section: str, entries: Mapping[str, Entry]) -> None:
@@ -204,15 +281,20 @@ def _others(section: str) -> Iterator[str]:
     return (other for other in SECTIONS if other != section)
 
 
-def _unknown_section(layer: Layer, name: str, place: Place) -> None:
+def _unknown_section(layer: Layer, name: str, place: Place, installed: Installed) -> None:
     if name in UNREAD_SECTIONS:
         layer.warnings.append(f"section {name} changes nothing: {UNREAD_SECTIONS[name]}")
     elif name == "include_files":
         layer.problems.add(
             f"{place}: 'include_files' is not read; lay files over each other: flowlab run base.yaml part.yaml"
         )
+    elif name == "matrix":
+        layer.problems.add(f"{place}: 'matrix' makes many runs of one config; write: flowlab sweep {place.source}")
     else:
-        layer.problems.add(f"{place}: no section '{name}'.{did_you_mean(name, SECTIONS)} Known: {', '.join(SECTIONS)}")
+        known = (*SECTIONS, *installed.shown)
+        layer.problems.add(
+            f"{place}: no section '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}{installed.broken}"
+        )
 
 
 def _kind(node: Node) -> str:

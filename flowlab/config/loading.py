@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from flowlab.config.checks import check, check_task
-from flowlab.config.layer import Layer, from_file, from_mapping, from_sets, laid_over
+from flowlab.config.layer import Layer, from_file, from_mapping, from_sets, laid_over, own_laid_over
+from flowlab.config.own_sections import installed, read_sections
+from flowlab.config.place import Entry
 from flowlab.config.problems import Problems
 from flowlab.config.sections import (
     SECTIONS,
@@ -47,19 +49,21 @@ def load(paths: Sequence[Path], sets: Sequence[str], catalogue: Any) -> Config:
     layers = []
     for path in paths:
         with problems.collected():
-            layers.append(from_file(Path(path)))
+            layers.append(from_file(Path(path), installed(catalogue)))
     problems.check()  # of a file that cannot be read nothing else can be said
-    return _build([*layers, from_sets(sets, Path.cwd())], catalogue)
+    return load_layers([*layers, from_sets(sets, Path.cwd(), installed(catalogue))], catalogue)
 
 
 def load_mapping(
     mapping: Mapping[str, Any], catalogue: Any, *, sets: Sequence[str] = (), source: str = "config"
 ) -> Config:
     """The same for a mapping of sections; relative paths count from the working directory. Raises like `load`."""
-    return _build([from_mapping(mapping, source, Path.cwd()), from_sets(sets, Path.cwd())], catalogue)
+    known, here = installed(catalogue), Path.cwd()
+    return load_layers([from_mapping(mapping, source, here, known), from_sets(sets, here, known)], catalogue)
 
 
-def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
+def load_layers(layers: Sequence[Layer], catalogue: Any) -> Config:
+    """The config of layers, a later one over an earlier one. Raises like `load`."""
     problems = Problems()
     for layer in layers:
         problems.extend(layer.problems)
@@ -69,6 +73,8 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
         check_task(task.value, task.place.at("common.task_type"))
     resolved = resolve(given, catalogue, problems)
     sections = resolved.sections
+    own_given = own_laid_over(layers)
+    own = read_sections(own_given, catalogue, problems)
     config = Config(
         common=cast(Common, sections["common"]),
         dataset=cast(Dataset, sections["dataset"]),
@@ -77,10 +83,14 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
         testing=cast(Testing, sections["testing"]),
         compilation=cast(Compilation, sections["compilation"]),
         warnings=tuple(dict.fromkeys(warning for layer in layers for warning in layer.warnings)),
-        given={name: {key: entry.value for key, entry in given[name].items()} for name in SECTIONS if given[name]},
-        tiers=resolved.tiers,
+        given={
+            **{name: _values(given[name]) for name in SECTIONS if given[name]},
+            **{name: _values(entries) for name, entries in own_given.items()},
+        },
+        tiers={**resolved.tiers, **_places(own_given)},
         plugin_options=resolved.plugin_options,
         presets=resolved.presets,
+        own=own,
     )
     check(config, catalogue, problems)
     return config.with_warnings(
@@ -90,6 +100,15 @@ def _build(layers: Sequence[Layer], catalogue: Any) -> Config:
         *_mixed(config),
         *_preset(config, catalogue),
     )
+
+
+def _values(entries: Mapping[str, Entry]) -> dict[str, Any]:
+    return {key: entry.value for key, entry in entries.items()}
+
+
+def _places(given: Mapping[str, Mapping[str, Entry]]) -> dict[str, str]:
+    """Where each value stands, by "section.key"."""
+    return {f"{section}.{key}": entry.place.at() for section, keys in given.items() for key, entry in keys.items()}
 
 
 def _preset(config: Config, catalogue: Any) -> list[str]:

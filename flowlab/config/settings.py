@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowlab.config.address import file_name, is_address
+from flowlab.config.own_sections import OwnSection
 from flowlab.config.sections import (
     SECTIONS,
     Common,
@@ -38,6 +39,7 @@ class Config:
     ``warnings`` are sentences for people, without file names. ``given`` is what the user wrote, merged, by section
     and key (plain JSON values): loading it again as a mapping gives an equal config.
     ``plugin_options`` are the options beside a plugin's name, by "section.key". ``presets`` are names by kind.
+    ``own`` are the sections of packages, each with its stage, by the name that the config has for it.
     """
 
     common: Common
@@ -51,6 +53,7 @@ class Config:
     tiers: Mapping[str, str] = field(default_factory=dict)
     plugin_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, OwnSection] = field(default_factory=dict)
 
     def section(self, name: str) -> Section:
         """A section by its name in the file."""

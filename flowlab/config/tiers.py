@@ -86,9 +86,8 @@ def _split_choices(given: Tree, problems: Problems) -> tuple[Tree, Mapping[str, 
             name = values.pop("name", None)
             if not isinstance(name, str):
                 place = entry.place.at(f"{section}.{key}")
-                problems.add(
-                    f"{place}: found {_short(redacted(entry.value, key))}; it has no 'name' that is a text", section
-                )
+                found = ", ".join(map(str, entry.value))[:80] or "no option"  # a value may be a secret
+                problems.add(f"{place}: found {found}, and no 'name' that is a text", section)
                 del split[section][key]
                 continue
             split[section][key] = Entry(name, entry.place, entry.base)

@@ -82,7 +82,14 @@ def build_and_run(
 
     for name in SOURCES:
         shutil.copyfile(program[name], folder / name)
-    device = json.loads(program["device.json"].read_text(encoding="utf-8"))
+    try:
+        device = json.loads(program["device.json"].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StageError(f"emulated core: {program['device.json'].name} is damaged: {error}") from None
+    if features[:1].size not in (0, device["features"]):
+        raise StageError(
+            f"emulated core: a vector of {features[:1].size} features; the program takes {device['features']}"
+        )
     for name, defines in (("plain", ()), ("traced", ("FLOWLAB_TRACED",)), ("bare", ("FLOWLAB_BARE",))):
         compiler.link(
             folder / "device_runner.c",

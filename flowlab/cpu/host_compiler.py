@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 NAMES = ("cc", "gcc", "clang")  # in the order in which they are tried
@@ -37,10 +38,10 @@ class HostCompiler:
         if self.known_version:
             return self.known_version
         try:
-            said = subprocess.run([*self.command, "--version"], capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
+            changed = Path(self.command[0]).stat().st_mtime_ns
+        except OSError:
             return "unknown"
-        return said.stdout.partition("\n")[0]
+        return _said_version(self.command, changed)
 
     def compile(self, source: Path, out: Path, *, flags: tuple[str, ...] = FLAGS, timeout_s: float = 300) -> None:
         """One C file -> a program.
@@ -57,6 +58,16 @@ class HostCompiler:
         places = {name: os.environ.get(name) or str(folder / "zig") for name in self.caches}
         command = [*self.command, *flags, str(source), "-o", str(out), "-lm"]
         run_tool(command, timeout_s=timeout_s, folder=folder, environment=places)
+
+
+@cache
+def _said_version(command: tuple[str, ...], changed: int) -> str:
+    """What a compiler says of itself: asked once in a process, for the program that was changed then."""
+    try:
+        said = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.stdout.partition("\n")[0]
 
 
 def find() -> HostCompiler | None:

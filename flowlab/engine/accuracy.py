@@ -187,6 +187,7 @@ def accuracy(run: StoredRun) -> Accuracy:
     from flowlab.learn.problems import PROBLEMS
     from flowlab.signal import features_file
 
+    run.record("train")  # without one there is no accuracy to lose
     record = run.record("quantize")
     options = _mapping(record, "options")
     problem = PROBLEMS.get(str(options.get("problem")))

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 from flowlab.errors import FlowlabError
 
@@ -89,14 +90,27 @@ def _cost(taken: Sequence[tuple[float, float]], instructions: int | None) -> Cos
 
 def _measured(command: Sequence[str]) -> tuple[float, float]:
     """Wall and CPU seconds of one start."""
+    return measured(command, Path.cwd(), os.environ, subprocess.DEVNULL)[:2]
+
+
+def measured(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], said: int | IO[bytes]
+) -> tuple[float, float, int]:
+    """Wall seconds, CPU seconds with those of all children, and exit code of one start in a folder.
+
+    Args:
+        command: words.
+        folder: where it runs.
+        environment: what it finds.
+        said: where its output goes.
+    """
     clock = time.perf_counter()
     # Compiled modules are kept between starts, as they are for everyone who installs with pip.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=quiet, env=environment) as process:
+    seen = {name: value for name, value in environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with subprocess.Popen(command, cwd=folder, stdout=said, stderr=subprocess.STDOUT, env=seen) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    return time.perf_counter() - clock, usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - clock, usage.ru_utime + usage.ru_stime, process.returncode
 
 
 def _instructions(command: Sequence[str]) -> int | None:

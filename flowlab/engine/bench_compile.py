@@ -205,13 +205,26 @@ def _arena(header: Path) -> int:
 def _job(graph: Graph, features: Any, kernels: str, device: tuple[Target, Core], out: Path) -> LowerJob:
     """The graph placed for the device, with the interpreter's integers as golden vectors."""
     from flowlab.compiler.pipeline import place_for
-    from flowlab.engine.compile_model import golden_of
-    from flowlab.stages.validate import interpret
 
     target, core = device
     placed = place_for(target, graph).graph
-    golden = golden_of(placed, features, *interpret(placed, features), range(len(features)))
+    golden = _golden(placed, features)
     return LowerJob(placed, golden, True, core, None, (), "0" * 64, out, options=target.Options(kernels=kernels))
+
+
+def _golden(placed: Graph, features: Any) -> Golden:
+    """All vectors, with the interpreter's integers as outputs; there are no raw windows behind them."""
+    import numpy as np
+
+    from flowlab.compiler import interpreter
+    from flowlab.compiler.ops import INPUT_STEPS
+    from flowlab.stages.validate import interpret
+
+    values, crcs = interpret(placed, features)
+    first = next(node.name for node in placed.nodes if node.op in INPUT_STEPS)
+    inputs = interpreter.run(placed, features)[first]
+    raw = np.zeros((len(features), 1, 1), np.float32)
+    return Golden(features, inputs, values, {name: crc.tolist() for name, crc in crcs.items()}, raw)
 
 
 def _run(compiler: CrossCompiler, files: Mapping[str, Path], golden: Golden, folder: Path) -> Outcome:

@@ -39,11 +39,13 @@ class Asked:
         config: a checked `flowlab.config.Config`.
         folder: the working directory of the runs.
         cron: when the scheduled deployment runs, in UTC.
+        promote: its runs take the place of the dataset's promoted one, if they are not worse.
     """
 
     config: Any
     folder: Path
     cron: str = CRON
+    promote: bool = False
 
 
 def deploy(asked: Asked, home: Path, said: Callable[[str], None] = lambda text: None) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ def deploy(asked: Asked, home: Path, said: Callable[[str], None] = lambda text: 
         ConfigError: if no server is up, the schedule is none, or the server would keep a secret in clear.
         StageError: if the server does not answer or does not take it.
     """
-    given = parameters(asked.config)
+    given = parameters(asked.config) | ({"promote": True} if asked.promote else {})
     api = _api(home)
     problem = server.problem_of(api, ANSWER_TIMEOUT_S)
     if problem is not None:

@@ -54,11 +54,12 @@ def gather(node: Node, records: Mapping[str, Record], sources: Mapping[str, Role
     Raises:
         StageError: when a role is in none of them.
     """
-    made = {role: record for record in records.values() for role in record.outputs}
+    made = {(role, record.stage): record for record in records.values() for role in record.outputs}
     inputs: dict[str, RoleFiles] = {}
     for role in node.needs:
-        if role in made:
-            files = made[role].outputs[role]
+        version = (role, node.versions.get(role, ""))
+        if version in made:
+            files = made[version].outputs[role]
             inputs[role] = {name: InputFile(stored.sha256, stored.size) for name, stored in files.items()}
         elif role in sources:
             inputs[role] = sources[role]
@@ -75,13 +76,13 @@ def fingerprint_of(node: Node, inputs: Mapping[str, RoleFiles]) -> str:
 def lookup(node: Node, inputs: Mapping[str, RoleFiles], store: Store) -> Record | None:
     """The record of the node's result, if it is in the store and every object of it is as it was written."""
     record = store.records.read(node.name, fingerprint_of(node, inputs))
-    return record if record is not None and _is_whole(record, node.stage.makes, store) else None
+    return record if record is not None and _is_whole(record, node.stage.writes, store) else None
 
 
-def _is_whole(record: Record, makes: Iterable[str], store: Store) -> bool:
-    """Whether it has the roles that its stage makes, and every object of it is in the store."""
+def _is_whole(record: Record, writes: Iterable[str], store: Store) -> bool:
+    """Whether it has the roles that its stage writes, and every object of it is in the store."""
     objects = [stored.sha256 for files in record.outputs.values() for stored in files.values()]
-    return set(record.outputs) == set(makes) and all(store.objects.holds(sha) for sha in objects)
+    return set(record.outputs) == set(writes) and all(store.objects.holds(sha) for sha in objects)
 
 
 def execute(
@@ -152,6 +153,7 @@ def _make(node: Node, inputs: Mapping[str, RoleFiles], store: Store, progress: P
     result = _function(node.stage)(job)
     _check_sources(node, inputs, store)
     _check_result(node.stage, result)
+    _check_rewritten(node.stage, job, result)
     metrics = _json(node.stage, result.metrics)
     with store.keeping():  # until the record is there nothing names the objects
         outputs = _taken_in(result, store, out)
@@ -211,8 +213,8 @@ def _check_sources(node: Node, inputs: Mapping[str, RoleFiles], store: Store) ->
 
 
 def _check_result(stage: Stage, result: StageResult) -> None:
-    if set(result.files) != set(stage.makes):
-        made, said = sorted(result.files), sorted(stage.makes)
+    if set(result.files) != set(stage.writes):
+        made, said = sorted(result.files), sorted(stage.writes)
         raise StageError(f"stage {stage.name} made the roles {made}, but declares {said}")
     for role, files in result.files.items():
         for name, path in files.items():
@@ -220,6 +222,14 @@ def _check_result(stage: Stage, result: StageResult) -> None:
                 raise StageError(f"stage {stage.name}: {role}/{name} was declared, but {path.name} is not there")
             if name.startswith("/") or ".." in name.split("/"):
                 raise StageError(f"stage {stage.name}: {role} has a file named '{name}'; a name stays inside its role")
+
+
+def _check_rewritten(stage: Stage, job: StageJob, result: StageResult) -> None:
+    """Who reads a role finds the files by their names, whatever version it is."""
+    for role in stage.rewrites:
+        found, expected = sorted(result.files[role]), sorted(job.inputs[role])
+        if found != expected:
+            raise StageError(f"stage {stage.name} rewrote {role} as {found}, and it had {expected}: names stay")
 
 
 def _json(stage: Stage, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _records(prepared: Prepared) -> dict[str, Record]:
     """The cached stages, as far as their inputs are known."""
     records: dict[str, Record] = {}
     for node in prepared.plan:
-        makers = [maker.name for role in node.needs if (maker := prepared.plan.maker(role))]
+        makers = [maker.name for role in node.needs if (maker := prepared.plan.maker(role, node))]
         if any(name not in records for name in makers) or (prepared.waiting and "source" in node.needs):
             continue
         record = lookup(node, gather(node, records, prepared.sources), prepared.store)

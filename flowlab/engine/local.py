@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from flowlab.contracts import Progress, Stage
@@ -46,7 +47,7 @@ class Prepared:
 
     def check(self, node: Node, records: Mapping[str, Record]) -> None:
         """Ask a node that has not run whether it can use what the stages that it reads have made."""
-        makers = {maker.name for role in node.needs if (maker := self.plan.maker(role))}
+        makers = {maker.name for role in node.needs if (maker := self.plan.maker(role, node))}
         node.stage.check(self.config, {name: records[name].metrics for name in makers if name in records})
 
     def cached(self) -> dict[str, Record]:
@@ -56,7 +57,7 @@ class Prepared:
         """
         records: dict[str, Record] = {}
         for node in self.plan:
-            if any((maker := self.plan.maker(role)) and maker.name not in records for role in node.needs):
+            if any((maker := self.plan.maker(role, node)) and maker.name not in records for role in node.needs):
                 continue
             record = lookup(node, gather(node, records, self.sources), self.store)
             if record is not None:
@@ -84,6 +85,15 @@ class Done:
     seconds: float
 
 
+@dataclass
+class Known:
+    """What several plans of one command find out once: hashes of code, versions, files of a source, equal nodes."""
+
+    facts: DiskFacts
+    files: dict[str, RoleFiles] = field(default_factory=dict)
+    nodes: dict[Any, Node] = field(default_factory=dict)
+
+
 def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, fetch: Fetch | None = None) -> Prepared:
     """Hash what the run starts from and make its plan. Reads files, writes only the notes and the stat cache.
 
@@ -94,22 +104,30 @@ def prepare(stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, 
         store: where results are.
         fetch: downloads data that the store does not have; None downloads nothing, and the plan waits for them.
     """
-    at_hand = located(config, store, fetch)
-    config = at_hand.config
-    found = sources(config, store, at_hand.download)
-    facts = DiskFacts(store)
-    digests = {role: files_digest(files) for role, files in found.items()}
-    made = plan(stages, config, catalogue, sources=digests, facts=facts)
-    keep_notes(config, store)
-    facts.save()
+    known = Known(DiskFacts(store))
+    prepared = prepare_one(stages, config, catalogue, store, known=known, fetch=fetch)
+    keep_notes(prepared.config, store)
+    known.facts.save()
     store.stats.save()
-    return Prepared(made, found, store, config, at_hand.waiting)
+    return prepared
+
+
+def prepare_one(
+    stages: Sequence[Stage], config: Any, catalogue: Any, store: Store, *, known: Known, fetch: Fetch | None = None
+) -> Prepared:
+    """The same for one of several configs; what they have in common is found out once, and nothing is written."""
+    at_hand = located(config, store, fetch)
+    found = sources(at_hand.config, store, at_hand.download, known.files)
+    digests = {role: files_digest(files) for role, files in found.items()}
+    made = plan(stages, at_hand.config, catalogue, sources=digests, facts=known.facts, known=known.nodes)
+    return Prepared(made, found, store, at_hand.config, at_hand.waiting)
 
 
 def run_local(
     prepared: Prepared,
     progress: Callable[[Node], Progress],
     finished: Callable[[Node, Done], None] = lambda node, done: None,
+    around: Callable[[Node], AbstractContextManager[None]] = lambda node: nullcontext(),
 ) -> dict[str, Done]:
     """Run the plan; returns what was done by stage, in order.
 
@@ -117,13 +135,14 @@ def run_local(
         prepared: what to do.
         progress: called when a stage starts or is found, for the function that shows how far it is.
         finished: called after each stage.
+        around: what a stage runs in.
 
     Raises:
         FlowlabError: of the stage that failed; what finished before it stays in the store.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _run_once(prepared, progress, finished)
+            return _run_once(prepared, progress, finished, around)
         except DamagedObject:  # moved aside: the stage that makes it is not cached any more
             if attempt == ATTEMPTS:
                 raise
@@ -131,13 +150,17 @@ def run_local(
 
 
 def _run_once(
-    prepared: Prepared, progress: Callable[[Node], Progress], finished: Callable[[Node, Done], None]
+    prepared: Prepared,
+    progress: Callable[[Node], Progress],
+    finished: Callable[[Node, Done], None],
+    around: Callable[[Node], AbstractContextManager[None]],
 ) -> dict[str, Done]:
     done: dict[str, Done] = {}
     for node in prepared.plan:
         clock = time.monotonic()
         records = {name: item.record for name, item in done.items()}
-        record, cached = prepared.perform(node.name, records, progress(node))
+        with around(node):
+            record, cached = prepared.perform(node.name, records, progress(node))
         done[node.name] = Done(record, cached, round(time.monotonic() - clock, 3))
         finished(node, done[node.name])
     prepared.fetch(one.record for one in done.values())

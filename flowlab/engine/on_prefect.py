@@ -13,10 +13,10 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flowlab.config.address import shown
 from flowlab.config.redaction import redacted
@@ -24,12 +24,21 @@ from flowlab.engine import server
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Session
 from flowlab.engine.work import FLOW_NAME, Work, offered, work_of
-from flowlab.errors import StageError
-from flowlab.store.runs import KILLED, Runs, state_of
+from flowlab.errors import FlowlabError, StageError
+from flowlab.store.runs import KILLED, Runs, is_gone, state_of
+
+if TYPE_CHECKING:
+    from flowlab.engine.sweep import SweepRun
+    from flowlab.engine.sweep_result import SweepResult
+    from flowlab.engine.sweep_work import SweepWork
+
+W = TypeVar("W", bound=Work)
+R = TypeVar("R")
 
 WRITTEN_TIMEOUT_S = 10
 UNSENT_TIMEOUT_S = 20
 ANSWER_TIMEOUT_S = 5
+UNENDED = ["RUNNING", "PENDING"]
 RUN_LOGS = ("prefect.flow_runs", "prefect.task_runs")
 RETRIES = 3  # of a request, 2 + 4 + 8 s apart: our own server is there, or it is gone
 
@@ -44,7 +53,63 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
     Raises:
         FlowlabError: as the stage raised it (the flow run is then Failed), or if no API answers.
     """
-    with server.running(home, session.watch.said) as api, _interruptible() as stopped:
+    given = redacted({name: dict(keys) for name, keys in session.config.given.items()})
+
+    def start(flows: Any) -> None:
+        flows.pipeline.with_options(validate_parameters=False)(config=given)
+
+    def make(stopped: threading.Event) -> Work:
+        return work_of(session, stopped)
+
+    def result_of(work: Work) -> RunResult | None:
+        return work.outcome.result
+
+    runs, said = session.store.runs, session.watch.said
+    return _on_prefect(home, runs, said, make=make, start=start, result_of=result_of)
+
+
+def sweep_on_prefect(running: SweepRun, home: Path) -> SweepResult:
+    """Run the flow of a sweep; every node of the merged plan is a task run. Raises like `run_on_prefect`."""
+    from flowlab.engine.sweep_work import sweep_work_of
+
+    given = redacted(dict(running.plan.sweep.given))
+
+    def make(stopped: threading.Event) -> SweepWork:
+        running.stopped = stopped
+        return sweep_work_of(running)
+
+    def start(flows: Any) -> None:
+        flows.sweep.with_options(validate_parameters=False)(sweep=given)
+
+    def result_of(work: SweepWork) -> SweepResult | None:
+        return work.end.result
+
+    runs, said = running.plan.store.runs, running.watch.said
+    return _on_prefect(home, runs, said, make=make, start=start, result_of=result_of, kept=(FlowlabError,))
+
+
+def _on_prefect(
+    home: Path,
+    runs: Runs,
+    said: Callable[[str], None],
+    *,
+    make: Callable[[threading.Event], W],
+    start: Callable[[Any], None],
+    result_of: Callable[[W], R | None],
+    kept: tuple[type[Exception], ...] = (),
+) -> R:
+    """Start a flow with what it does at hand, on the server that there is; its result.
+
+    Args:
+        home: as for `run_on_prefect`.
+        runs: of the store.
+        said: says what takes its time.
+        make: what the flow does; its argument is set by Ctrl-C.
+        start: calls the flow; its argument is the module of the flows.
+        result_of: what the flow's body has left.
+        kept: what the body may raise beside a result, which is then returned.
+    """
+    with server.running(home, said) as api, _interruptible() as stopped:
         from prefect.settings import (
             PREFECT_API_URL,
             PREFECT_CLIENT_MAX_RETRIES,
@@ -56,31 +121,32 @@ def run_on_prefect(session: Session, home: Path) -> RunResult:
         from flowlab.engine import flows
 
         server.wait_until_healthy(api.url, home, api.log)
-        mark_crashed(api.url, session.store.runs)
+        mark_ended(api.url, runs)
         # The heartbeat's thread would cost up to 1 s at the end; only temporary settings can switch it off.
         settings: dict[Any, Any] = {PREFECT_API_URL: api.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
         if api.kind != "named":
             settings[PREFECT_CLIENT_MAX_RETRIES] = RETRIES
         shown = api.kind != "temporary"
         settings[PREFECT_LOGGING_TO_API_ENABLED] = shown
-        work = work_of(session, stopped)
-        given = redacted({name: dict(keys) for name, keys in session.config.given.items()})
+        work = make(stopped)
         with temporary_settings(settings), _quiet(shown), offered(work):
             try:
-                flows.pipeline.with_options(validate_parameters=False)(config=given)
+                start(flows)
             except Exception as error:  # noqa: BLE001 - Prefect's client raises what it likes
-                _tell(error, work, api, session)
+                if not (isinstance(work.outcome.error, kept) and result_of(work) is not None):
+                    _tell(error, work, api, said, done=result_of(work) is not None)
             finally:
                 if server.problem_of(api.url, ANSWER_TIMEOUT_S) is not None:
                     _drop_unsent()
                 _send_unsent()
                 if api.kind == "temporary":
-                    _wait_until_written(api.url, session.name)
-    assert work.outcome.result is not None
-    return work.outcome.result
+                    _wait_until_written(api.url, work.name)
+    found = result_of(work)
+    assert found is not None
+    return found
 
 
-def _tell(error: Exception, work: Work, api: server.Api, session: Session) -> None:
+def _tell(error: Exception, work: Work, api: server.Api, said: Callable[[str], None], *, done: bool) -> None:
     """Raise what is to be told of a flow run that raised; return where the run itself is complete.
 
     When Prefect's server dies, Prefect's client raises in place of what the flow's body raised or returned.
@@ -89,35 +155,51 @@ def _tell(error: Exception, work: Work, api: server.Api, session: Session) -> No
         raise work.outcome.error from None
     if server.problem_of(api.url, ANSWER_TIMEOUT_S) is None:
         raise error
-    if work.outcome.result is None:
+    if not done:
         raise StageError(
             f"Prefect's server at {shown(api.url)} stopped answering in the middle of the run. "
             "Finished stages are in the store: the next run goes on from there"
         ) from None
-    session.watch.said(
-        f"Prefect's server at {shown(api.url)} stopped answering; no dashboard shows how this run ended."
-    )
+    said(f"Prefect's server at {shown(api.url)} stopped answering; no dashboard shows how this run ended.")
 
 
-def mark_crashed(url: str, runs: Runs) -> None:
-    """Mark flow runs Crashed that Prefect believes to be running, but whose process is gone.
+def mark_ended(url: str, runs: Runs) -> None:
+    """Let Prefect know how flow runs ended that it believes to be running, but whose process is gone.
 
-    Only runs of this store whose record says which process they were. Nothing depends on it but what a dashboard shows.
+    A process that was killed says nothing, and a server that was down hears nothing: what the store says of a run
+    decides, and of a stage whether the run had its result. Only runs of this store whose record says which process
+    they were. Nothing depends on it but what a dashboard shows.
     """
-    asked = {
-        "flows": {"name": {"any_": [FLOW_NAME]}},
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
-    }
-    try:
-        status, answer = server.exchange(url, "POST", "/flow_runs/filter", asked, timeout_s=ANSWER_TIMEOUT_S)
-        for one in json.loads(answer) if status == 200 else ():
+    asked = {"flows": {"name": {"any_": [FLOW_NAME]}}, "flow_runs": {"state": {"type": {"any_": UNENDED}}}}
+    with suppress(OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        for one in _filtered(url, "flow_runs", asked):
             run = runs.read(str(one["name"]))
-            if run is not None and state_of(run) == KILLED:
-                state = {"type": "CRASHED", "message": "the process of the run was gone when the next run started"}
-                path = f"/flow_runs/{one['id']}/set_state"
-                server.exchange(url, "POST", path, {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
-    except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        return
+            if run is not None and is_gone(run):
+                of_run = {
+                    "flow_runs": {"id": {"any_": [one["id"]]}},
+                    "task_runs": {"state": {"type": {"any_": UNENDED}}},
+                }
+                for task in _filtered(url, "task_runs", of_run):
+                    _set(
+                        url, f"task_runs/{task['id']}", _ended("Completed" if task["name"] in run["stages"] else KILLED)
+                    )
+                _set(url, f"flow_runs/{one['id']}", _ended(state_of(run)))
+
+
+def _ended(state: str) -> Mapping[str, str]:
+    """Prefect's words for the end that the store knows of."""
+    if state == KILLED:
+        return {"type": "CRASHED", "message": "the process of the run was gone when the next run started"}
+    return {"type": state.upper(), "name": state, "message": "Prefect's server was gone when this ended"}
+
+
+def _filtered(url: str, what: str, asked: Mapping[str, Any]) -> list[dict[str, Any]]:
+    status, answer = server.exchange(url, "POST", f"/{what}/filter", asked, timeout_s=ANSWER_TIMEOUT_S)
+    return list(json.loads(answer)) if status == 200 else []
+
+
+def _set(url: str, what: str, state: Mapping[str, str]) -> None:
+    server.exchange(url, "POST", f"/{what}/set_state", {"state": state, "force": True}, timeout_s=ANSWER_TIMEOUT_S)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ Importing this module imports pydantic.
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -40,13 +40,16 @@ class Chosen(BaseModel):
     name: str
 
 
-def typed_config() -> type[Keys]:
-    """The model of a whole config."""
+def typed_config(own: Sequence[str] = ()) -> type[Keys]:
+    """The model of a whole config; ``own`` are the sections of packages, which check them where the run starts."""
     sections: dict[str, Any] = {}
     for name in SECTIONS:
         model = _section(name)
         needed = any(one.is_required() for one in model.model_fields.values())
         sections[name] = (model, Field(default=... if needed else {}, title=name, description=SECTIONS[name].__doc__))
+    for name in own:
+        field = Field(default=None, title=name, description="A section of a package: its stage runs where it is given.")
+        sections[name] = (dict[str, Any] | None, field)
     return cast(type[Keys], create_model("Config", __base__=Keys, **sections))
 
 
@@ -59,6 +62,9 @@ def normalised(config: Any) -> dict[str, dict[str, Any]]:
     values: Mapping[str, Mapping[str, Any]] = config.as_mapping()
     found: dict[str, dict[str, Any]] = {}
     for section, keys in config.given.items():
+        if section not in values:
+            found[section] = dict(keys)
+            continue
         found[section] = {key: values[section][key] for key in keys}
         for key in PLUGINS.get(section, {}):
             options = config.options_for(section, key)

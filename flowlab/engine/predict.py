@@ -72,6 +72,17 @@ def predict(run: StoredRun, files: Sequence[Path], catalogue: Any, rate_hz: floa
     )
 
 
+def outputs_of(run: StoredRun, features: NDArray[np.float32], catalogue: Any) -> NDArray[Any]:
+    """What a run's program says of features, ``(window, output)``: the output that decides.
+
+    Raises:
+        StoreError: where the run is incomplete, or its files are gone.
+        StageError: where no execution of the device runs here, or one fails.
+    """
+    target = cast("Target", _plugin(run.record("compile"), "target", catalogue)[0])
+    return _run_program(run, _execution(run, target), features)
+
+
 # --- what the run decided ---------------------------------------------------------------------------
 
 

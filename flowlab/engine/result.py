@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flowlab.contracts import FLOAT
 from flowlab.engine.gates import Gate
@@ -15,6 +15,9 @@ from flowlab.report import costs, numbers
 from flowlab.store.records import Record
 from flowlab.store.run_folder import Artifact
 from flowlab.store.store import Store
+
+if TYPE_CHECKING:
+    from flowlab.engine.promote import Promotion
 
 WITHIN = "within 1e-5 of the largest output"
 
@@ -38,6 +41,7 @@ class RunResult:
     gates: tuple[Gate, ...] = ()
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     costs: Mapping[str, Any] = field(default_factory=dict)
+    promotion: Promotion | None = None
 
     def to_json(self) -> dict[str, Any]:
         """What `flowlab run --json` prints; every key is always there."""
@@ -55,6 +59,7 @@ class RunResult:
             "warnings": list(self.warnings),
             "report": str(self.report) if self.report else None,
             "gates": [gate.to_json() for gate in self.gates],
+            "promotion": self.promotion.to_json() if self.promotion else None,
         }
 
     def summary(self) -> tuple[tuple[str, str], ...]:
@@ -74,6 +79,7 @@ class RunResult:
             ("sizes", _sizes_text(self.sizes)),
             *(("core", _core_text(values)) for values in self.measured.values()),
             *((("costs", text),) if (text := costs.line(self.costs)) else ()),
+            *((("promotion", _promotion_text(self.promotion)),) if self.promotion else ()),
         )
 
 
@@ -215,6 +221,10 @@ def _core_text(measured: Mapping[str, Any]) -> str:
         f"{measured['core']}, every layer in C: {measured['instructions']:,} instructions a window, {flash:,} bytes of "
         f"code and constants, {measured['stack_bytes']:,} of stack ({measured['compiler']})"
     )
+
+
+def _promotion_text(found: Promotion) -> str:
+    return f"{'promoted' if found.promoted else 'not promoted'}: {found.reason}"
 
 
 def _sizes_text(sizes: Mapping[str, int | None]) -> str:

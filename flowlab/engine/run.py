@@ -151,7 +151,8 @@ def _take_cached(session: Session) -> bool:
         return False
     seconds = round((time.monotonic() - clock) / len(records), 3)
     for stage, record in records.items():
-        session.note(stage, Done(record, True, seconds))
+        with session.telling(stage):
+            session.note(stage, Done(record, True, seconds))
     return True
 
 
@@ -172,7 +173,12 @@ def _run_here(session: Session) -> None:
     def progress(node: Node) -> Any:
         return lambda what, fraction: session.watch.progress(node.name, what, fraction)
 
-    run_local(session.prepared, progress, lambda node, done: session.note(node.name, done))
+    run_local(
+        session.prepared,
+        progress,
+        lambda node, done: session.note(node.name, done),
+        lambda node: session.telling(node.name),
+    )
 
 
 def _run_on_prefect(session: Session) -> RunResult:

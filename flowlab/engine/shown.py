@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from flowlab.engine.result import RunResult
+    from flowlab.engine.sweep_result import SweepResult
 
 FORMS = ("float", "quantized", "simulated")
 LEGEND = (
@@ -51,6 +52,22 @@ def shown_of(result: RunResult) -> tuple[Shown, ...]:
         # the path is the link's text: a browser does not follow a link from a server to a file
         add("link", "report", (result.report.as_uri(), str(result.report)), f"Run {result.run}: the report")
     return tuple(found)
+
+
+def sweep_shown(result: SweepResult) -> tuple[Shown, ...]:
+    """What is published of a sweep: its table, what failed, and where its page lies."""
+    from flowlab.report.sweep_rows import shown_rows
+
+    header, rows = shown_rows(result.table)
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    about = f"Sweep {result.sweep}, {result.run}"
+    shown = [Shown("table", key_of(result.sweep, "sweep"), found, f"{about}: on the test split")]
+    if broken := [one for one in result.cells if one.error is not None]:
+        text = "\n".join(f"- {one.state}: {_cell(str(one.cell))}: {_cell(one.reason)}" for one in broken)
+        shown.append(Shown("markdown", key_of(result.sweep, "failed"), text, f"{about}: what failed"))
+    page = result.folder / "sweep.html"
+    shown.append(Shown("link", key_of(result.sweep, "page"), (page.as_uri(), str(page)), f"{about}: the page"))
+    return tuple(shown)
 
 
 def metrics_rows(result: RunResult) -> list[dict[str, Any]]:

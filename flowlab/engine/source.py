@@ -108,7 +108,9 @@ def _unpinned(download: Download) -> str:
     )
 
 
-def sources(config: Any, store: Store, download: Download | None = None) -> dict[str, RoleFiles]:
+def sources(
+    config: Any, store: Store, download: Download | None = None, seen: dict[str, RoleFiles] | None = None
+) -> dict[str, RoleFiles]:
     """The roles that no stage makes, for this config.
 
     ``source`` is empty for a dataset that makes itself (its name, options and code are in ingest's declaration);
@@ -119,6 +121,7 @@ def sources(config: Any, store: Store, download: Download | None = None) -> dict
         config: whose data are at hand (`located`), or lie behind an address that is not downloaded yet: no files.
         store: remembers the hashes of files.
         download: what the data's address became.
+        seen: files by path that were looked at just now, for another config; it grows by this one's.
 
     Raises:
         DataError: when ``dataset.input_data_path`` is not there, holds nothing or too much, or is not what
@@ -126,9 +129,12 @@ def sources(config: Any, store: Store, download: Download | None = None) -> dict
     """
     path = str(getattr(config.dataset, "input_data_path", None) or "")
     if download is not None:
-        source = {Path(path).name: InputFile(download.sha256, download.size)}
+        source: RoleFiles = {Path(path).name: InputFile(download.sha256, download.size)}
     else:
-        source = _source(Path(path), store) if path and not is_address(path) else {}
+        seen = {} if seen is None else seen
+        if path not in seen:
+            seen[path] = _source(Path(path), store) if path and not is_address(path) else {}
+        source = seen[path]
         _refuse_other_bytes(config, source)
     said = notes(config)
     return {"source": source, "notes": {"notes.json": InputFile(hashlib.sha256(said).hexdigest(), len(said))}}

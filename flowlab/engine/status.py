@@ -96,7 +96,7 @@ def statuses(prepared: Prepared, dataset: str, run: Mapping[str, Any] | None = N
     records: dict[str, Record] = {}
     found = []
     for node in prepared.plan:
-        makers = [maker.name for role in node.needs if (maker := prepared.plan.maker(role))]
+        makers = [maker.name for role in node.needs if (maker := prepared.plan.maker(role, node))]
         missing = tuple(sorted({name for name in makers if name not in records}, key=makers.index))
         last = prepared.store.last_record(node.name, dataset) if run is None else _of(run, node.name, prepared)
         if missing:

@@ -15,6 +15,7 @@ from flowlab.store.records import Record
 from flowlab.store.store import Store, open_store
 
 LATEST = "latest"
+IMPORT = "import"  # the stage in place of recordings, features and training (`flowlab.stages.own`)
 SHOWN = 5  # names in an error
 MOST_DIGITS = 6  # of how many runs back
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -31,6 +32,11 @@ class StoredRun:
 
     def record(self, stage: str) -> Record:
         """The record of a stage. Raises `StoreError` where the run never came so far, or the record is gone."""
+        if stage not in self.records and IMPORT in self.records:
+            raise StoreError(
+                f"run {self.name} has no stage '{stage}': `flowlab compile` made it, from a network that was trained "
+                "elsewhere. Name a run of a config"
+            )
         if stage not in self.records:
             raise StoreError(
                 f"run {self.name} has no result of stage '{stage}': it was stopped before, its config leaves the stage "

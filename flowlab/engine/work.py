@@ -13,6 +13,7 @@ from flowlab.contracts import Progress
 from flowlab.engine.result import RunResult
 from flowlab.engine.session import Asked, Session, Silent, begin
 from flowlab.errors import GateError, StageError, StoreError
+from flowlab.store.runs import Runs
 
 ENGINE = "prefect"
 FLOW_NAME = "flowlab"
@@ -26,13 +27,14 @@ Perform = Callable[[str, Mapping[str, Record], Progress], tuple[Record, bool]]
 class Step:
     """One stage as the flow sees it: its name, the stages whose records it reads, those that it only waits for.
 
-    ``trains`` says that it may take long and tells how far it is.
+    ``trains`` says that it may take long and tells how far it is. ``about`` tells it from others of its stage.
     """
 
     name: str
     reads: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     trains: bool = False
+    about: str = ""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Work:
     """What a flow run does: the run's name and dataset, its steps in order, and what does them.
 
     ``perform`` does one step, ``finish`` what is done when all are through, ``failed`` what is done when one is not.
-    What ``finish`` raises fails the flow run.
+    What ``finish`` raises fails the flow run. ``runs`` are those of its store, itself among them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Work:
     perform: Perform
     finish: Callable[[], RunResult]
     failed: Callable[[], None] = lambda: None
+    runs: Runs | None = None
     outcome: Outcome = field(default_factory=Outcome)
 
     @contextmanager
@@ -96,7 +99,7 @@ def work_of(session: Session, stopped: threading.Event | None = None) -> Work:
     plan = session.prepared.plan
     steps = []
     for node in plan:
-        makers = {maker.name for role in node.needs if (maker := plan.maker(role))}
+        makers = {maker.name for role in node.needs if (maker := plan.maker(role, node))}
         waits_for = [other.name for other in plan.waits_for(node)]
         reads = tuple(name for name in waits_for if name in makers)
         after = tuple(name for name in waits_for if name not in makers)
@@ -108,15 +111,16 @@ def work_of(session: Session, stopped: threading.Event | None = None) -> Work:
         listening.listeners[stage] = progress
         return session.perform(stage, upstream)
 
-    return Work(session.name, session.dataset, steps, perform, lambda: session.finish(ENGINE))
+    return Work(session.name, session.dataset, steps, perform, lambda: session.finish(ENGINE), runs=session.store.runs)
 
 
-def planned(config: Mapping[str, Any], name: str) -> Work:
+def planned(config: Mapping[str, Any], name: str, *, promote: bool = False) -> Work:
     """What a deployment's flow run does: it gets only the config, in a process of its own.
 
     Args:
         config: sections by name; relative paths count from the working directory, where results go too.
         name: the run's.
+        promote: it takes the place of the dataset's promoted run, if it is not worse.
 
     Raises:
         FlowlabError: for a config that cannot be used.
@@ -127,7 +131,7 @@ def planned(config: Mapping[str, Any], name: str) -> Work:
     from flowlab.plugins import load
 
     catalogue = load()
-    session = begin(load_mapping(config, catalogue), catalogue, Asked(), Silent(), name)
+    session = begin(load_mapping(config, catalogue), catalogue, Asked(promote=promote), Silent(), name)
 
     def failed() -> None:
         with suppress(OSError, StoreError):

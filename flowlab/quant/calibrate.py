@@ -172,7 +172,8 @@ class _Chooser:
 
     def _range(self, value: str) -> tuple[int, int]:
         bits = OUTPUT_BITS if value in self.sharing.wide else self.widths.activation
-        return (0, 2**bits - 1) if value in self.sharing.unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        unsigned = value in self.sharing.unsigned and self.widths.format.unsigned_after_relu
+        return (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
     def _makers(self, own: str) -> list[Step]:
         """The steps that make a group's values, without those that only hand them on."""
@@ -322,7 +323,8 @@ class _Chooser:
         """Multiplier and shift nearest to a ratio of scales; a shift alone where ratios are powers of two."""
         form = self.widths.format.by_weight_bits[self.widths.weights(step)]
         least, most = form.shift
-        most = min(most, form.bias_bits - 1)  # the rounding offset is a bias
+        if self.widths.format.rounding == "floor":
+            most = min(most, form.bias_bits - 1)  # the rounding offset is a bias
         if isinstance(step, AddStep) or not self.widths.free(step):
             return 1, int(np.clip(np.rint(-np.log2(ratio)), least, most))
         largest = 2**form.multiplier_bits - 1
@@ -368,6 +370,8 @@ class _Chooser:
                 bits=bits,
                 form=self.widths.format.by_weight_bits[bits],
                 power_of_two=not self.widths.free(step),
+                per_layer=self.widths.format.per == "layer",
+                offset=self.widths.format.rounding == "floor",
             )
         return self.known[key]
 

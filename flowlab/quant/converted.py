@@ -94,12 +94,17 @@ def _sum_pool(module: Converted, node: Node, x: Tensor) -> Tensor:
 
 
 def _requantize(module: Converted, node: Node, x: Tensor) -> Tensor:
-    if node.attributes["rounding"] != "floor" or node.attributes["bias_before_multiply"] is not True:
-        raise GraphError(f"{node.name}: only floor, with the bias before the multiplier, is run here")
+    half_up = node.attributes["rounding"] == "half_up"
+    if not (half_up or node.attributes["rounding"] == "floor") or node.attributes["bias_before_multiply"] is not True:
+        raise GraphError(f"{node.name}: only floor and half_up, with the bias before the multiplier, are run here")
     bias, multiplier, shift = (
         _channels(module.constant(node, key).long(), x) for key in ("bias", "multiplier", "shift")
     )
-    return (((x + bias) * multiplier) >> shift).clamp(*_limits(node))
+    product = ((x + bias) * multiplier) << (-shift).clamp(min=0)
+    right = shift.clamp(min=0)
+    if half_up:
+        product = product + ((torch.ones_like(right) << right) >> 1)  # nothing where nothing is shifted out
+    return (product >> right).clamp(*_limits(node))
 
 
 def _requantize_float(module: Converted, node: Node, x: Tensor) -> Tensor:

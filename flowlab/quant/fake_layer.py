@@ -106,12 +106,14 @@ class FakeLayer(nn.Module):
         power_of_two: bool,
         turned: bool,
         how: LayerForm,
+        offset: bool = True,
     ) -> None:
         super().__init__()
         chosen = scales.layers[step.name]
         self.step, self.turned, self.bits, self.power_of_two, self.form = step, turned, bits, power_of_two, form
         self.weight_limit = 2 ** (bits - 1) - 1
-        self.bias_bits = min(form.bias_bits, MOST_BIAS_BITS)
+        self.bias_bits, self.bias_unit = min(form.bias_bits, MOST_BIAS_BITS), 2.0**form.bias_shift
+        self.offset = offset  # the bias register holds the rounding offset; else the machine rounds by itself
         self.source_scale, self.output_scale = scales.scale[step.source], scales.scale[value_of(step)]
         self.low, self.high = clip_limits(step.clip, self.output_scale, scales.range[value_of(step)])
         self.largest_input = float(max(abs(limit) for limit in scales.range[step.source]))
@@ -168,7 +170,7 @@ class FakeLayer(nn.Module):
                 return clip_floor(self._normed(sums), self.low, self.high)
         whole = self._whole()
         # the ratio stands inside the weights: that may move a value which lies at a tie, and never in evaluation
-        sums = self._sums(x, whole.weight * self._beside(whole.ratio), self._rounded(whole.bias) * whole.ratio)
+        sums = self._sums(x, whole.weight * self._beside(whole.ratio), self._rounded(whole) * whole.ratio)
         return clip_floor(sums, self.low, self.high)
 
     def _live_weight(self) -> Tensor:
@@ -191,7 +193,7 @@ class FakeLayer(nn.Module):
         if self.float_bias:
             sums = self._exact_sums(x, whole.weight).float() * ratio + self._behind(whole.bias * whole.ratio)
             return floor_clip(sums, self.low, self.high)
-        weight, bias = whole.weight, self._rounded(whole.bias)
+        weight, bias = whole.weight, self._rounded(whole)
         bounds = weight.abs().flatten(1).sum(1) * self.largest_input + bias.abs()
         if bool(bounds.max() >= EXACT):
             sums = self._sums(x.double(), weight.double(), bias.double())
@@ -242,7 +244,7 @@ class FakeLayer(nn.Module):
 
     def whole_bias(self) -> Tensor:
         """The biases as they ship, with the rounding offset."""
-        return self._rounded(self._whole().bias)
+        return self._rounded(self._whole())
 
     def _scale(self) -> Tensor:
         if self.finer is None:
@@ -261,11 +263,16 @@ class FakeLayer(nn.Module):
     def _rounded_weight(self, unit: Tensor) -> Tensor:
         return round_scaled(self._seen(), self._beside(unit), self.weight_limit)
 
-    def _rounded(self, bias: Tensor) -> Tensor:
+    def _rounded(self, whole: _Whole) -> Tensor:
+        """The bias with the rounding offset, as the machine adds both."""
         if self.float_bias:
-            return bias
-        limit = 2.0 ** (self.bias_bits - 1) - 1
-        return round_clip(bias, -limit, limit)
+            return whole.bias
+        limit, apart = 2.0 ** (self.bias_bits - 1) - 1, self._apart(whole)
+        return round_clip((whole.bias - apart) / self.bias_unit, -limit, limit) * self.bias_unit + apart
+
+    def _apart(self, whole: _Whole) -> Tensor | float:
+        """The part of the rounding offset that is not in the bias register."""
+        return 0.0 if self.offset else self._half(whole.ratio, whole.shift)
 
     def _whole(self) -> _Whole:
         """The frozen fold; gradients pass to everything that is trained."""
@@ -348,12 +355,13 @@ class FakeLayer(nn.Module):
             whole = self._whole()
             if self.float_bias:
                 return _with_floats(whole)
-            weight, bias = whole.weight.double(), self._rounded(whole.bias).double()
-            limit = 2.0 ** (self.bias_bits - 1) - 1
-            wanted = torch.round(whole.bias).double()
+            apart = self._apart(whole)
+            weight, bias = whole.weight.double(), (self._rounded(whole) - apart).double()
+            limit = (2.0 ** (self.bias_bits - 1) - 1) * self.bias_unit
+            wanted = torch.round(whole.bias - apart).double()
             bounds = weight.abs().flatten(1).sum(1) * self.largest_input
         clipped = bounds + 256 / whole.ratio.double()
-        for channel in torch.nonzero((wanted.abs() > limit) & (limit <= clipped)):
+        for channel in torch.nonzero((wanted.abs() > limit + self.bias_unit // 2) & (limit <= clipped)):
             raise QuantizationError(
                 f"{self.step.name}: the bias of channel {int(channel)} became {float(wanted[channel]):.0f}, and the "
                 f"machine holds {self.bias_bits} bits. Use a lower learning rate or more calibration data."

@@ -141,6 +141,7 @@ class FakeQuantized(nn.Module):
             power_of_two=self.format.power_of_two_scales.get(bits, False),
             turned=self.turned,
             how=how,
+            offset=self.format.rounding == "floor",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ MOST_INPUT = 255  # of any activation
 MOST_STEPS = 512  # of an output, and as many again
 BIAS_HEADROOM = 1.25  # training may move a bias after its scale is chosen
 DOUBLINGS = 12  # how far an output's scale may be coarsened until shift and bias fit
+ORDINARY_INPUT = 64  # integers of an activation: how much a wrong bias weighs against a wrong weight
 
 
 IntArray = NDArray[np.int64]
@@ -129,6 +131,8 @@ def layer_scales(
     bits: int,
     form: Requantize,
     power_of_two: bool = True,
+    per_layer: bool = False,
+    offset: bool = True,
 ) -> LayerScales:
     """Scales and shifts of a layer's weights by least squares, for each channel, such that shift and bias fit.
 
@@ -137,10 +141,14 @@ def layer_scales(
 
     The output's scale is doubled as often as it takes.
 
+    Args:
+        per_layer: one shift for all channels.
+        offset: the bias register holds the rounding offset too; else the machine rounds by itself.
+
     Raises:
         QuantizationError: naming layer, channel, value and limit where `DOUBLINGS` are not enough.
     """
-    choose = _shifts if power_of_two else _multipliers
+    choose = partial(_shifts, per_layer=per_layer, offset=offset) if power_of_two else _multipliers
     scale = output_scale
     for _ in range(DOUBLINGS + 1):
         multiplier, shift, trouble = choose(weight, bias, scale / input_scale, scale=scale, bits=bits, form=form)
@@ -151,10 +159,20 @@ def layer_scales(
     raise QuantizationError(f"{name}: {trouble}, even with an output scale {2**DOUBLINGS} times as coarse.")
 
 
-def _shifts(weight: FloatArray, bias: FloatArray, ratio: float, *, scale: float, bits: int, form: Requantize) -> Chosen:
+def _shifts(
+    weight: FloatArray,
+    bias: FloatArray,
+    ratio: float,
+    *,
+    scale: float,
+    bits: int,
+    form: Requantize,
+    per_layer: bool = False,
+    offset: bool = True,
+) -> Chosen:
     """Multipliers of 1, the shift of each channel, and what does not fit (or an empty text)."""
     flat = weight.reshape(weight.shape[0], -1)
-    limit = 2 ** (bits - 1) - 1
+    limit, unit = 2 ** (bits - 1) - 1, 2.0**form.bias_shift
     least, most = form.shift
     candidates = np.arange(most, least - 2, -1)  # the larger of two equally good ones; one below what exists
     errors, bounds = np.empty((len(candidates), len(flat))), np.empty((len(candidates), len(flat)))
@@ -162,12 +180,20 @@ def _shifts(weight: FloatArray, bias: FloatArray, ratio: float, *, scale: float,
         step = ratio * 2.0 ** -float(shift)
         whole = np.clip(np.rint(flat / step), -limit, limit)
         errors[row] = ((whole * step - flat) ** 2).sum(axis=1)
+        if form.bias_shift:  # a bias that is rounded to a multiple
+            sums = bias / scale * 2.0 ** float(shift)
+            errors[row] += ((unit * np.rint(sums / unit) - sums) * step / ORDINARY_INPUT) ** 2
         bounds[row] = np.abs(whole).sum(axis=1) * 255 + 256 * 2.0 ** float(shift)
-    needed = np.abs(bias / scale)[None, :] * 2.0 ** candidates[:, None] + 2.0 ** (candidates[:, None] - 1)
-    most_bias = 2 ** (form.bias_bits - 1) - 1
+    needed = np.abs(bias / scale)[None, :] * 2.0 ** candidates[:, None]
+    if offset:
+        needed = needed + 2.0 ** (candidates[:, None] - 1)
+    most_bias = (2 ** (form.bias_bits - 1) - 1) * unit
     constant = (needed > bounds) & (most_bias > bounds)  # always clipped, and so it is with the largest bias that fits
     fits = (needed < most_bias) | constant
-    for channel in np.flatnonzero(~fits[:-1].any(axis=0)):
+    if per_layer:
+        fits = np.repeat(fits.all(axis=1, keepdims=True), len(flat), axis=1)
+        errors = np.repeat(errors.sum(axis=1, keepdims=True), len(flat), axis=1)
+    for channel in sorted(np.flatnonzero(~fits[:-1].any(axis=0)), key=lambda each: -abs(bias[each])):
         value = abs(bias[channel] / scale)
         return _NONE, _NONE, f"the bias of channel {channel} is {value:.3g} output steps, beyond {form.bias_bits} bits"
     shifts = candidates[np.argmin(np.where(fits, errors, np.inf), axis=0)]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from flowlab.contracts import Quantized, QuantizeJob
+from flowlab.contracts import NumberFormat, Quantized, QuantizeJob
 from flowlab.errors import QuantizationError
 from flowlab.quant.calibrate import calibrate
 from flowlab.quant.converted import Converted
@@ -47,11 +47,8 @@ def wrap(job: QuantizeJob, *, live: float = 0.0, learn_scales: bool = False) -> 
         raise QuantizationError(
             f"number format '{job.format.name}' has no {job.activation_bits}-bit activations. Known: {known}."
         )
-    if job.format.rounding != "floor" or not job.format.bias_before_multiply or job.format.per != "channel":
-        raise QuantizationError(
-            f"number format '{job.format.name}' rounds '{job.format.rounding}' for each {job.format.per}; this "
-            "quantizer knows 'floor' for each channel, with the bias before the multiplier."
-        )
+    if problem := unknown_arithmetic(job.format, job.weight_bits):
+        raise QuantizationError(f"number format '{job.format.name}' {problem}")
     steps = fold(job.graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)
@@ -68,6 +65,20 @@ def wrap(job: QuantizeJob, *, live: float = 0.0, learn_scales: bool = False) -> 
             learn_scales=learn_scales,
             float_bias=job.float_bias,
         )
+
+
+def unknown_arithmetic(format: NumberFormat, bits: int) -> str:
+    """What this quantizer does not know of a number format, or an empty text."""
+    if not format.bias_before_multiply:
+        return "adds the bias behind the multiplier; this quantizer knows it before."
+    if format.zero_point:
+        return "has zero points; this quantizer knows symmetric values."
+    shift_only = not format.by_weight_bits[bits].multiplier_bits
+    if format.rounding != "floor" and not (format.rounding == "half_up" and shift_only):
+        return f"rounds '{format.rounding}'; this quantizer knows 'floor', and 'half_up' of a shift alone."
+    if format.per == "layer" and not shift_only:
+        return "has one multiplier for a layer; this quantizer knows one for each channel, or one shift for a layer."
+    return ""
 
 
 def convert(job: QuantizeJob, network: FakeQuantized, quantizer: str) -> Quantized:

@@ -92,7 +92,7 @@ def _requantize(
     attributes: dict[str, Attribute] = {
         "low": limits[0],
         "high": limits[1],
-        "rounding": "floor",
+        "rounding": network.format.rounding,
         "bias_before_multiply": True,
     }
     return Node(value_of(step), "requantize", (step.name,), _type(network, step), attributes, numbers)
@@ -120,7 +120,8 @@ def _sum(network: FakeQuantized, step: SumStep, part: FakeSum, bits: int) -> lis
         scale *= more[0]
     sums = Node(step.name, op, sources_of(step), TensorType("int32", step.shape, scale))
     ones = np.ones(step.shape[0], np.int32)
-    numbers = {"bias": ones * int(part.offset), "multiplier": ones * part.multiplier, "shift": ones * part.shift}
+    offset = int(part.offset) if network.format.rounding == "floor" else 0  # else the machine rounds by itself
+    numbers = {"bias": ones * offset, "multiplier": ones * part.multiplier, "shift": ones * part.shift}
     numbers = {key: _ints(value) for key, value in numbers.items()}
     return [sums, _requantize(network, step, (part.low, part.high), numbers)]
 

@@ -31,7 +31,8 @@ class ReportFacts:
     ``packs_below_8`` says that the compile preset asks the device's compiler to pack weights of fewer than 8 bits.
     ``integer_curves`` are those of `flowlab.learn.roc` from the integers that were computed on the test split;
     ``trained_quantizer`` are the settings that choose quantization-aware training here, empty where there is none;
-    ``larger_model`` is the next of the model's family, empty where none is known.
+    ``larger_model`` is the next of the model's family, empty where none is known. ``elsewhere`` is what is known of a
+    network that was trained elsewhere, and how its integers stand to its file: then there is no training, and no split.
     """
 
     feature_spec: Document
@@ -53,3 +54,4 @@ class ReportFacts:
     integer_curves: Sequence[Document] = ()
     trained_quantizer: Sequence[str] = ()
     larger_model: str = ""
+    elsewhere: Document | None = None

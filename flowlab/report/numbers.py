@@ -42,6 +42,7 @@ def warnings(facts: ReportFacts) -> dict[str, list[str]]:
         "config": facts.notes,
         "ingest": facts.splits,
         "extract": facts.feature_spec,
+        "import": facts.elsewhere,
         "inspect": facts.gate,
         "train": facts.metrics_train,
         "quantize": facts.metrics_quantize,

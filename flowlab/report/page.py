@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from flowlab.report import bars, costs, numbers, tables, widths
+from flowlab.report import bars, costs, elsewhere, numbers, tables, widths
 from flowlab.report.charts import ROC_SIZE, WAVES, memory_map, roc, roc_zoom, training_curve, wave
 from flowlab.report.facts import Document, Example, ReportFacts
 from flowlab.report.next_step import next_step
@@ -32,6 +32,10 @@ def render(facts: ReportFacts) -> str:
     )
     environment.filters.update(percent=tables.percent, number=tables.number, bytes=tables.bytes_text)
     environment.filters.update(breakable=breakable, colour=bars.colour)
+    if facts.elsewhere is not None:
+        return environment.get_template("elsewhere.html").render(
+            **_context(facts), **elsewhere.context(facts.elsewhere)
+        )
     return environment.get_template("page.html").render(**_context(facts))
 
 
@@ -148,6 +152,8 @@ def waves(facts: ReportFacts) -> dict[str, Any]:
     ``features`` are empty where their lines are the windows' channels too. ``left_out`` are sentences: what of them is
     not drawn.
     """
+    if facts.elsewhere is not None:
+        return {"windows": [], "features": [], "left_out": []}
     columns = [str(name) for name in facts.feature_spec.get("columns") or ()]
     channels, height, width = facts.feature_spec["shape"]
     drawn = next((one.feature for one in facts.examples if one.feature), ())

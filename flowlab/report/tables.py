@@ -270,6 +270,8 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
     floats = None if parameters is None else FLOAT_BYTES * parameters
     packed = (facts.memory or {}).get("packed_bytes") if quantized(facts) else None
     weights = [("float32", bytes_text(floats), f"{number(parameters)} parameters, 4 bytes each")]
+    if parameters is None and facts.elsewhere is not None:
+        weights = []  # integers: nobody knows what they were
     if packed is not None:
         ratio = f", {floats / packed:.1f} times smaller" if floats and packed else ""
         weights.append(("packed for the device", bytes_text(packed), f"as they lie in the program{ratio}"))
@@ -277,6 +279,8 @@ def size_rows(facts: ReportFacts) -> tuple[list[tuple[str, str, str]], list[tupl
         ("float ONNX", bytes_text(facts.file_bytes.get("float_onnx")), "the float network, for other tools"),
         ("quantized ONNX", bytes_text(facts.file_bytes.get("quantized_onnx")), "the integer network, for other tools"),
     ]
+    if facts.elsewhere is not None:
+        del files[0]
     if not quantized(facts):
         files[1] = ("exported ONNX", files[1][1], "the float network as the program computes it: batch norms folded")
     if facts.memory is not None and facts.memory.get("program_bytes") is not None:
@@ -379,7 +383,8 @@ def widths(facts: ReportFacts) -> list[tuple[str, str]]:
         if config.get(key) is not None:
             rows.append((what, str(config[key])))
     if config.get("calibration_count") is not None:
-        rows.append(("calibration", f"{number(config['calibration_count'])} windows of the training split"))
+        whose = "the training split" if facts.elsewhere is None else "its own inputs"
+        rows.append(("calibration", f"{number(config['calibration_count'])} windows of {whose}"))
     return rows
 
 

@@ -63,7 +63,8 @@ def tools(config: Any, catalogue: Any) -> Mapping[str, str]:
 STAGE = Stage(
     name="compile",
     run="flowlab.stages.compile:run",
-    needs=("placed_graph", "golden", "windows", "feature_spec", "quantized_onnx"),
+    needs=("placed_graph", "golden", "feature_spec", "quantized_onnx"),
+    optional=("windows",),
     makes=("program", "memory"),
     options=options,
     plugins=plugins,
@@ -105,6 +106,7 @@ def run(job: StageJob) -> StageResult:
             options=job.plugin_options["target"],
             feature_spec=spec,
             onnx=job.input("quantized_onnx"),
+            **getattr(job.options, "places", {}),
         )
     )
     warnings += program.warnings
@@ -166,15 +168,21 @@ def arena(program: Program, graph: Graph) -> dict[str, Any] | None:
 
 
 def _golden(job: StageJob) -> tuple[Golden, list[str]]:
-    """The golden vectors with the raw windows behind them; a vector without its window gets zeros, which is said."""
+    """The golden vectors with the raw windows behind them; a vector without its window gets zeros, which is said.
+
+    Where the plan has no raw windows at all, nothing stands behind the network's inputs, and nothing is said.
+    """
     import numpy as np
 
     from flowlab.signal import features_file
 
     with np.load(job.input("golden"), allow_pickle=False) as found:
         values = {name: found[name] for name in found.files}
-    table = features_file.read(job.input("windows"))
-    raw, lacking = _raw_windows(table.features, table.index, values["index"])
+    if "windows" in job.inputs:
+        table = features_file.read(job.input("windows"))
+        raw, lacking = _raw_windows(table.features, table.index, values["index"])
+    else:  # a network from elsewhere: its inputs are all that there is
+        raw, lacking = np.zeros((len(values["index"]), 1, 1), np.float32), 0
     outputs = {name.removeprefix("output/"): values[name] for name in values if name.startswith("output/")}
     crc = {name.removeprefix("crc/"): values[name] for name in values if name.startswith("crc/")}
     said = [f"{lacking} golden vectors ship without their raw window: raw_input_test holds zeros"] if lacking else []

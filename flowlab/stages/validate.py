@@ -117,19 +117,19 @@ def run(job: StageJob) -> StageResult:
         "vectors": len(table.features),
         "mismatches": 0,
         "comparison": FLOAT if floats else BITS,
-        "executions": [_reference(table, floats), *rows],
+        "executions": [reference_row(EXECUTIONS[0], len(table.features), floats=floats), *rows],
     }
     warnings = () if off else placement.sentences()  # what the config itself asks for is no surprise
     described = {
-        **_placement(before, placement),
+        **placement_table(before, placement),
         "unit": target.unit_name,
         "agreement": agreement,
         "warnings": list(warnings),
     }
     files["placement"].write_text(json.dumps(described, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     chosen = golden_rows(table.labels)
-    _save(files["golden"], _golden(placement.graph, table.features, chosen, runtime, crcs))
-    _save(files["interpreter_outputs"], _kept(values, crcs, runtime if floats else {}))
+    save(files["golden"], golden(placement.graph, table.features, chosen, runtime, crcs))
+    save(files["interpreter_outputs"], kept(values, crcs, runtime if floats else {}))
     return StageResult(
         files={role: {path.name: path} for role, path in files.items()},
         metrics={
@@ -165,7 +165,8 @@ def check_import(graph: Graph, model: bytes) -> None:
     )
 
 
-def _placement(before: Placement, after: Placement) -> dict[str, Any]:
+def placement_table(before: Placement, after: Placement) -> dict[str, Any]:
+    """The layer table as JSON, and what padding cost."""
     added = {
         key: sum(getattr(row, key) for row in after.rows) - sum(getattr(row, key) for row in before.rows)
         for key in ("macs", "weight_bytes")
@@ -351,12 +352,13 @@ def first_layer(graph: Graph, model: bytes, feature: NDArray[np.float32]) -> str
     return None
 
 
-def _reference(table: Any, floats: bool) -> dict[str, Any]:
-    row = {"name": EXECUTIONS[0], "vectors": len(table.features), "mismatches": 0, "first_difference": None}
+def reference_row(name: str, vectors: int, *, floats: bool = False) -> dict[str, Any]:
+    """The row of the execution that all others are held against."""
+    row = {"name": name, "vectors": vectors, "mismatches": 0, "first_difference": None}
     return {**row, "comparison": FLOAT if floats else BITS}
 
 
-def _kept(values: Outputs, crcs: Mapping[str, NDArray[np.uint32]], reference: Outputs) -> dict[str, NDArray[Any]]:
+def kept(values: Outputs, crcs: Mapping[str, NDArray[np.uint32]], reference: Outputs) -> dict[str, NDArray[Any]]:
     """What simulate compares with: the interpreter's outputs and checksums, of floats ONNX Runtime's outputs too."""
     kept = {f"output/{name}": array for name, array in values.items()}
     kept |= {f"crc/{node}": crc for node, crc in crcs.items()}
@@ -377,28 +379,31 @@ def golden_rows(labels: NDArray[np.int64], count: int = GOLDEN_VECTORS) -> NDArr
     return np.array(sorted(chosen[:count]), np.int64)
 
 
-def _golden(
+def golden(
     graph: Graph,
     features: NDArray[np.float32],
     rows: NDArray[np.int64],
     runtime: Outputs,
     crcs: Mapping[str, NDArray[np.uint32]],
 ) -> dict[str, NDArray[Any]]:
+    """The vectors of these rows as compile reads them: features, quantized inputs, outputs, checksums."""
     import numpy as np
 
     from flowlab.compiler import interpreter
+    from flowlab.compiler.ops import INPUT_STEPS
     from flowlab.compiler.trace import unpadded
 
     picked = np.ascontiguousarray(features[rows])
     values = interpreter.run(graph, picked)
-    entry = next((node for node in graph.nodes if node.op == "quantize"), None)
+    entry = next((node for node in graph.nodes if node.op in INPUT_STEPS), None)
     inputs = picked if entry is None else unpadded(entry, values[entry.name])[:, : picked.shape[1]]
     arrays: dict[str, NDArray[Any]] = {"features": picked, "inputs": inputs, "index": rows}
     arrays |= {f"output/{name}": _plain(array[rows]) for name, array in runtime.items()}
     return arrays | {f"crc/{node}": crc[rows] for node, crc in crcs.items()}
 
 
-def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Arrays by name in one file."""
     import numpy as np
 
     np.savez(path, allow_pickle=False, **arrays)

@@ -1,4 +1,4 @@
-"""The run folder: copies for people, ``<artifacts>/<dataset>/<run>/``, and ``latest`` beside it."""
+"""The run folder: copies for people, ``<artifacts>/<dataset>/<run>/``, and beside it ``latest`` and ``promoted``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flowlab.store.files import is_stale, temporary_name
 from flowlab.store.objects import Objects
 from flowlab.store.records import Record
 
-FRESH = ".latest."  # so begins a link that is to become ``latest``
+LATEST, PROMOTED = "latest", "promoted"  # links beside the runs' folders
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,17 @@ class RunFolder:
 
     def __init__(self, artifacts: Path, dataset: str, run: str) -> None:
         for name in (dataset, run):
-            if not name or "/" in name or name.startswith(".") or name == "latest":
+            if not name or "/" in name or name.startswith(".") or name in (LATEST, PROMOTED):
                 raise StoreError(f"'{name}' cannot name a folder under {artifacts}; choose a plain name")
         self.path = artifacts.absolute() / dataset / run
 
     def fill(self, records: Iterable[Record], objects: Objects) -> dict[str, list[Artifact]]:
-        """Copy what people look at; returns every file of every role, by role."""
+        """Copy what people look at; returns every file of every role, by role: of one that is rewritten the last."""
         artifacts: dict[str, list[Artifact]] = {}
         for record in records:
             for role, files in record.outputs.items():
                 tree = ROLES[role].tree
+                artifacts.pop(role, None)
                 for name, stored in sorted(files.items()):
                     path = objects.fetched(stored.sha256)
                     if tree is not None:
@@ -59,19 +60,28 @@ class RunFolder:
 
     def becomes_latest(self) -> None:
         """Let ``latest`` lead here; called only when the run is complete."""
-        for left in self.path.parent.glob(f"{FRESH}*"):  # by killed processes
-            if is_stale(left, FRESH):
+        self._becomes(LATEST)
+
+    def becomes_promoted(self) -> None:
+        """Let ``promoted`` lead here; called only when the run is complete, and not worse than the one before."""
+        self._becomes(PROMOTED)
+
+    def _becomes(self, name: str) -> None:
+        """Replace a link whole: whoever follows it meanwhile arrives at the old run or at this one."""
+        fresh = f".{name}."  # so begins a link that is to become it
+        for left in self.path.parent.glob(f"{fresh}*"):  # by killed processes
+            if is_stale(left, fresh):
                 left.unlink(missing_ok=True)
-        link = self.path.parent / f"{FRESH}{temporary_name()}"
+        link = self.path.parent / f"{fresh}{temporary_name()}"
         link.symlink_to(self.path.name)
         fault_point("latest")
+        named = self.path.parent / name
         try:
-            link.replace(self.path.parent / "latest")
+            link.replace(named)
         except OSError as error:
             link.unlink(missing_ok=True)
-            latest = self.path.parent / "latest"
             raise StoreError(
-                f"{latest}: cannot become a link to this run: {error.strerror}. It belongs to flowlab; move it away"
+                f"{named}: cannot become a link to this run: {error.strerror}. It belongs to flowlab; move it away"
             ) from None
 
 

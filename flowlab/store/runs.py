@@ -31,12 +31,17 @@ def state_of(run: Mapping[str, Any]) -> str:
 
     A run of another host, or one that an older version wrote, is taken at its word.
     """
-    state, process = str(run.get("state", "")), run.get("process")
-    if state != "Running" or not isinstance(process, Mapping) or process.get("host") != os.uname().nodename:
-        return state
+    state = str(run.get("state", ""))
+    return KILLED if state == "Running" and is_gone(run) else state
+
+
+def is_gone(run: Mapping[str, Any]) -> bool:
+    """Whether the process of a run has ended; of one on another host nobody here can say so."""
+    process = run.get("process")
+    if not isinstance(process, Mapping) or process.get("host") != os.uname().nodename:
+        return False
     pid = process.get("pid")
-    alive = isinstance(pid, int) and _started(pid) is not None and _started(pid) == process.get("start")
-    return state if alive else KILLED
+    return not (isinstance(pid, int) and _started(pid) is not None and _started(pid) == process.get("start"))
 
 
 def _started(pid: int) -> int | None:

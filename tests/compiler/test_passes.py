@@ -34,7 +34,7 @@ from flowlab.compiler.pipeline import apply_passes
 from flowlab.compiler.place import place
 from flowlab.compiler.rules import Layer, rule
 from flowlab.compiler.verify import verify
-from flowlab.engine.integer_file import meanings, with_float_entry
+from flowlab.stages.own.integers import meanings, with_float_entry
 
 from .random_graphs import random_features, random_graph
 

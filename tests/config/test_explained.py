@@ -107,6 +107,28 @@ def test_a_secret_on_the_command_line_is_in_no_message(loaded: Loaded, value: st
     assert "pw" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "training.quantizer.api_tokn=canary",
+        "training.quantizer.Api-Tokne=canary",
+        "training.quantizer.passwod=canary",
+        "training.quantizer.secrett=canary",
+        "training.quantizer={name: generic_qat, api_token: canary}",
+        "training.quantizer={name: generic_qat, api_tiken: canary}",
+    ],
+)
+def test_a_secret_under_a_misspelt_key_on_the_command_line_is_in_no_message(loaded: Loaded, words: str) -> None:
+    with pytest.raises(ConfigError, match=r"training\.quantiz") as caught:
+        loaded("", "training.quantization=1", words)
+    assert "canary" not in str(caught.value)
+
+
+def test_other_values_on_the_command_line_are_shown(loaded: Loaded) -> None:
+    with pytest.raises(ConfigError, match=r"^--set training.quantizr=27"):
+        loaded("", "training.quantizr=27")
+
+
 def test_a_secret_on_the_command_line_is_in_no_tier(loaded: Loaded) -> None:
     found = values(loaded("", "training.model_spec=https://me:pw@host.example/x"))["training.model_spec"]
     assert "pw" not in str(found)

@@ -38,7 +38,7 @@ def compiled(folder: Path, model: bytes, data: Any, target: str = "AM13E2", **ch
     else:
         (folder / "data.npy").write_bytes(data)
     values = {"model": folder / "model.onnx", "calibration": folder / "data.npy", "out": folder / "out", **changes}
-    return compile_model(Asked(target=target, **values), CATALOGUE, lambda text: None)
+    return compile_model(Asked(target=target, artifacts=folder / "artifacts", **values), CATALOGUE)
 
 
 def test_a_foreign_network_runs_in_every_way_on_the_device_s_core(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_foreign_network_runs_in_every_way_on_the_device_s_core(tmp_path: Path
     assert found.npu_share == 1.0 and (found.calibrated, found.windows) == (64, 32)
     assert found.measured["emulated core"]["instructions"] > 1000
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "best_model.onnx", "layers.csv", "report.json", "program",
+        "best_model.onnx", "layers.csv", "report.html", "report.json", "program",
     }  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["executions"] == list(found.executions) and report["rows"][0]["name"] == "c1"
@@ -56,7 +56,7 @@ def test_a_foreign_network_runs_in_every_way_on_the_device_s_core(tmp_path: Path
     assert container.golden is not None and len(container.golden.features) == 8
     assert "relative error" in "\n".join(found.lines())
     assert "runs on an open model of it" in report["silicon"] and report["silicon"] in "\n".join(found.lines())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npy", "model.onnx", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "data.npy", "model.onnx", "out"]
 
 
 def layers_of(folder: Path) -> list[dict[str, str]]:
@@ -187,11 +187,17 @@ def test_what_torch_exports_runs(series: bool, batch: int, opset: int, tmp_path:
 # --- what cannot be -------------------------------------------------------------------------------
 
 
+def nothing_for_people(folder: Path) -> bool:
+    """Whether there is nothing but the store beside what was given."""
+    names = {path.name for path in folder.iterdir()} - {"data.npy", "model.onnx"}
+    return names <= {"artifacts"} and {path.name for path in folder.glob("artifacts/*")} <= {".store"}
+
+
 def refused(folder: Path, kind: type[FlowlabError], said: str, model: bytes, data: Any, **changes: Any) -> None:
     with pytest.raises(kind, match=said):
         compiled(folder, model, data, **changes)
     assert not (folder / "out").exists()
-    assert sorted(path.name for path in folder.iterdir()) == ["data.npy", "model.onnx"]
+    assert nothing_for_people(folder)
 
 
 def test_an_operation_that_cannot_be_expressed_is_named(tmp_path: Path) -> None:
@@ -373,7 +379,8 @@ def test_integers_two_inputs_and_a_model_that_is_not_there_are_refused(tmp_path:
     (tmp_path / "third").mkdir()
     refused(tmp_path / "third", GraphError, "has the inputs x, z", proto.SerializeToString(), windows())
     with pytest.raises(DataError, match=r"No such file or directory\. Give an ONNX file"):
-        compile_model(Asked(tmp_path / "none", "host", tmp_path / "none", tmp_path / "out"), CATALOGUE, print)
+        compile_model(Asked(tmp_path / "none", "host", tmp_path / "none", artifacts=tmp_path / "artifacts"), CATALOGUE)
+    assert not (tmp_path / "artifacts").exists()
 
 
 def test_widths_devices_options_and_folders_that_make_no_sense_are_refused(tmp_path: Path) -> None:
@@ -392,7 +399,7 @@ def test_a_network_that_eight_bits_cannot_hold_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_signal_leaves_nothing_behind_but_finished_stages(number: signal.Signals, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(foreign())
     np.save(tmp_path / "data.npy", windows())
     words = ["compile", "model.onnx", "--target", "AM13E2", "--calibration", "data.npy", "--out", "deep/out"]
@@ -400,11 +407,15 @@ def test_a_signal_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) 
         [sys.executable, "-m", "flowlab.cli", *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".flowlab-compile-*")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("artifacts/.store/runs/*/run.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
         assert process.stderr is not None
         said = process.stderr.read().decode()
     # a shell shows both as 130; where the signal met code inside exec(), Python ends by SIGINT itself
-    assert process.returncode in (130, -signal.SIGINT) and said == "flowlab: stopped; nothing was written\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data.npy", "model.onnx"]
+    assert process.returncode in (130, -signal.SIGINT)
+    assert said == "flowlab: stopped. Finished stages are in the store: the next run goes on from there.\n"
+    assert nothing_for_people(tmp_path)
+    (run,) = tmp_path.glob("artifacts/.store/runs/*/run.json")
+    assert json.loads(run.read_text())["state"] == "Failed"
+    assert [*tmp_path.glob("artifacts/.store/tmp/*")] == []

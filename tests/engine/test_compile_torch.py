@@ -97,7 +97,7 @@ def states(module: nn.Module) -> bytes:
 
 
 def compiled(what: Asked) -> Compiled:
-    return compile_model(what, CATALOGUE, lambda text: None)
+    return compile_model(what, CATALOGUE)
 
 
 def refused(what: Asked, kind: type[FlowlabError], said: str) -> None:

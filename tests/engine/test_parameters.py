@@ -171,3 +171,13 @@ def test_a_deployment_of_a_secret_is_refused_and_one_of_its_name_is_not(
     with pytest.raises(ConfigError, match=message) as caught:
         deploy.deploy(deploy.Asked(config, tmp_path), tmp_path / "home")
     assert "pw" not in str(caught.value)
+
+
+def test_sections_of_packages_are_taken_and_given_back_as_they_are() -> None:
+    model = typed_config(["pruning"])
+    small = {"common": {"task_type": "t", "target_device": "F28P55"}, "training": {"model_name": "CLS_4k_NPU"}}
+    config = {**small, "pruning": {"amount": 0.5}}
+    assert as_given(model.model_validate(config))["pruning"] == {"amount": 0.5}
+    assert "pruning" not in as_given(model.model_validate(small))
+    with pytest.raises(ValidationError, match="pruning"):
+        MODEL.model_validate(config)

@@ -15,6 +15,7 @@ from flowlab.engine.imports import imports_of
 from flowlab.plugins import KINDS, load
 from flowlab.roles import ROLES
 from flowlab.stages import STAGES
+from flowlab.stages.own.declared import OWN_STAGES
 from flowlab.store.store import Store
 
 # Libraries that carry text to people or plugins to flowlab, and decide no result.
@@ -25,6 +26,9 @@ NOT_CALLED = {
     "compile": {"onnx", "onnxruntime"},  # the ONNX doors are in the compiler's package
     "simulate": {"torch"},  # a problem's loss; its measure is numpy's
 }
+
+
+ALL = {**{f"own {stage.name}": stage for stage in OWN_STAGES}, **{stage.name: stage for stage in STAGES}}
 
 
 @pytest.fixture
@@ -43,19 +47,19 @@ def imported(facts: DiskFacts, names: tuple[str, ...]) -> set[str]:
     return {name for name in found if name and name not in sys.stdlib_module_names and not name.startswith("flowlab")}
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", ALL.values(), ids=ALL)
 def test_a_stage_declares_the_libraries_that_its_code_imports(stage: Stage, facts: DiskFacts) -> None:
     names = (stage.run.partition(":")[0], *stage.code)
     assert imported(facts, names) - CARRIERS - NOT_CALLED.get(stage.name, set()) <= set(stage.libraries)
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", ALL.values(), ids=ALL)
 def test_the_code_of_a_stage_has_the_module_of_its_function(stage: Stage, facts: DiskFacts) -> None:
     module = stage.run.partition(":")[0]
     assert module in facts.code((module, *stage.code))
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", ALL.values(), ids=ALL)
 def test_a_stage_passes_files_of_known_roles(stage: Stage) -> None:
     assert {*stage.needs, *stage.optional, *stage.makes} <= set(ROLES)
 
@@ -73,7 +77,7 @@ def test_every_plugins_code_and_libraries_are_there(facts: DiskFacts) -> None:
 
 
 def test_versions_are_those_that_the_packages_say(facts: DiskFacts) -> None:
-    for name in {name for stage in STAGES for name in stage.libraries}:
+    for name in {name for stage in ALL.values() for name in stage.libraries}:
         assert facts.version(name) == metadata.version(name)
 
 

@@ -225,6 +225,22 @@ def test_a_gate_that_is_missed_is_a_failed_run_with_its_metrics(place: Place) ->
     assert place.recorded(found)["metrics"]
 
 
+def test_a_run_with_a_key_changed_takes_the_rest_from_the_deployment(place: Place) -> None:
+    before = place.deployment("on-demand")["parameters"]
+    words = ["flowlab", "deploy", "run", "on-demand", "--set", "compilation.max_flash_bytes=1", "--watch"]
+    out = place.run(*words, code=1)
+    assert "max_flash_bytes: the program needs" in out
+    found = place.runs_of("on-demand")[0]
+    config = found["parameters"]["config"]
+    assert config["compilation"].pop("max_flash_bytes") == 1
+    assert config == before["config"]
+    assert place.deployment("on-demand")["parameters"] == before
+    out = place.run("flowlab", "deploy", "run", "on-demand", "--set", "training.batch_sise=1", code=2)
+    assert "no key 'batch_sise'. Did you mean 'batch_size'?" in out
+    out = place.run("flowlab", "deploy", "run", "on-demnd", code=2)
+    assert "no deployment named 'on-demnd'. Did you mean 'on-demand'?" in out
+
+
 def test_deploying_again_makes_nothing_twice_and_a_paused_schedule_stays_paused(place: Place) -> None:
     before = place.deployment("nightly")
     (schedule,) = before["schedules"]

@@ -20,8 +20,8 @@ from flowlab.compiler.trace import layer_crcs
 from flowlab.cpu import host_compiler
 from flowlab.cpu.host_c import HostC
 from flowlab.engine.compile_model import Asked, compile_model
-from flowlab.engine.integer_file import meanings, prepared
 from flowlab.plugins import load
+from flowlab.stages.own.integers import meanings, prepared
 from flowlab_tinpu.simulator import simulate
 
 STRICT = (
@@ -143,8 +143,8 @@ def test_a_whole_network_runs_on_a_device_s_core(target: str, tmp_path: Path) ->
     data, x = quantized(4, "QOperator", "LeakyRelu")
     (tmp_path / "m.onnx").write_bytes(data)
     np.save(tmp_path / "x.npy", x)
-    asked = Asked(tmp_path / "m.onnx", target, tmp_path / "x.npy", tmp_path / "out")
-    found = compile_model(asked, load(), lambda text: None)
+    asked = Asked(tmp_path / "m.onnx", target, tmp_path / "x.npy", artifacts=tmp_path / "artifacts")
+    found = compile_model(asked, load())
     assert found.executions == ("interpreter", "simulator", "host C", "emulated core")
     assert found.integers == "equal to the file in ONNX Runtime in all of 64 windows"
 
@@ -153,8 +153,7 @@ def test_a_file_that_takes_bytes(tmp_path: Path) -> None:
     data, x = qlinear_conv(0)
     (tmp_path / "m.onnx").write_bytes(data)
     np.save(tmp_path / "x.npy", x)
-    found = compile_model(
-        Asked(tmp_path / "m.onnx", "F28P55", tmp_path / "x.npy", tmp_path / "out"), load(), lambda text: None
-    )
+    asked = Asked(tmp_path / "m.onnx", "F28P55", tmp_path / "x.npy", artifacts=tmp_path / "artifacts")
+    found = compile_model(asked, load())
     assert "in all of 8 windows" in found.integers and found.npu_share == 0.0
     assert "not the integers of the NPU" in found.rows[0]["reason"]

@@ -170,8 +170,10 @@ def test_models_of_the_zoo_agree_in_all_executions(name: str, target: str, bits:
     module = model.build((1, 64, 1), 3, model.Options()).eval()  # type: ignore[attr-defined]
     (tmp_path / "net.pt2").write_bytes(exported(module, (1, 64, 1)))
     np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(0, 1, (120, 1, 64, 1)).astype(np.float32))
-    asked = Asked(tmp_path / "net.pt2", target, tmp_path / "data.npy", tmp_path / "out", bits)
-    found = compile_model(asked, catalogue, lambda text: None)  # raises where two differ in one integer of one layer
+    asked = Asked(
+        tmp_path / "net.pt2", target, tmp_path / "data.npy", tmp_path / "out", bits, artifacts=tmp_path / "artifacts"
+    )
+    found = compile_model(asked, catalogue)  # raises where two differ in one integer of one layer
     assert found.executions == ("ONNX Runtime", "interpreter", "simulator", "host C", "emulated core")
     assert found.measured["emulated core"]["kernels"] == "speed"
 

@@ -37,6 +37,7 @@ training:
   quantization_weight_bitwidth: 4
   {quantizer}
 """
+QUIET = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
 PLAIN = {"device": "F28P55", "extractor": "Generic_256Input_RAW_256Feature_1Frame", "quantizer": "quantization: 2"}
 
 
@@ -102,8 +103,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     found = Home(folder / "venv", folder / "work")
     subprocess.run([sys.executable, "-m", "venv", str(found.place)], check=True)
     python = found.place / "bin" / "python"
-    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
-    subprocess.run([python, "-m", "pip", "install", *quiet, *made], check=True)
+    subprocess.run([python, "-m", "pip", "install", *QUIET, *made], check=True)
     site = next((found.place / "lib").glob("python*/site-packages"))
     own = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(own) + "\n")  # plain paths: an editable flowlab stays out
@@ -184,3 +184,37 @@ def test_a_run_with_a_strangers_extractor_ships_its_c(home: Home, compiler: host
     ).stdout.split()
     assert (int(vectors), int(features)) == (8, 64)
     assert float(worst) < 1e-3  # of logarithms between -18 and 3
+
+
+@pytest.mark.parametrize("kind", ["quantizer", "target", "extractor", "stage"])
+def test_a_new_package_installs_and_passes_its_own_tests_at_once(home: Home, kind: str) -> None:
+    name = f"own-{kind}"
+    home.call("flowlab", "plugin", "new", kind, name)
+    home.call("python", "-m", "pip", "install", *QUIET, "--no-build-isolation", f"./{name}")
+    done = home.call("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", f"{name}/tests")
+    assert "passed" in done.stdout
+    assert "skipped" not in done.stdout
+    assert ", 0 failed" in home.call("flowlab", "plugin", "check", name).stdout
+
+
+def test_a_new_stage_is_in_the_plan_where_the_config_has_its_section(home: Home) -> None:
+    home.call("flowlab", "plugin", "new", "stage", "limits")
+    home.call("python", "-m", "pip", "install", *QUIET, "--no-build-isolation", "./limits")
+    path = home.work / "limits.yaml"
+    path.write_text(CONFIG.format(**PLAIN))
+    assert "limits" not in home.call("flowlab", "plan", str(path)).stdout
+    path.write_text(CONFIG.format(**PLAIN) + "limits: {spreads: 2.0}\n")
+    names = [line.split()[0] for line in home.call("flowlab", "plan", str(path)).stdout.splitlines() if line.split()]
+    assert names[names.index("train") :][:3] == ["train", "limits", "quantize"]
+    found = json.loads(home.call("flowlab", "run", str(path), "--engine", "local", "--json").stdout)
+    assert found["agreement"]["mismatches"] == 0
+
+
+def test_a_check_that_fails_is_said_and_is_no_success(home: Home) -> None:
+    home.call("flowlab", "plugin", "new", "extractor", "lying")
+    source = home.work / "lying" / "lying" / "plugin.py"
+    source.write_text(source.read_text().replace("return channels, options.parts, 1", "return channels, 1, 1"))
+    home.call("python", "-m", "pip", "install", *QUIET, "--no-build-isolation", "./lying")
+    said = home.call("flowlab", "plugin", "check", "lying", code=2).stdout
+    assert "FAILED       feature extractor 'lying': " in said
+    assert "shape() says (1, 1, 1), extract() gives (1, 16, 1)" in said

@@ -14,7 +14,7 @@ from torch import nn
 from flowlab.compiler import interpreter
 from flowlab.contracts import NumberFormat, Quantized, QuantizeJob, Requantize
 from flowlab.learn.trace import float_graph
-from flowlab.testing import check_package
+from flowlab.testing import check_package, check_plugin_is_light, check_quantizer
 from flowlab_gptq.plugin import Gptq, GptqOptions
 from flowlab_gptq.rounding import damped, moments, rounded
 
@@ -74,6 +74,12 @@ def nearest(asked: QuantizeJob) -> Quantized:
 
 def test_flowlab_finds_both() -> None:
     assert [item.name for item in check_package("flowlab_gptq.plugin")] == ["gptq", "gptq_cpu"]
+    check_plugin_is_light("flowlab_gptq.plugin")
+
+
+@pytest.mark.parametrize("follow_float", [True, False])
+def test_it_conforms_at_every_width(follow_float: bool) -> None:
+    assert sorted(check_quantizer(Gptq(), options=GptqOptions(follow_float=follow_float))) == [2, 4, 8]
 
 
 @pytest.mark.parametrize("bits", [4, 2])

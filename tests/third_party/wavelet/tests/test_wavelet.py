@@ -7,7 +7,7 @@ import pytest
 import pywt
 
 from flowlab.errors import OptionError
-from flowlab.testing import check_feature_c, check_feature_extractor, check_package
+from flowlab.testing import check_feature_c, check_feature_extractor, check_package, check_plugin_is_light
 from flowlab_wavelet.plugin import PacketOptions, WaveletPacket
 
 SHAPES = [
@@ -24,6 +24,7 @@ def energies(windows: np.ndarray, options: PacketOptions) -> np.ndarray:
 
 def test_flowlab_finds_it() -> None:
     assert [item.name for item in check_package("flowlab_wavelet.plugin")] == ["wavelet_packet"]
+    check_plugin_is_light("flowlab_wavelet.plugin")
 
 
 @pytest.mark.parametrize(("window", "options"), SHAPES)

@@ -25,16 +25,16 @@ WIDTHS = (2, 4, 8)
 MOST_APART = 0.12  # relative error of outputs above which they are another network's
 
 
-def check_asked(path: Path, bits: int, *, output_int: bool) -> None:
+def check_asked(name: str, bits: int, *, output_int: bool) -> None:
     """Hold what was asked for against a network whose integers are what they are.
 
     Raises:
         OptionError: for what would change them.
     """
     if bits != WIDTHS[-1]:
-        raise OptionError(f"--bits {bits}: {path} is a network of integers, and keeps those that it has. Leave it out")
+        raise OptionError(f"--bits {bits}: {name} is a network of integers, and keeps those that it has. Leave it out")
     if not output_int:
-        raise OptionError(f"--real-outputs: {path} is a network of integers, and ends as it ends. Leave it out")
+        raise OptionError(f"--real-outputs: {name} is a network of integers, and ends as it ends. Leave it out")
 
 
 def with_float_entry(graph: Graph) -> Graph:

@@ -1,0 +1,1 @@
+"""A watcher that posts what it sees to a webhook."""
