@@ -219,7 +219,7 @@ def _connected(runner: str, said: Callable[[str], None]) -> Iterator[Any]:
             said(f"Starting a Dask cluster with {count} workers on this machine.")
             with (
                 distributed.LocalCluster(
-                    n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+                    n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
                 ) as cluster,
                 distributed.Client(cluster, set_as_default=False) as client,
             ):
