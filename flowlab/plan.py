@@ -164,7 +164,7 @@ def plan(
     ordered = _order(_asked_for(stages, config), sources)
     made = {role for stage in ordered for role in stage.makes}
     versions: dict[str, str] = {}
-    recipes: dict[str, str] = dict(sources)
+    recipes: dict[str, str] = {role: sources[role] for role in SOURCES if role in sources}
     nodes = []
     for stage in ordered:
         optional = (role for role in stage.optional if role in made or role in sources)
@@ -271,6 +271,24 @@ def _no_secrets(options: Any, plugin: Plugin) -> Any:
             f"{', '.join(found)}, and records keep it. Write ${{NAME}} in its place: the environment of the run answers"
         )
     return kept
+
+
+def node_of(stage: Stage, config: Any, catalogue: Any, *, needs: Sequence[str], facts: Facts) -> Node:
+    """One stage by itself, where its inputs are at hand: as a plan has it, but for the recipe and the versions.
+
+    Args:
+        stage: its declaration.
+        config: what its ``options`` and ``plugins`` read.
+        catalogue: where they find plugins.
+        needs: the roles that it reads.
+        facts: code hashes and versions.
+    """
+    options = stage.options(config, catalogue) if stage.options is not None else stage.Options()
+    plugins = dict(stage.plugins(config, catalogue))
+    asked = _document(stage, options, plugins, stage.tools(config, catalogue), facts)
+    if stage.torch:
+        asked["threads"] = getattr(getattr(config, "training", None), "threads", 1)
+    return Node(stage, options, plugins, tuple(needs), asked, "", {})
 
 
 def _asked_for(stages: Sequence[Stage], config: Any) -> list[Stage]:

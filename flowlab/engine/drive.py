@@ -28,12 +28,14 @@ def drive(
     begin: Begin,
     ended: Callable[[Shared, Ended | None], None],
     alive: Callable[[], Collection[int]],
+    *,
+    here: bool = True,
 ) -> None:
     """Do the nodes; returns when all have ended or cannot be done any more.
 
     A node can be done when what it reads is there, and when all that it waits for has ended well in at least one plan
     that still goes on. It cannot be done any more when none of its plans goes on. Of nodes that use torch, one at a
-    time is begun: two would wait for each other in one process, and take the places of others.
+    time is begun here: two would wait for each other in one process, and take the places of others.
 
     Args:
         nodes: from `flowlab.plan.merged`.
@@ -41,6 +43,7 @@ def drive(
         begin: starts one.
         ended: called in this thread for each node, with None for one that cannot be done.
         alive: the numbers of the plans that go on: of those in which nothing has failed.
+        here: whether they run in this process, and not in one each elsewhere.
     """
     waiting = {node.recipe: node for node in nodes}
     running: dict[str, Shared] = {}
@@ -48,7 +51,7 @@ def drive(
     told: queue.SimpleQueue[tuple[Shared, Callable[[], Ended]]] = queue.SimpleQueue()
     while waiting or running:
         _drop(waiting, alive(), ended)
-        while len(running) < jobs and (node := _next(waiting, running, done, alive())) is not None:
+        while len(running) < jobs and (node := _next(waiting, running if here else {}, done, alive())) is not None:
             running[node.recipe] = waiting.pop(node.recipe)
             begin(node, _teller(node, told))
         if not running:

@@ -28,7 +28,7 @@ from flowlab.store.objects import DamagedObject
 from flowlab.store.store import Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from flowlab.contracts import Progress, Stage
     from flowlab.engine.local import Prepared
@@ -163,8 +163,7 @@ def _planned(job: Mapping[str, Any], inputs: Mapping[str, RoleFiles], store: Sto
     """The stage as this machine would do it."""
     from flowlab.config import load_mapping
     from flowlab.engine.facts import DiskFacts
-    from flowlab.engine.source import files_digest
-    from flowlab.plan import plan
+    from flowlab.plan import node_of
     from flowlab.plugins import load
 
     catalogue = load()
@@ -175,10 +174,9 @@ def _planned(job: Mapping[str, Any], inputs: Mapping[str, RoleFiles], store: Sto
         config = replace(config, dataset=replace(config.dataset, input_data_path=str(path)))
     config = replace(config, dataset=replace(config.dataset, dataset_name=job["dataset"]))
     facts = DiskFacts(store)
-    digests = {role: files_digest(files) for role, files in inputs.items()}
-    made = plan([_stage(str(job["stage"]))], config, catalogue, sources=digests, facts=facts)
+    node = node_of(_stage(str(job["stage"]), config), config, catalogue, needs=tuple(inputs), facts=facts)
     facts.save()
-    return made.nodes[0]
+    return node
 
 
 def _with_path_here(given: Mapping[str, Any], place: Path) -> Mapping[str, Any]:
@@ -187,10 +185,11 @@ def _with_path_here(given: Mapping[str, Any], place: Path) -> Mapping[str, Any]:
     return {**given, "dataset": {**given["dataset"], PATH: str(place)}} if path and not is_address(path) else given
 
 
-def _stage(name: str) -> Stage:
+def _stage(name: str, config: Any) -> Stage:
     from flowlab.stages import STAGES
 
-    for stage in STAGES:
+    own: Iterable[Stage] = (one.stage for one in config.own.values())
+    for stage in (*STAGES, *own):
         if stage.name == name:
             return stage
     raise StageError(f"{_here()} has no stage '{name}'. Install the same flowlab and plugins on every worker")

@@ -75,21 +75,21 @@ def check(runner: str, store: Store) -> None:
 
 
 @contextmanager
-def running(runner: str, prepared: Prepared, said: Callable[[str], None]) -> Iterator[Execute]:
-    """Yield what does the stages of a plan on the cluster.
+def running(runner: str, store: Store, said: Callable[[str], None]) -> Iterator[Callable[[Prepared], Execute]]:
+    """Yield how a plan, or each of several, has its stages done on the cluster.
 
     Args:
         runner: from the command line.
-        prepared: the plan, its config and its store.
+        store: of all that is to be done.
         said: is told what takes its time.
 
     Raises:
         ConfigError: as `check` does, and where Dask is not installed.
         StageError: if no scheduler answers, or it has no workers.
     """
-    check(runner, prepared.store)
+    check(runner, store)
     with _connected(runner, said) as client:
-        yield _Far(client, prepared, runner)
+        yield lambda prepared: _Far(client, prepared, runner)
 
 
 class _Far:
@@ -219,7 +219,7 @@ def _connected(runner: str, said: Callable[[str], None]) -> Iterator[Any]:
             said(f"Starting a Dask cluster with {count} workers on this machine.")
             with (
                 distributed.LocalCluster(
-                    n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+                    n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
                 ) as cluster,
                 distributed.Client(cluster, set_as_default=False) as client,
             ):

@@ -164,8 +164,8 @@ def _somewhere(session: Session) -> Iterator[None]:
         return
     from flowlab.engine import on_dask
 
-    with on_dask.running(session.asked.runner, session.prepared, session.watch.said) as does:
-        session.prepared = replace(session.prepared, does=does)
+    with on_dask.running(session.asked.runner, session.store, session.watch.said) as far:
+        session.prepared = replace(session.prepared, does=far(session.prepared))
         yield
 
 

@@ -17,7 +17,7 @@ from flowlab.contracts import Progress
 from flowlab.engine import server
 from flowlab.engine.drive import Begin, Ended, Tell, drive
 from flowlab.engine.execute import execute, gather, silent
-from flowlab.engine.local import ATTEMPTS, Done
+from flowlab.engine.local import ATTEMPTS, Done, Execute
 from flowlab.engine.session import Asked, Session, Silent, fetcher, session_of, starts_whole
 from flowlab.engine.sweep_plan import SweepPlan, plan_sweep
 from flowlab.engine.sweep_result import CellResult, SweepResult, cell_result, files_of, sweep_result
@@ -122,14 +122,15 @@ def run_sweep(
     try:
         if engine is None and running.take_cached():
             return running.finish()
-        if engine == "local":
-            running.engine = engine
-            with running.in_threads() as begin:
-                running.drive(begin)
-            return running.finish()
-        from flowlab.engine.on_prefect import sweep_on_prefect
+        with running.somewhere():
+            if engine == "local":
+                running.engine = engine
+                with running.in_threads() as begin:
+                    running.drive(begin)
+                return running.finish()
+            from flowlab.engine.on_prefect import sweep_on_prefect
 
-        return sweep_on_prefect(running, home=asked.artifacts / ".prefect")
+            return sweep_on_prefect(running, home=asked.artifacts / ".prefect")
     except BaseException:
         running.give_up()
         raise
@@ -140,6 +141,10 @@ def begin_sweep(
 ) -> SweepRun:
     """Plan a sweep and give every cell a run."""
     store = open_store(asked.store, asked.artifacts)
+    if asked.runner is not None:
+        from flowlab.engine import on_dask
+
+        on_dask.check(asked.runner, store)
     while True:
         plan = plan_sweep(sweep, catalogue, store, fetcher(store, _Downloads(watch)))
         with store.keeping():
@@ -204,6 +209,7 @@ class SweepRun:
     _states: dict[str, str] = field(default_factory=dict)  # of nodes, by recipe
     _started: dict[str, float] = field(default_factory=dict)
     _damaged: set[int] = field(default_factory=set)  # cells in which an object was
+    _does: dict[int, Execute] = field(default_factory=dict)  # by cell: what does its nodes elsewhere
 
     @property
     def folder(self) -> Path:
@@ -234,9 +240,21 @@ class SweepRun:
             self._damaged = set()
             nodes = [node for node in self.plan.nodes if self.alive().intersection(node.plans)]
             self._planned(nodes)
-            drive(nodes, self.jobs, self._admitted(begin), self._ended, self.alive)
+            drive(nodes, self.jobs, self._admitted(begin), self._ended, self.alive, here=not self._does)
             if not self._damaged:
                 return
+
+    @contextmanager
+    def somewhere(self) -> Iterator[None]:
+        """Let the nodes run where ``--runner`` says."""
+        if self.asked.runner is None:
+            yield
+            return
+        from flowlab.engine import on_dask
+
+        with on_dask.running(self.asked.runner, self.plan.store, self.watch.said) as far:
+            self._does = {number: far(cell) for number, cell in enumerate(self.plan.cells)}
+            yield
 
     @contextmanager
     def in_threads(self) -> Iterator[Begin]:
@@ -293,7 +311,8 @@ class SweepRun:
             progress(what, fraction)
 
         sources = self.plan.cells[node.plans[0]].sources
-        return execute(node.node, gather(node.node, records, sources), self.plan.store, tell)
+        does = self._does.get(node.plans[0], execute)
+        return does(node.node, gather(node.node, records, sources), self.plan.store, tell)
 
     def _planned(self, nodes: Sequence[Shared]) -> None:
         counts: dict[str, int] = {}

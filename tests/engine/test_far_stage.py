@@ -222,6 +222,6 @@ def test_without_dask_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, prepar
     store = Store(prepared.store.root)
     with (
         pytest.raises(ConfigError, match=r"Dask is not installed. Write: pip install 'flowlab\[dask\]'"),
-        on_dask.running("dask://", replace(prepared, store=store), lambda text: None),
+        on_dask.running("dask://", store, lambda text: None),
     ):
         pass

@@ -243,6 +243,37 @@ def test_a_driver_that_is_stopped_leaves_the_workers_ready_and_a_next_one_goes_o
     assert hashes(found) == local
 
 
+SWEEP = """\
+config: tones.yaml
+training: {training_epochs: 1, quantization_epochs: 1}
+matrix:
+  training.quantization_weight_bitwidth: [8, 4]
+  training.seed: [0, 1]
+"""
+
+
+def outcome(record: bytes) -> tuple[str, str, str]:
+    """What a record says of a result, but for what decides nothing."""
+    value = json.loads(record)
+    return value["stage"], value["fingerprint"], json.dumps(value["outputs"], sort_keys=True)
+
+
+def test_a_sweep_on_workers_gives_the_records_of_the_local_engine(tmp_path: Path, endpoint: str) -> None:
+    alone, folder = machine(tmp_path, "alone"), machine(tmp_path, "driver")
+    for place in (alone, folder):
+        (place / "sweep.yaml").write_text(SWEEP)
+    words = ["-m", "flowlab.cli", "sweep", "sweep.yaml", "--engine", "local", "--json", "--jobs", "2"]
+    result(started(words, alone, OMP_NUM_THREADS="1"))
+    mine = {outcome(path.read_bytes()) for path in (alone / "artifacts" / ".store" / "records").glob("*/*.json")}
+    with cluster(tmp_path, endpoint, "a", "b") as made:
+        where = ["--runner", f"dask://{made.address}", "--store", f"s3://{BUCKET}/sweep"]
+        result(started([*words, *where], folder, **made.environment, OMP_NUM_THREADS="1"))
+    records = [key for key in object_store.keys(endpoint, "sweep") if key.startswith("records/")]
+    assert {outcome(object_store.body(endpoint, f"sweep/{key}")) for key in records} == mine
+    assert times(made) == Counter(stage for stage, _, _ in mine)
+    assert times(made)["train"] == 2, "equal work is one stage"
+
+
 def test_what_is_not_there_is_named(tmp_path: Path, endpoint: str) -> None:
     folder = machine(tmp_path, "driver")
     nobody = Cluster(tmp_path, "127.0.0.1:9", object_store.environment(endpoint))
