@@ -112,8 +112,8 @@ def test_a_channel_of_tiny_variance_is_quantized_or_refused_but_never_clipped() 
             8,
             "has no multiplier for 8-bit",
         ),
-        (NumberFormat("other", {8: Requantize(0, (0, 31), 24)}, rounding="half_up"), 8, "rounds 'half_up'"),
-        (NumberFormat("layered", {8: Requantize(0, (0, 31), 24)}, per="layer"), 8, "for each layer"),
+        (NumberFormat("other", {8: Requantize(8, (0, 31), 24)}, rounding="half_up"), 8, "rounds 'half_up'"),
+        (NumberFormat("layered", {8: Requantize(8, (0, 31), 24)}, per="layer"), 8, "one multiplier for a layer"),
         (NumberFormat("eight", {8: Requantize(0, (0, 31), 24)}), 4, "no 4-bit weights. Known: 8"),
     ],
 )

@@ -154,7 +154,8 @@ def test_what_the_graph_cannot_say_is_refused_before_training(tmp_path: Path) ->
 def config(**training: Any) -> Any:
     values = {
         "model_name": "small", "training_epochs": 3, "batch_size": 16, "learning_rate": 0.05, "optimizer": "sgd",
-        "weight_decay": 1e-4, "lr_scheduler": "cosineannealinglr", "seed": 0, "threads": 1, "training_device": "cpu",
+        "weight_decay": 1e-4, "lr_scheduler": "cosineannealinglr", "seed": 0, "threads": 1,
+        "checkpoint_every_epochs": 1, "training_device": "cpu",
         "surgery": "off",
     }  # fmt: skip
     return SimpleNamespace(training=SimpleNamespace(**{**values, **training}), testing=SimpleNamespace(enable=True))
