@@ -388,10 +388,15 @@ class Outcome:
 
 
 class Execution(ABC):
-    """One way to run a program here. ``floats``: it runs the program of a float graph too."""
+    """One way to run a program here. ``floats``: it runs the program of a float graph too.
+
+    ``native``: it runs the program's own code on this machine, or has it compiled: a program that came from elsewhere
+    is not given to it.
+    """
 
     name: str
     floats: bool = False
+    native: bool = False
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None. Light: it counts in the fingerprint."""

@@ -27,6 +27,7 @@ class EmulatedCore(Execution):
     """Cross-compiles ``device_runner.c``, which includes ``model.c``, and runs every vector on an emulated core."""
 
     name = "emulated core"
+    native = True
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""

@@ -25,6 +25,7 @@ class HostC(Execution):
 
     name = "host C"
     floats = True
+    native = True
 
     def missing(self) -> str | None:
         """Why it cannot run here, or None."""

@@ -74,13 +74,15 @@ def fingerprint_of(node: Node, inputs: Mapping[str, RoleFiles]) -> str:
 
 
 def lookup(node: Node, inputs: Mapping[str, RoleFiles], store: Store) -> Record | None:
-    """The record of the node's result, if it is in the store and every object of it is as it was written."""
+    """The record of the node's result, if it was made here and every object of it is as it was written."""
     record = store.records.read(node.name, fingerprint_of(node, inputs))
     return record if record is not None and _is_whole(record, node.stage.writes, store) else None
 
 
 def _is_whole(record: Record, writes: Iterable[str], store: Store) -> bool:
-    """Whether it has the roles that its stage writes, and every object of it is in the store."""
+    """Whether it is our own, has the roles that its stage writes, and every object of it is in the store."""
+    if record.imported:
+        return False
     objects = [stored.sha256 for files in record.outputs.values() for stored in files.values()]
     return set(record.outputs) == set(writes) and all(store.objects.holds(sha) for sha in objects)
 

@@ -146,7 +146,11 @@ def _execution(run: StoredRun, target: Target) -> Execution:
     if "simulate" in run.records:
         agreed = agreement_of({"simulate": run.record("simulate")})["executions"]
     reasons = []
+    foreign = any(record.imported for record in run.records.values())
     for one in executions:
+        if foreign and one.native:
+            reasons.append(f"{one.name}: the run was imported, and no code of it is run here")
+            continue
         reason = one.missing() or ("" if one.name in agreed else "it did not run when the run compared them")
         if not reason:
             return one

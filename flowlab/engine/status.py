@@ -17,6 +17,7 @@ HASHED = {"code", "inputs"}  # fields whose values are hashes, which tell people
 ORDER = ("options", "plugins", "threads", "inputs", "tools", "libraries")  # of changes; then code
 LONGEST = 60  # characters of a value that a person reads
 HASH_DIGITS = 64
+IMPORTED_TEXT = "its result was imported, and a run makes its own"
 SHOWN = 3  # fields that a person reads; --json has all
 
 
@@ -130,7 +131,7 @@ def _will_run(node: Node, document: Mapping[str, Any], last: Record | None) -> S
     if last is None:
         return Status(node.name, "will run", "it has not run in this store yet")
     found = changes(last.document, document)
-    reason = _shown(found) or "a file of its result is lost or damaged"
+    reason = _shown(found) or (IMPORTED_TEXT if last.imported else "a file of its result is lost or damaged")
     return Status(node.name, "will run", reason + _upgraded(found, last), found)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flowlab.canonical import read_json
+from flowlab.canonical import canonical_json, read_json
 from flowlab.errors import StoreError
 from flowlab.store.objects import NAME
 from flowlab.store.records import Record, parsed
@@ -30,6 +30,7 @@ CONFIG = "config.yaml"  # for people; the manifest has the same
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_BYTES = 64 << 30  # of all files, unpacked
 MAX_FILES = 200_000
+MAX_STAGE = 60  # letters of a stage's name, which is a folder's
 CHUNK = 1 << 20
 RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 STATES = ("Completed", "Failed", "Killed")
@@ -218,8 +219,12 @@ class Archive:
                 and _is_plain(str(run["dataset"]))
                 and "/" not in run["dataset"]
                 and isinstance(run["config"], dict)
+                and all(isinstance(keys, dict) for keys in run["config"].values())
+                and all(isinstance(key, str) and key.isidentifier() for key in run)
+                and all(len(stage) <= MAX_STAGE for stage in stages)
+                and canonical_json(run)
             )
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
             good = False
         if not good:
             raise self.refuse(f"its {MANIFEST} does not describe a run")
@@ -256,8 +261,16 @@ def opened(path: Path) -> Iterator[Archive]:
     try:
         if not path.is_file():
             raise StoreError(f"{path}: no file is there. Name what `flowlab store export` wrote")
-        with zipfile.ZipFile(path) as file:
-            yield Archive(path, file)
+        file = zipfile.ZipFile(path)
+    except BROKEN as error:
+        raise StoreError(f"{path}: it is no whole zip archive ({error}). Export the run again") from None
+    with file:
+        yield _archive(path, file)
+
+
+def _archive(path: Path, file: zipfile.ZipFile) -> Archive:
+    try:
+        return Archive(path, file)
     except BROKEN as error:
         raise StoreError(f"{path}: it is no whole zip archive ({error}). Export the run again") from None
 

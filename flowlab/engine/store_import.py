@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from flowlab.engine.source import InputFile, RoleFiles
 from flowlab.engine.store_archive import Archive, Data, Exported, opened
 from flowlab.errors import StoreError, plural
 from flowlab.faults import fault_point
+from flowlab.store.records import IMPORTED
 from flowlab.store.store import Store
 
 NOT_COMPARED = ("process", "artifacts", "objects", "recipes", "asks", "data", "imported")
@@ -107,10 +108,11 @@ def _take(found: Exported, files: list[Path], store: Store) -> None:
     for file in files:
         store.objects.add(file, move=True)
     fault_point("import-objects")
-    for record in found.records.values():
-        store.records.create(record)
+    for record in found.records.values():  # marked: a run here makes the result itself, and runs no code of theirs
+        store.records.create(replace(record, aside={**record.aside, IMPORTED: found.flowlab}))
         fault_point("import-records")
-    more = {key: one for key, one in found.run.items() if key not in ("run", "dataset", "state", *NOT_COMPARED)}
+    taken = ("run", "dataset", "state", "check", "self", *NOT_COMPARED)
+    more = {key: one for key, one in found.run.items() if key not in taken}
     data = found.data
     if data.included and data.files is not None:
         more["data"] = data.to_json()

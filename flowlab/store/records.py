@@ -13,6 +13,7 @@ from flowlab.store.files import LocalFiles
 from flowlab.store.objects import NAME
 
 FORMAT = 1
+IMPORTED = "imported"  # in a record's ``aside``: it came in an archive, and nobody made it here
 _Kind = TypeVar("_Kind")
 
 
@@ -38,6 +39,11 @@ class Record:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     aside: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def imported(self) -> bool:
+        """Whether it came in an archive: somebody else says that this is the result."""
+        return IMPORTED in self.aside
 
     def digest(self, role: str) -> str:
         """The digest of one of its roles. Raises KeyError."""

@@ -160,3 +160,47 @@ def test_an_import_that_is_killed_leaves_a_valid_store_and_can_be_done_again(
     assert not flowlab(tmp_path, "store", "import", archive)["there"]
     assert flowlab(tmp_path, "store", "verify")["findings"] == []
     assert len(flowlab(tmp_path, "runs")["runs"]) == 1
+
+
+def test_no_code_of_an_imported_run_is_run_and_its_results_are_made_again(elsewhere: Path, tmp_path: Path) -> None:
+    """Its C is another one here: neither `predict` nor a run of the same config compiles it."""
+
+    def evil(contents: dict[str, bytes]) -> None:
+        manifest = json.loads(contents["manifest.json"])
+        name = "files/compile/program/host_runner.c"
+        source = contents[name] + b"\n#error this code is not ours\n"
+        before, after = (hashlib.sha256(one).hexdigest() for one in (contents[name], source))
+        contents[name] = source
+        manifest["files"][name] = {"sha256": after, "size": len(source)}
+        manifest["objects"] = {after if sha == before else sha: place for sha, place in manifest["objects"].items()}
+        record = f"records/compile/{manifest['run']['stages']['compile']}.json"
+        value = json.loads(contents[record])
+        value["outputs"]["program"]["host_runner.c"] = {"sha256": after, "size": len(source)}
+        value.pop("check")
+        contents[record] = canonical_json({**value, "check": digest(value)})
+        simulated = f"records/simulate/{manifest['run']['stages']['simulate']}.json"
+        value = json.loads(contents[simulated])
+        value["metrics"]["agreement"]["executions"] = [
+            one for one in value["metrics"]["agreement"]["executions"] if one["name"] != "simulator"
+        ]
+        value.pop("check")
+        contents[simulated] = canonical_json({**value, "check": digest(value)})
+        for one in (record, simulated):
+            data = contents[one]
+            manifest["files"][one] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        contents["manifest.json"] = json.dumps(manifest).encode()
+
+    folder = tmp_path / "here"
+    folder.mkdir()
+    rewrite(elsewhere / "whole.zip", folder / "evil.zip", evil)
+    shutil.copytree(elsewhere / "moved", folder / "tones")
+    (folder / "tones.yaml").write_text(CONFIG)
+    flowlab(folder, "store", "import", "evil.zip")
+    window = next((folder / "tones" / "classes").rglob("*.csv"))
+    said = flowlab(folder, "predict", "latest~0", str(window), code=1, text=True)
+    assert "host C: the run was imported, and no code of it is run here" in said
+    assert all(one["state"] != "cached" for one in flowlab(folder, "plan", "tones.yaml")["stages"])
+    done = flowlab(folder, "run", "tones.yaml", "--engine", "local")
+    assert not any(one["cached"] for one in done["stages"])
+    assert flowlab(folder, "predict", done["run"], str(window))["execution"] in ("simulator", "host C")
+    flowlab(folder, "store", "verify")
