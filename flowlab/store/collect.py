@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -244,9 +245,10 @@ def _downloads(
 
 def _left_before(folder: Path, moment: float) -> Iterator[Path]:
     for path in _entries(folder):
-        times = [one.lstat().st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ()))]
-        if max(times) < moment and path.lstat().st_ctime < moment:
-            yield path
+        with suppress(FileNotFoundError):  # who trains replaces its checkpoints meanwhile: it is not left behind
+            times = [one.lstat().st_mtime for one in (path, *(path.rglob("*") if path.is_dir() else ()))]
+            if max(times) < moment and path.lstat().st_ctime < moment:
+                yield path
 
 
 def moment(run: str) -> float:

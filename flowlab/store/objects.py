@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from flowlab.errors import StoreError
@@ -127,7 +128,8 @@ class Objects:
             os.fsync(file.fileno())
         staged.replace(target)
         sync_folder(target.parent)
-        self._stats.rehash(target)
+        with suppress(FileNotFoundError):  # a clean-up took it again: nothing names it yet
+            self._stats.rehash(target)
 
     def staged(self) -> Path:
         """A name for a file that is to become an object."""

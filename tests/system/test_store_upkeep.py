@@ -80,25 +80,29 @@ def project(tmp_path: Path) -> Path:
 def test_runs_beside_a_clean_up_that_never_rests_lose_nothing(project: Path) -> None:
     epochs = (3, 30, 3, 31, 4, 30, 3, 32)
     cleaner = started(project, "-c", CLEANING)
-    assert cleaner.stdout is not None and cleaner.stdout.readline() == "ready\n"
-    found = {}
-    for first, second in zip(epochs[::2], epochs[1::2], strict=True):
-        (project / "log").write_text("")
-        both = {count: run(project, count) for count in (first, second)}
-        results = {count: json.loads(ended(child)) for count, child in both.items()}
-        for count, result in results.items():
-            found.setdefault(count, files(result))
-            assert files(result) == found[count]  # made again after a clean-up: the same
-        stages = log(project)
-        # Nothing that a run had made or found was taken from it, or it would have started that stage once more.
-        assert all(stages.count(stage) <= 2 for stage in ("train", "simulate", "report")), stages
-        assert stages.count("ingest") <= 1, stages
-        assert store(project, "verify")["findings"] == []
-    (project / "enough").touch()
+    try:
+        assert cleaner.stdout is not None and cleaner.stdout.readline() == "ready\n"
+        found = {}
+        for first, second in zip(epochs[::2], epochs[1::2], strict=True):
+            (project / "log").write_text("")
+            both = {count: run(project, count) for count in (first, second)}
+            results = {count: json.loads(ended(child)) for count, child in both.items()}
+            for count, result in results.items():
+                found.setdefault(count, files(result))
+                assert files(result) == found[count]  # made again after a clean-up: the same
+            stages = log(project)
+            # Nothing that a run had made or found was taken from it, or it would have started that stage once more.
+            assert all(stages.count(stage) <= 2 for stage in ("train", "simulate", "report")), stages
+            assert stages.count("ingest") <= 1, stages
+            assert store(project, "verify")["findings"] == []
+    finally:
+        (project / "enough").touch()
     turns, taken = map(int, ended(cleaner).split())
     assert turns > 20 and taken > 10
+    store(project, "gc", "--keep-last", "1")  # the last turn may have been before the last run ended
     left = store(project, "ls")
-    assert {one["run"] for one in left["runs"]} == {left["runs"][0]["run"]}
+    (latest,) = (project / "artifacts").glob("*/latest")  # of two at once the one that ended last
+    assert {one["run"] for one in left["runs"]} == {left["runs"][0]["run"], latest.readlink().name}
 
 
 @pytest.mark.parametrize(
