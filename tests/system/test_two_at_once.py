@@ -31,6 +31,11 @@ WAITS = "goes on when another run has done this stage"
 # Where a run is killed: in every stage, in those that train and in their checkpoints, and behind the last stage.
 IN_EVERY_STAGE = ("object-record", "record-write", "record-scratch")
 IN_TRAINING = dict.fromkeys(("train", "quantize"), ("batch", "epoch", "checkpoint-write", "checkpoint-rename"))
+IN_UPKEEP = {  # with the test that kills there
+    "gc-runs": "test_store_upkeep.py",
+    "import-objects": "test_store_replay.py",
+    "import-records": "test_store_replay.py",
+}
 BEHIND_THE_STAGES = ("latest",)
 
 CONFIG = """\
@@ -326,11 +331,17 @@ def test_no_fault_point_is_without_a_kill() -> None:
             if isinstance(node.func, ast.Name) and node.func.id == "fault_point":
                 found |= {ast.unparse(node.args[0])}
             found |= {ast.unparse(one.value) for one in node.keywords if one.arg == "fault"}
-    named = {ast.literal_eval(one) for one in found if one != "fault"}  # `LocalFiles` hands its own on
+    found = {
+        one.replace("f'gc-{kind}'", "'gc-runs'") for one in found if one != "fault"
+    }  # `LocalFiles` hands its own on
+    named = {ast.literal_eval(one) for one in found}
     assert named == {
         *IN_EVERY_STAGE,
         *(point for points in IN_TRAINING.values() for point in points),
         *BEHIND_THE_STAGES,
+        *IN_UPKEEP,
     }
+    for point, test in IN_UPKEEP.items():
+        assert f'"{point}' in (ROOT / "tests" / "system" / test).read_text(encoding="utf-8")
     assert faults.__doc__ is not None
     assert {point for point in named if f"``{point}``" not in faults.__doc__} == set()
