@@ -40,6 +40,8 @@ SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 FRACTION_TOLERANCE = 1e-6
 READ = ("dataset", "input_data_path")  # a path that decides nothing by itself: its bytes do
 
+LINKS = {"latest": "the last run's", "promoted": "the promoted run's"}  # in artifacts/, beside the runs' folders
+
 
 def check(config: Config, catalogue: Any, problems: Problems) -> None:
     """Raise `ConfigError` for what cannot be run, each naming key, place and what to do.
@@ -153,9 +155,9 @@ def _dataset(config: Config, catalogue: Any) -> None:
             "dataset_name",
             f"found {name!r}, expected letters, digits and '_ . + -': it names a folder",
         )
-    if name == "latest":
+    if name in LINKS:
         raise _fail(
-            config, "dataset", "dataset_name", "found 'latest', expected another name: the last run's link has it"
+            config, "dataset", "dataset_name", f"found '{name}', expected another name: {LINKS[name]} link has it"
         )
     for key in ("data_dir", "annotation_dir", "annotation_prefix"):
         _inside(config, key)

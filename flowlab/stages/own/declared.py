@@ -17,6 +17,7 @@ from flowlab.stages.own.report import OwnReportOptions
 from flowlab.stages.own.validate import OwnValidateOptions
 
 NO_NAME = "network"  # of a file whose name has nothing that may name a folder
+TAKEN = ("", "latest", "promoted", "sweeps")  # names in artifacts/ that are no dataset's
 OUT = {"onnx_place": "best_model.onnx", "program_place": "program"}  # the tree of --out
 
 
@@ -43,7 +44,7 @@ class OwnConfig:
     def dataset_name(self) -> str:
         """Under which the runs are kept: the file's name without its ending."""
         name = PurePath(self.model).stem.lstrip(".")
-        return NO_NAME if name in ("", "latest") else name
+        return NO_NAME if name in TAKEN else name
 
     @property
     def common(self) -> Any:
