@@ -20,14 +20,18 @@ from flowlab import __version__
 from flowlab.canonical import read_json
 
 FORMAT = 1
+MOST_BYTES = 16 << 20
 LOADER = ("contracts.py", "hookspecs.py", "plugins.py", "plugin_index.py")  # of flowlab: what they refuse may change
 TEXTS = 4  # of one thing that is brought: kind, name, what a config writes for it, why it is not built
 
 
 def index_file() -> Path:
-    """Where it lies: ``$XDG_CACHE_HOME/flowlab/plugins.json``."""
+    """Where it lies: ``$XDG_CACHE_HOME/flowlab/plugins.json``; nowhere for a home that nobody has."""
     folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder).expanduser() / "flowlab" / "plugins.json"
+    try:
+        return Path(folder).expanduser() / "flowlab" / "plugins.json"
+    except RuntimeError:
+        return Path(os.devnull) / "plugins.json"
 
 
 class Index:
@@ -75,6 +79,8 @@ class Index:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     try:
+        if not file.is_file() or file.stat().st_size > MOST_BYTES:  # a pipe would never end
+            return {}
         value = read_json(file.read_bytes())
         if value["format"] != FORMAT:
             return {}
