@@ -23,15 +23,22 @@ def compiler() -> host_compiler.HostCompiler:
 
 
 @pytest.fixture(scope="session")
-def wheel_bin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The commands of an environment in which flowlab comes from its wheel, its dependencies from the test's own."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """flowlab's wheel, built from this tree."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
         check=True,
         capture_output=True,
     )
-    (wheel,) = folder.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def wheel_bin(wheel: Path) -> Path:
+    """The commands of an environment in which flowlab comes from its wheel, its dependencies from the test's own."""
+    folder = wheel.parent
     home = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
     pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
